@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception a user can cause, and the one place that turns it into a line on the screen."""
+from __future__ import annotations
+
+import os
+import sys
+from typing import Callable, Optional
+
+
+class InputError(Exception):
+    """Bad input: the message is one line naming the file, key or flag, what was found and what was expected."""
+
+
+def run(main: Callable[[], Optional[int]]) -> None:
+    """Call ``main`` and leave the process with its return value; an InputError becomes one line and status 2."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except InputError as error:
+        print('error: ' + ' '.join(str(error).split('\n')), file=sys.stderr)
+        status = 2
+    except BrokenPipeError:  # `… | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        status = 130
+    sys.exit(status)

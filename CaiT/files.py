@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output appears whole or not at all: written beside its final name, then renamed."""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, Iterator, Union
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
+    """Open a temporary file in the folder of ``path`` and rename it to ``path`` when the block ends well.
+
+    When the block raises, the temporary file is removed and whatever stood at ``path`` is untouched.
+    Text is UTF-8 with the newlines that are written. The data is on the disk before the rename, so a power cut
+    leaves the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
+    try:
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 would lock other users out of a shared result
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """A temporary sibling folder whose files are moved into ``path`` when the block ends well.
+
+    Files of the same names in ``path`` are replaced, others stay. When the block raises, nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent))
+    try:
+        yield temporary
+        path.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
