@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One strict configuration for all scripts.
+
+Later beats earlier: the defaults below, the model's own row (architecture and data config), the data set's number of
+classes, the YAML file with its ``BASE`` files, the flags, ``-opts KEY VALUE …``. An unknown key or a wrong type is an
+error that names file and key. The result is frozen and can be written to a YAML file that reads back as itself.
+"""
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import yaml
+from paddle import nn
+from yacs.config import CfgNode
+
+from CaiT.errors import InputError
+from CaiT.models.registry import create_model, get_variant
+
+DEFAULTS: Dict[str, Any] = {
+    'DATA': {
+        'DATASET': 'imagenet2012',
+        'DATA_PATH': 'dataset/LSVRC2012',
+        'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
+        'BATCH_SIZE': 256,         # pictures per step and device in training
+        'BATCH_SIZE_EVAL': 64,     # pictures per step and device in evaluation and prediction
+        'NUM_WORKERS': 2,          # reading processes; 0 reads in the main process
+        'USE_SHARED_MEMORY': True,  # False where /dev/shm is small
+        # IMAGE_SIZE, CROP_PCT, INTERPOLATION, MEAN, STD: the model's own row
+    },
+    'MODEL': {
+        'NAME': 'cait_xxs24_224',
+        'PRETRAINED': '',          # anyone's checkpoint, with or without extension
+        'STRICT': True,            # refuse weights that are missing or left over
+        'NUM_CLASSES': 1000,
+        # the constructor's arguments in capitals: the model's own row
+    },
+    'AUG': {
+        'KIND': 'random_resized_crop',  # or 'pad_crop' for small pictures
+        'SCALE': (0.08, 1.0),      # area of the crop, of the picture's
+        'RATIO': (0.75, 4 / 3),    # width / height of the crop
+        'INTERPOLATION': 'random',  # random: bilinear or bicubic, per picture
+        'HFLIP': 0.5,
+        'COLOR_JITTER': 0.0,
+        'AUTO_AUGMENT': '',        # rand-m9-mstd0.5-inc1 | autoaugment | 3augment
+        'ERASE_PROB': 0.0,
+    },
+    'TRAIN': {
+        'EPOCHS': 300,
+        'LAST_EPOCH': 0,           # epochs taken as done already: training starts at the next one
+        'BASE_LR': 5e-4,           # at LR_BATCH pictures per update; scaled linearly to the real number
+        'LR_BATCH': 512,           # 0: BASE_LR is used as it is
+        'WARMUP_EPOCHS': 5,
+        'WARMUP_START_LR': 1e-6,
+        'END_LR': 1e-5,
+        'WEIGHT_DECAY': 0.05,
+        'GRAD_CLIP': 0.0,          # largest global norm of the gradients, 0: not clipped
+        'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
+        'LABEL_SMOOTHING': 0.0,
+        'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8},
+    },
+    'AMP': False,
+    'DEVICE': 'auto',              # auto | cpu | gpu | gpu:N
+    'SEED': 0,
+    'OUTPUT_DIR': '',              # empty: output/<job>-<date and time>
+    'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
+    'REPORT_FREQ': 100,            # steps between two lines
+    'VALIDATE_FREQ': 1,            # epochs between two evaluations
+}
+
+CHOICES = {
+    'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
+    'DATA.INTERPOLATION': ('bicubic', 'bilinear', 'nearest', 'lanczos'),
+    'AUG.KIND': ('random_resized_crop', 'pad_crop'),
+    'TRAIN.OPTIMIZER.NAME': ('AdamW',),
+}
+AT_LEAST = {
+    'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'DATA.IMAGE_SIZE': 1, 'TRAIN.EPOCHS': 1,
+    'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
+    'SEED': 0, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
+}
+CLASSES = {'imagenet2012': 1000, 'digits': 10, 'cifar10': 10, 'cifar100': 100}
+
+# What a flag of the scripts sets.
+FLAGS = {
+    'dataset': 'DATA.DATASET', 'data_path': 'DATA.DATA_PATH', 'label_map': 'DATA.LABEL_MAP',
+    'batch_size': 'DATA.BATCH_SIZE', 'batch_size_eval': 'DATA.BATCH_SIZE_EVAL', 'image_size': 'DATA.IMAGE_SIZE',
+    'num_workers': 'DATA.NUM_WORKERS', 'num_classes': 'MODEL.NUM_CLASSES', 'pretrained': 'MODEL.PRETRAINED',
+    'epochs': 'TRAIN.EPOCHS', 'last_epoch': 'TRAIN.LAST_EPOCH', 'output_dir': 'OUTPUT_DIR', 'resume': 'RESUME',
+    'amp': 'AMP', 'seed': 'SEED', 'device': 'DEVICE',
+}
+
+
+def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: Any) -> CfgNode:
+    """The frozen configuration of a YAML file, flags (names as in ``FLAGS``; None: not given) and KEY VALUE pairs.
+
+    Raises InputError for a missing or malformed file, an unknown key, a wrong type or value.
+    """
+    layers = [*_files(Path(path))] if path else []
+    layers.append(_nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
+    if len(opts) % 2:
+        raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
+    layers.append(_nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
+
+    node = _node(DEFAULTS)
+    for key in ('MODEL.NAME', 'DATA.DATASET'):  # what chooses further defaults, before anything else is merged
+        for _, values in layers:
+            section, leaf = key.split('.')
+            found = values.get(section, {})
+            if isinstance(found, Mapping) and leaf in found:
+                node[section][leaf] = str(found[leaf])
+    variant = get_variant(node.MODEL.NAME)
+    node.MODEL.update({name.upper(): value for name, value in variant.arch.items()})
+    node.DATA.update({name.upper(): value for name, value in variant.data.items()})
+    node.MODEL.NUM_CLASSES = CLASSES.get(node.DATA.DATASET, 1000)
+    for source, values in layers:
+        _merge(node, values, source, '')
+    _check(node)
+    node.freeze()
+    return node
+
+
+def build_model(config: CfgNode) -> nn.Layer:
+    """The model that ``config`` describes, with its weights when MODEL.PRETRAINED names some."""
+    model = config.MODEL
+    arch = {name: model[name.upper()] for name in get_variant(model.NAME).arch}
+    return create_model(model.NAME, model.PRETRAINED, model.STRICT, image_size=config.DATA.IMAGE_SIZE,
+                        num_classes=model.NUM_CLASSES, **arch)
+
+
+def data_config(config: CfgNode) -> Dict[str, Any]:
+    """The model's data config as keyword arguments of ``CaiT.data.transforms.DataConfig``."""
+    return {name: config.DATA[name.upper()] for name in get_variant(config.MODEL.NAME).data}
+
+
+def _node(values: Mapping[str, Any]) -> CfgNode:
+    return CfgNode({key: _node(value) if isinstance(value, Mapping) else value for key, value in values.items()})
+
+
+def _files(path: Path, above: tuple = ()) -> List[tuple]:
+    """[(file name, its values)] of ``path`` and, before it, of the files its BASE names (relative to it)."""
+    if path.resolve() in above:
+        raise InputError(f'{path}: BASE leads back to this file')
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise InputError(f'config file {path}: {error.strerror}') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: not YAML: {error}') from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InputError(f'{path}: found {type(values).__name__}, expected KEY: value lines')
+    bases = values.pop('BASE', [])
+    bases = [bases] if isinstance(bases, str) else bases
+    layers = [layer for base in bases for layer in _files(path.parent / base, (*above, path.resolve()))]
+    return [*layers, (str(path), values)]
+
+
+def _nested(dotted: Mapping[str, Any], source: str) -> tuple:
+    """{'A.B': 1} to {'A': {'B': 1}}, the form of a YAML file."""
+    values: Dict[str, Any] = {}
+    for key, value in dotted.items():
+        *sections, leaf = key.split('.')
+        level = values
+        for section in sections:
+            level = level.setdefault(section, {})
+        level[leaf] = value
+    return source, values
+
+
+def _merge(node: CfgNode, values: Mapping[str, Any], source: str, prefix: str) -> None:
+    for key, value in values.items():
+        name = f'{prefix}{key}'
+        if key not in node:
+            near = difflib.get_close_matches(str(key), list(node), n=2) or sorted(node)
+            raise InputError(f'{source}: unknown key {name}, expected {" or ".join(near)}')
+        if isinstance(node[key], CfgNode):
+            if not isinstance(value, Mapping):
+                raise InputError(f'{source}: {name}: found {value!r}, expected keys {", ".join(node[key])}')
+            _merge(node[key], value, source, f'{name}.')
+        else:
+            node[key] = _coerce(value, node[key], f'{source}: {name}')
+
+
+def _coerce(value: Any, default: Any, where: str) -> Any:
+    """``value`` in the type of ``default``; text is read as a Python literal where the type is not text."""
+    kind = type(default)
+    found = value
+    if isinstance(value, str) and kind is not str:
+        try:
+            found = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pass
+    if kind is float and type(found) in (int, float):
+        return float(found)
+    if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
+        return tuple(_coerce(one, like, where) for one, like in zip(found, default))
+    if type(found) is not kind:
+        size = f' of {len(default)}' if kind is tuple else ''
+        raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')
+    return found
+
+
+def _check(config: CfgNode) -> None:
+    for where, allowed in CHOICES.items():
+        if _leaf(config, where) not in allowed:
+            raise InputError(f'{where}: found {_leaf(config, where)!r}, expected one of {", ".join(allowed)}')
+    for where, least in AT_LEAST.items():
+        if _leaf(config, where) < least:
+            raise InputError(f'{where}: found {_leaf(config, where)}, expected at least {least}')
+    if not 0 < config.DATA.CROP_PCT <= 1:
+        raise InputError(f'DATA.CROP_PCT: found {config.DATA.CROP_PCT}, expected more than 0, at most 1')
+
+
+def _leaf(config: CfgNode, key: str) -> Any:
+    for part in key.split('.'):
+        config = config[part]
+    return config

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ViT (Dosovitskiy et al., 2020, arXiv 2010.11929) and DeiT (Touvron et al., 2020, arXiv 2012.12877).
+
+One network: the class token rides with the patches from the start. Distilled DeiT adds a distillation token with a head
+of its own. Shapes: B pictures, N tokens (prefix + patches), C channels, H heads, d = C / H.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Tuple
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from CaiT.models.layers import EPS, Backbone, DropPath, Intermediates, Mlp, PatchEmbed, check_shape, linear, token
+from CaiT.models.registry import HALF, IMAGENET, Variant, data_config
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = linear(dim, 3 * dim, qkv_bias)
+        self.proj = linear(dim, dim)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj_drop = nn.Dropout(drop_rate)
+
+    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens [B, N, C] to attention [B, H, N, N] and values [B, H, N, d]."""
+        _, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, dim // self.num_heads])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
+        return F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True)), v
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        _, tokens, dim = x.shape
+        attention, v = self.attend(x)
+        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
+        x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        return self.proj_drop(self.proj(x))
+
+
+class Block(nn.Layer):
+    """Attention and MLP, each normalised before and added to what came in."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_rate: float,
+                 attn_drop_rate: float, drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, EPS)
+        self.attn = Attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate)
+        self.norm2 = nn.LayerNorm(dim, EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class ViT(Backbone):
+    """The network. ``drop_path_rate`` is reached in the last block by a linear ramp from 0 in the first.
+
+    Raises InputError for a shape that cannot be built.
+    """
+    family = 'vit'
+
+    def __init__(self, image_size: int = 224, num_classes: int = 1000, patch_size: int = 16, in_channels: int = 3,
+                 embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4.0,
+                 qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
+                 drop_path_rate: float = 0.0) -> None:
+        check_shape(type(self).__name__, image_size, patch_size, embed_dim, num_heads, drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        super().__init__(num_classes, embed_dim)
+        self.patch_embed = PatchEmbed(image_size, patch_size, in_channels, embed_dim)
+        for name in self.prefix:
+            setattr(self, name, token(self, 1, 1, embed_dim))
+        self.pos_embed = token(self, 1, len(self.prefix) + self.patch_embed.num_patches, embed_dim)
+        self.pos_drop = nn.Dropout(drop_rate)
+        ramp = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.LayerList([
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate) for rate in ramp])
+        self.norm = nn.LayerNorm(embed_dim, EPS)
+
+    @property
+    def prefix(self) -> Tuple[str, ...]:
+        """The tokens before the patches, in order; each has a classifier, in the same order."""
+        return tuple(name for name in self.tokens if name != 'pos_embed')
+
+    def _embed(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Pictures to tokens [B, prefix + patches, C] before the first block."""
+        patches = self.patch_embed(x)
+        prefix = [getattr(self, name).expand([patches.shape[0], -1, -1]) for name in self.prefix]
+        return self.pos_drop(paddle.concat([*prefix, patches], axis=1) + self.pos_embed)
+
+    def _encode(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self._embed(x)
+        for block in self.blocks:
+            x = self._run(block, x)
+        return x
+
+    def forward(self, x: paddle.Tensor) -> Any:
+        """Pictures [B, in, S, S] to logits [B, classes]. Only the tokens that a head reads are normalised."""
+        return self.forward_head(self.norm(self._encode(x)[:, :len(self.prefix)]))
+
+    def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.norm(self._encode(x))
+
+    def forward_head(self, x: paddle.Tensor, pre_logits: bool = False) -> Any:
+        return x[:, 0] if pre_logits else self.head(x[:, 0])
+
+    def forward_intermediates(self, x: paddle.Tensor, attention: bool = False) -> Intermediates:
+        """Tokens after each block; on request each block's attention [B, H, N, N]."""
+        features, maps = [], []
+        x = self._embed(x)
+        for block in self.blocks:
+            if attention:
+                maps.append(block.attn.attend(block.norm1(x))[0])
+            x = block(x)
+            features.append(x)
+        return Intermediates(features, maps, self.norm(x))
+
+
+class DeiT(ViT):
+    """ViT's network as DeiT trains it."""
+    family = 'deit'
+
+
+class DistilledDeiT(DeiT):
+    """DeiT with a distillation token: ``head_dist`` reads it and learns from the teacher.
+
+    In training the model returns both heads' logits, (class, distillation); otherwise their average.
+    """
+    classifiers = ('head', 'head_dist')
+    tokens = ('cls_token', 'dist_token', 'pos_embed')
+
+    def forward_head(self, x: paddle.Tensor, pre_logits: bool = False) -> Any:
+        if pre_logits:
+            return (x[:, 0] + x[:, 1]) / 2
+        logits, distilled = self.head(x[:, 0]), self.head_dist(x[:, 1])
+        return (logits, distilled) if self.training else (logits + distilled) / 2
+
+
+_SIZES = {'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12), 'large': (1024, 24, 16)}
+
+
+def _row(model: type, size: str, patch: int, pixels: int, statistics: Dict[str, tuple], drop_path: float,
+         top1: Optional[float], top5: Optional[float], source: str) -> Variant:
+    dim, depth, heads = _SIZES[size]
+    arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=drop_path)
+    crop = 0.9 if pixels == 224 else 1.0
+    return Variant(model, arch, data_config(pixels, crop, statistics), dict(top1=top1, top5=top5, source=source))
+
+
+def _vit(size: str, patch: int, pixels: int = 224, top1: Optional[float] = None,
+         top5: Optional[float] = None) -> Variant:
+    return _row(ViT, size, patch, pixels, HALF, 0.1, top1, top5, 'MindCV')
+
+
+def _deit(model: type, size: str, pixels: int, top1: float) -> Variant:
+    return _row(model, size, 16, pixels, IMAGENET, 0.1, top1, None, 'DeiT paper')
+
+
+VARIANTS = {
+    'deit_tiny_patch16_224': _deit(DeiT, 'tiny', 224, 72.2),
+    'deit_small_patch16_224': _deit(DeiT, 'small', 224, 79.9),
+    'deit_base_patch16_224': _deit(DeiT, 'base', 224, 81.8),
+    'deit_tiny_distilled_patch16_224': _deit(DistilledDeiT, 'tiny', 224, 74.5),
+    'deit_small_distilled_patch16_224': _deit(DistilledDeiT, 'small', 224, 81.2),
+    'deit_base_distilled_patch16_224': _deit(DistilledDeiT, 'base', 224, 83.4),
+    'deit_base_patch16_384': _deit(DeiT, 'base', 384, 83.1),
+    'deit_base_distilled_patch16_384': _deit(DistilledDeiT, 'base', 384, 85.2),
+    'vit_tiny_patch16_224': _vit('tiny', 16),
+    'vit_small_patch16_224': _vit('small', 16),
+    'vit_base_patch16_224': _vit('base', 16),
+    'vit_base_patch32_224': _vit('base', 32, 224, 75.86, 92.08),
+    'vit_large_patch16_224': _vit('large', 16, 224, 76.34, 92.79),
+    'vit_large_patch32_224': _vit('large', 32, 224, 73.71, 90.92),
+    'vit_base_patch16_384': _vit('base', 16, 384),
+    'vit_base_patch32_384': _vit('base', 32, 384),
+    'vit_large_patch16_384': _vit('large', 16, 384),
+}
+
+# MindCV's names.
+ALIASES = {
+    'deit_tiny': 'deit_tiny_patch16_224',
+    'deit_small': 'deit_small_patch16_224',
+    'deit_base': 'deit_base_patch16_224',
+    'vit_b_16_224': 'vit_base_patch16_224',
+    'vit_b_32_224': 'vit_base_patch32_224',
+    'vit_l_16_224': 'vit_large_patch16_224',
+    'vit_l_32_224': 'vit_large_patch32_224',
+}
