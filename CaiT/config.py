@@ -197,7 +197,7 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         return float(found)
     if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
         return tuple(_coerce(one, like, where) for one, like in zip(found, default))
-    if type(found) is not kind:
+    if kind is tuple or type(found) is not kind:
         size = f' of {len(default)}' if kind is tuple else ''
         raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')
     return found
