@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening picture files: always RGB, 8 bits, and one line naming the file when that is impossible."""
+from __future__ import annotations
+
+import os
+from typing import Union
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from CaiT.errors import InputError
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+_JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+_DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
+
+
+def load_picture(path: PathLike) -> Image.Image:
+    """The picture in ``path`` as an RGB Pillow image. Alpha is dropped and 16-bit grey becomes its high byte.
+
+    Raises InputError when the file is missing or is not a whole picture.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith('I'):  # 16 bits per pixel; Pillow would cut everything above 255 to white
+                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
+            return image.convert('RGB')
+    except FileNotFoundError:
+        raise InputError(f'picture {os.fspath(path)}: no such file') from None
+    # Pillow's decoders raise these for broken files: OSError, SyntaxError (PNG), ValueError, bombs (plain Exception)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f'picture {os.fspath(path)}: cannot be decoded ({_one_line(error)})') from None
+
+
+def decode_fast(path: PathLike) -> np.ndarray:
+    """The picture in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a complete JPEG, else with Pillow.
+
+    Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. It would accept a truncated file, so a
+    JPEG that does not end as it should is left to Pillow, which says what is wrong.
+    """
+    try:
+        with open(path, 'rb') as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise InputError(f'picture {os.fspath(path)}: no such file') from None
+    except OSError as error:
+        raise InputError(f'picture {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
+    if data.startswith(_JPEG_START) and data.endswith(_JPEG_END):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+        if pixels is not None:
+            return pixels
+    return np.asarray(load_picture(path))
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
