@@ -81,7 +81,7 @@ class TrainOptions:
     three at 0 it is the evaluation geometry itself. ``interpolation`` is 'random' (bilinear or bicubic, by chance),
     a name, or '' for the data config's. ``auto_augment`` is '', 'rand-m9-mstd0.5-inc1' (any m, n, p, mstd),
     'autoaugment' or '3augment'. ``color_jitter`` (brightness, contrast, saturation, each 1 +- the value) is left out
-    beside RandAugment and AutoAugment, as in timm and DeiT. ``re_prob`` and ``re_mode`` are random erasing's.
+    beside RandAugment and AutoAugment, as in timm and DeiT. ``erase_prob`` and ``erase_mode`` are random erasing's.
     """
 
     kind: str = 'random_resized_crop'
@@ -94,8 +94,8 @@ class TrainOptions:
     hflip: float = 0.5
     color_jitter: float = 0.3
     auto_augment: str = ''
-    re_prob: float = 0.0
-    re_mode: str = 'pixel'
+    erase_prob: float = 0.0
+    erase_mode: str = 'pixel'
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -107,7 +107,7 @@ class TrainOptions:
             pair = tuple(getattr(self, name))
             if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
                 raise InputError(f'{name}: found {pair}, expected two rising numbers above {low}, at most {high}')
-        for name, high in (('shift', 1), ('zoom', 0.9), ('hflip', 1), ('re_prob', 1), ('color_jitter', 1)):
+        for name, high in (('shift', 1), ('zoom', 0.9), ('hflip', 1), ('erase_prob', 1), ('color_jitter', 1)):
             if not 0 <= getattr(self, name) <= high:
                 raise InputError(f'{name}: found {getattr(self, name)}, expected a number from 0 to {high}')
 
@@ -145,7 +145,7 @@ class TrainTransform:
         fill = tuple(min(255, round(255 * value)) for value in data.mean)
         self.augment = auto_augment(options.auto_augment, fill, self.filters)
         self.jitter = options.color_jitter if options.auto_augment in ('', '3augment') else 0.0
-        self.erase = RandomErasing(options.re_prob, options.re_mode)
+        self.erase = RandomErasing(options.erase_prob, options.erase_mode)
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
         pixels = as_array(picture)

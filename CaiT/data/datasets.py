@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets: pictures of a folder in ImageNet layout named by list files, or the official CIFAR archives.
+
+A data set is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
+called with the picture) or (index, draw) (training: the transform also gets a generator seeded with ``draw``, so that
+what is random depends on nothing else).
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from CaiT.data.cifar import ARCHIVES, read_cifar
+from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map, read_list
+from CaiT.errors import InputError
+
+__all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'pictures_in', 'read_label_map']
+
+DATASETS = ('imagenet2012', 'digits', *ARCHIVES)
+CLASS_FILE = 'classes.txt'  # beside the list files: names of the classes, written by make_lists and make_digits
+
+Key = Union[int, Tuple[int, int]]
+Sample = Tuple[np.ndarray, np.int64]
+
+
+def build_dataset(name: str, data_path: str, split: str, transform: Callable, num_classes: int,
+                  label_map: str = '') -> Union[ListDataset, ArrayDataset]:
+    """The split 'train', 'val' or 'test' of a data set.
+
+    ``label_map`` names the classes; without it the data set's own names are used when there are any.
+    Raises InputError when the data is not there, a list line is malformed or a class id is outside the head.
+    """
+    if name not in DATASETS:
+        raise InputError(f'dataset: found {name!r}, expected one of {", ".join(DATASETS)}')
+    if split not in LIST_FILES:
+        raise InputError(f'split: found {split!r}, expected one of {", ".join(LIST_FILES)}')
+    names = read_label_map(label_map, num_classes) if label_map else None
+    if name in ARCHIVES:
+        data = read_cifar(name, data_path, split)
+        if data.labels.max() >= num_classes:
+            raise InputError(f'{data_path}: {name} has class ids up to {data.labels.max()}, '
+                             f'found a head with {num_classes} classes')
+        names = names or (data.class_names if len(data.class_names) == num_classes else None)
+        return ArrayDataset(data.pixels, data.labels, data.places, transform, names)
+    list_file = Path(data_path) / LIST_FILES[split]
+    if not list_file.is_file():
+        raise InputError(f'{list_file}: no such file, expected "path class_id" lines; '
+                         + (f'write it with: python -m CaiT.tools.make_lists {data_path}' if Path(data_path).is_dir()
+                            else f'the folder {data_path} is not there either'))
+    samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
+    if names is None and (Path(data_path) / CLASS_FILE).is_file():
+        names = read_label_map(Path(data_path) / CLASS_FILE, num_classes)
+    return ListDataset(os.fspath(list_file), samples, transform, names)
+
+
+class ListDataset:
+    """Pictures named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+
+    def __init__(self, list_file: str, samples: Samples, transform: Callable,
+                 class_names: Optional[List[str]] = None) -> None:
+        self.list_file, self.samples, self.transform = list_file, samples, transform
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, draw = key if isinstance(key, tuple) else (key, None)
+        path, label = self.samples[index]
+        try:
+            return _transformed(self.transform, path, draw), np.int64(label)
+        except InputError as error:
+            raise InputError(f'{self.list_file}, line {self.samples.lines[index]}: {error}') from None
+
+
+class ArrayDataset:
+    """Pictures in memory; ``samples[i]`` is (where it comes from, class id)."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, places: Sequence[str], transform: Callable,
+                 class_names: Optional[List[str]] = None) -> None:
+        self.pixels, self.labels, self.transform = pixels, labels, transform
+        self.samples = list(zip(places, labels.tolist()))
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, draw = key if isinstance(key, tuple) else (key, None)
+        return _transformed(self.transform, self.pixels[index], draw), self.labels[index]
+
+
+def _transformed(transform: Callable, picture: Union[str, np.ndarray], draw: Optional[int]) -> np.ndarray:
+    if draw is None:
+        return transform(picture)
+    return transform(picture, np.random.Generator(np.random.PCG64(draw)))

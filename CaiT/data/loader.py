@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of a data set as Paddle tensors, read by worker processes or in the main one."""
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+import paddle
+
+from CaiT.errors import InputError
+
+# (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
+Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
+
+
+def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
+                 mixing: Optional[Mix] = None) -> Loader:
+    """An iterable of (images float32 [B, 3, S, S], labels int64 [B]), one pass over ``sampler`` each time.
+
+    With ``mixing`` the second is float32 [B, classes]; it runs where the pictures are read, with a generator seeded
+    from the draw of the batch's first picture, so it depends on (seed, epoch, position) like everything else.
+    ``num_workers`` 0 reads in the main process. A picture that cannot be read raises InputError in this process.
+    """
+    return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
+
+
+class Loader:
+    """See ``build_loader``; ``len()`` is the number of batches of a whole pass."""
+
+    def __init__(self, dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
+                 mixing: Optional[Mix] = None) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        self.num_workers = num_workers
+        _one_thread(0)  # this process reads, or its forked workers inherit the setting
+        self._batches = paddle.io.DataLoader(
+            _Guarded(dataset), batch_sampler=sampler, collate_fn=_Collate(mixing), num_workers=num_workers,
+            use_shared_memory=use_shared_memory and num_workers > 0, worker_init_fn=_one_thread, return_list=True)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
+        try:
+            for images, labels in self._batches:
+                if images.ndim == 1:  # not pictures: the text of an InputError
+                    raise InputError(images.numpy().tobytes().decode('utf-8'))
+                yield images, labels
+        except SystemError as error:  # how Paddle says that a worker was killed
+            raise InputError(f'a data worker died ({" ".join(str(error).split())[:200]}); when /dev/shm or the memory '
+                             'is small, use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+
+
+class _Guarded(paddle.io.Dataset):
+    """The data set with errors as values: raised in a worker, Paddle buries them in pages of traceback."""
+
+    def __init__(self, dataset: Sequence) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return (*self.dataset[key], key[1] if isinstance(key, tuple) else 0)
+        except InputError as error:
+            return str(error)
+
+
+class _Collate:
+    """Samples (image, label, draw) to one batch; the first failed sample's message, as bytes, when there is one."""
+
+    def __init__(self, mixing: Optional[Mix]) -> None:
+        self.mixing = mixing
+
+    def __call__(self, samples: List[Any]) -> List[np.ndarray]:
+        for sample in samples:
+            if isinstance(sample, str):
+                return [np.frombuffer(sample.encode('utf-8'), np.uint8), np.zeros(1, np.int64)]
+        images = np.stack([image for image, _, _ in samples])
+        labels = np.asarray([label for _, label, _ in samples], np.int64)
+        if self.mixing is not None:
+            rng = np.random.Generator(np.random.PCG64([samples[0][2], len(samples)]))
+            images, labels = self.mixing(images, labels, rng)
+        return [images, labels]
+
+
+def _one_thread(worker: int) -> None:
+    """OpenCV's own threads would compete with the other workers and with the model."""
+    cv2.setNumThreads(0)
