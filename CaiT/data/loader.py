@@ -46,9 +46,9 @@ class Loader:
                 if images.ndim == 1:  # not pictures: the text of an InputError
                     raise InputError(images.numpy().tobytes().decode('utf-8'))
                 yield images, labels
-        except SystemError as error:  # how Paddle says that a worker was killed
-            raise InputError(f'a data worker died ({" ".join(str(error).split())[:200]}); when /dev/shm or the memory '
-                             'is small, use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+        except SystemError as error:  # how Paddle says that a worker was killed or crashed
+            raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
+                             'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
 class _Guarded(paddle.io.Dataset):

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the embedded data set: 1,797 scanned handwritten digits, as pictures in ImageNet layout.
+
+    python -m CaiT.tools.make_digits                      into dataset/digits
+    python -m CaiT.tools.make_digits --output elsewhere   into another folder
+
+The digits come with scikit-learn (``sklearn.datasets.load_digits``: the test part of UCI's "Optical Recognition of
+Handwritten Digits", 8x8 pixels, 0 to 16 ink, CC BY 4.0). They are stored as they are, 8x8 grey PNG files with ink 16
+as level 255; the transform enlarges them. Every fifth picture of a class is a validation picture, so both parts are
+balanced and fixed. Running it again gives the same bytes; the lists are written last, so they never name a picture
+that is not there.
+"""
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+if __name__ == '__main__' and not __package__:  # run by path: the package need not be installed
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+from PIL import Image
+
+from CaiT.cli import Parser
+from CaiT.data.datasets import CLASS_FILE
+from CaiT.data.lists import LIST_FILES
+from CaiT.errors import InputError, run
+from CaiT.files import atomic_write
+
+OUTPUT = Path('dataset/digits')
+NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+EVERY = 5  # one picture in five is for validation: the 80/20 split
+
+
+def digits() -> Tuple[np.ndarray, np.ndarray]:
+    """(grey levels [1797, 8, 8] uint8, digit [1797]) in scikit-learn's order."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("make_digits needs scikit-learn, found none: pip install 'paddle-cait[digits]'") from None
+    data = load_digits()
+    return np.rint(data.images * (255 / 16)).astype(np.uint8), data.target
+
+
+def places(targets: Sequence[int]) -> Iterator[Tuple[str, str]]:
+    """(split, path) of each picture: numbered within its class, every fifth one for validation."""
+    seen = [0] * len(NAMES)
+    for digit in targets:
+        split = 'valid' if seen[digit] % EVERY == EVERY - 1 else 'train'
+        yield split, f'{split}/{digit}/{seen[digit]:04d}.png'
+        seen[digit] += 1
+
+
+def list_lines(targets: Sequence[int]) -> Dict[str, List[str]]:
+    """The lines of the three list files, by class, as make_lists would write them."""
+    found = [(split, path, int(digit)) for (split, path), digit in zip(places(targets), targets)]
+    train, valid = (sorted(f'{path} {digit}' for split, path, digit in found if split == wanted)
+                    for wanted in ('train', 'valid'))
+    return {LIST_FILES['train']: train, LIST_FILES['val']: valid,
+            LIST_FILES['test']: [line.rpartition(' ')[0] for line in valid]}
+
+
+def write_digits(output: Path) -> Dict[str, int]:
+    """Write the data set into ``output``; returns the number of lines of each list."""
+    pictures, targets = digits()
+    for picture, (_, path) in zip(pictures, places(targets)):
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, 'PNG')
+        if not (output / path).is_file() or (output / path).read_bytes() != content.getvalue():
+            with atomic_write(output / path, 'wb') as file:
+                file.write(content.getvalue())
+    texts = {**list_lines(targets), CLASS_FILE: list(NAMES)}
+    for name, text in texts.items():
+        with atomic_write(output / name) as file:
+            file.writelines(line + '\n' for line in text)
+    return {name: len(text) for name, text in texts.items()}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point."""
+    parser = Parser(__doc__)
+    parser.flag('output', type=Path, default=OUTPUT, help=f'folder to write, {OUTPUT} unless given')
+    args = parser.parse_args(argv)
+    for name, count in write_digits(args.output).items():
+        print(f'{args.output / name}: {count} lines')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)
