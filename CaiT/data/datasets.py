@@ -51,9 +51,17 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
                          + (f'write it with: python -m CaiT.tools.make_lists {data_path}' if Path(data_path).is_dir()
                             else f'the folder {data_path} is not there either'))
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
-    if names is None and (Path(data_path) / CLASS_FILE).is_file():
-        names = read_label_map(Path(data_path) / CLASS_FILE, num_classes)
+    if names is None:
+        names = _own_names(Path(data_path) / CLASS_FILE, num_classes)
     return ListDataset(os.fspath(list_file), samples, transform, names)
+
+
+def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
+    """The names beside the list files, when there are any and they fit the head (lists may use another's ids)."""
+    try:
+        return read_label_map(path, num_classes) if path.is_file() else None
+    except InputError:
+        return None
 
 
 class ListDataset:
