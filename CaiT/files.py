@@ -23,9 +23,10 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    os.close(handle)
     text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
     try:
-        with os.fdopen(handle, mode, **text) as file:
+        with open(temporary, mode, **text) as file:  # by name: the block may read file.name again before the rename
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convert a checkpoint of any publisher to this project's names and layout, or to timm's.
+
+    python -m CaiT.tools.convert_weights cait_xxs24_224.pth cait_xxs24_224.pdparams
+    python -m CaiT.tools.convert_weights cait_s24_224.ckpt cait_s24_384.safetensors --model cait_s24_384
+    python -m CaiT.tools.convert_weights output/best.pdparams for_timm.safetensors --to timm
+
+With ``--model`` the weights are also made those of that model: checked, position embeddings resampled. The number of
+classes stays the file's. The output appears only after it has been read again and found equal, number by number.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+
+from CaiT import errors, runtime
+from CaiT.cli import Parser
+from CaiT.errors import InputError
+from CaiT.files import atomic_write
+from CaiT.weights.audit import Audit
+from CaiT.weights.readers import PADDLE, TORCH, Checkpoint, read_checkpoint
+from CaiT.weights.translate import fit, normalise
+from CaiT.weights.writers import check_output, write
+
+LAYOUTS = {'paddle': PADDLE, 'timm': TORCH}
+
+
+def convert(source: str, target: str, model: Optional[str] = None, to: str = 'paddle') -> Audit:
+    """Write the weights of ``source`` to ``target`` and return what was done to them."""
+    check_output(target, LAYOUTS[to])
+    checkpoint = read_checkpoint(source)
+    if os.path.exists(target) and os.path.samefile(checkpoint.path, target):
+        raise InputError(f'{target}: is the input itself, expected another file to write')
+    arrays, audit = normalise(checkpoint)
+    if model:
+        arrays = fit(arrays, shapes(model, arrays), audit)
+    else:
+        audit.loaded = len(arrays) - len(audit.zero_filled)
+    with atomic_write(target, 'wb') as file:
+        write(file, Path(target).suffix, arrays, LAYOUTS[to])
+        file.flush()
+        changed = differences(read_checkpoint(file.name), arrays)
+        if changed:
+            raise InputError(f'{target}: {changed[0]} read again is not what was written ({len(changed)} in all); '
+                             'nothing was kept')
+    return audit
+
+
+def shapes(model: str, arrays: Dict[str, np.ndarray]) -> Dict[str, tuple]:
+    """Parameter shapes of a model with as many classes as ``arrays`` are for."""
+    runtime.prepare()
+    from CaiT.models.registry import create_model
+    head = arrays.get('head.weight')
+    layer = create_model(model, num_classes=0 if head is None else head.shape[1])
+    return {name: tuple(parameter.shape) for name, parameter in layer.state_dict().items()}
+
+
+def differences(checkpoint: Checkpoint, arrays: Dict[str, np.ndarray]) -> List[str]:
+    """Names under which a written checkpoint and the ``arrays`` it was written from are not equal bit by bit."""
+    again, _ = normalise(checkpoint)
+    return sorted(name for name in set(again) | set(arrays)
+                  if name not in again or name not in arrays or again[name].dtype != arrays[name].dtype
+                  or again[name].shape != arrays[name].shape or again[name].tobytes() != arrays[name].tobytes())
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument('input', metavar='IN', help='.pdparams, .safetensors, .pth, .ckpt or .npz, of any publisher')
+    parser.add_argument('output', metavar='OUT', help='.pdparams or .safetensors')
+    parser.flag('model', help='make and check the weights for this model (a public name)')
+    parser.flag('to', choices=sorted(LAYOUTS), default='paddle', metavar='{paddle,timm}',
+                help='paddle: Linear [in, out]; timm: [out, in], for PyTorch tools (default: paddle)')
+    arguments = parser.parse_args(argv)
+    audit = convert(arguments.input, arguments.output, arguments.model, arguments.to)
+    print('\n'.join(audit.lines()))
+    print(f'written and read again, equal: {arguments.output} ({os.path.getsize(arguments.output):,} bytes)')
+    return 0
+
+
+if __name__ == '__main__':
+    errors.run(main)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who wrote a checkpoint, told by its names, and how their names become the public ones (timm's).
+
+One row per publisher; a new publisher is a new row. A square matrix looks the same in both layouts, so the row, not the
+shape, says which it is.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Iterable, Optional, Tuple
+
+from CaiT.errors import InputError
+from CaiT.weights.readers import PADDLE, TORCH
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """``mark``: a name that only this publisher writes. ``layout``: of a Linear's weight; None leaves it to the file
+    format. ``renames``: patterns and replacements, applied one after the other. ``joined``: words of the three Linears
+    that are one qkv here, in its order. ``no_attention_bias``: CaiT's attention has no biases there, which is the same
+    as zeros."""
+    name: str
+    mark: str
+    layout: Optional[str]
+    renames: Tuple[Tuple[str, str], ...] = ()
+    joined: Tuple[str, ...] = ()
+    no_attention_bias: bool = False
+
+
+PUBLISHERS = (
+    # mindcv 0.3.0 (models/cait.py, vit.py)
+    Publisher('MindCV', r'^norm\.gamma$', TORCH, (
+        (r'(norm\d?)\.gamma$', r'\1.weight'),
+        (r'(norm\d?)\.beta$', r'\1.bias'),
+    ), no_attention_bias=True),
+    # Hugging Face transformers (modeling_vit.py, modeling_deit.py)
+    Publisher('Hugging Face transformers', r'(^|\.)embeddings\.position_embeddings$', TORCH, (
+        (r'^(vit|deit)\.', ''),
+        (r'^embeddings\.cls_token$', 'cls_token'),
+        (r'^embeddings\.distillation_token$', 'dist_token'),
+        (r'^embeddings\.position_embeddings$', 'pos_embed'),
+        (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+        (r'^encoder\.layer\.', 'blocks.'),
+        (r'\.layernorm_before\.', '.norm1.'),
+        (r'\.layernorm_after\.', '.norm2.'),
+        (r'\.attention\.attention\.(query|key|value)\.', '.attn.qkv.'),
+        (r'\.attention\.output\.dense\.', '.attn.proj.'),
+        (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+        (r'\.output\.dense\.', '.mlp.fc2.'),
+        (r'^layernorm\.', 'norm.'),
+        (r'^(cls_)?classifier\.', 'head.'),
+        (r'^distillation_classifier\.', 'head_dist.'),
+    ), joined=('query', 'key', 'value')),
+    # PASSL (architectures/*Wrapper.py, heads/*_head.py)
+    Publisher('PASSL', r'^backbone\.', PADDLE, (
+        (r'^backbone\.', ''),
+        (r'^head\.fc_cls\.', 'head.'),
+    )),
+    # PaddleViT's CaiT and the 2022 original of this project; then PaddleViT's ViT and DeiT
+    Publisher('PaddleViT', r'^patch_embed(ding)?\.patch_embed(ding)?\.', PADDLE, (
+        (r'^patch_embed(ding)?\.patch_embed(ding)?\.', 'patch_embed.proj.'),
+        (r'^patch_embedding\.cls_token$', 'cls_token'),
+        (r'^(patch_embedding\.)?position_embeddings?$', 'pos_embed'),
+        (r'^encoder\.layers\.', 'blocks.'),
+        (r'\.attn_norm\.', '.norm1.'),
+        (r'\.mlp_norm\.', '.norm2.'),
+        (r'\.attn\.out\.', '.attn.proj.'),
+        (r'^encoder\.encoder_norm\.', 'norm.'),
+        (r'^classifier\.', 'head.'),
+        (r'^classifier_dist\.', 'head_dist.'),
+    )),
+    # timm, facebookresearch and this project write the same names; so does PaddleClas. Only the framework differs.
+    Publisher('timm', r'^patch_embed\.proj\.', None),
+)
+
+# What training in parallel or compiling puts before every name.
+WRAPPERS = ('module.', '_orig_mod.')
+
+
+def unwrap(name: str) -> str:
+    """``name`` without the prefixes of wrappers around the model."""
+    while name.startswith(WRAPPERS):
+        name = name[len(next(prefix for prefix in WRAPPERS if name.startswith(prefix))):]
+    return name
+
+
+def recognise(names: Iterable[str]) -> Publisher:
+    """The publisher whose mark is among ``names``; InputError when there is none."""
+    names = list(names)
+    for publisher in PUBLISHERS:
+        if any(re.search(publisher.mark, name) for name in names):
+            return publisher
+    raise InputError(f'its names ({", ".join(names[:3])}, …) are of no publisher known here: '
+                     + ', '.join(publisher.name for publisher in PUBLISHERS))
+
+
+def public_name(publisher: Publisher, name: str) -> str:
+    """``name`` as timm writes it."""
+    for pattern, replacement in publisher.renames:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named arrays to a weight file: ``.pdparams`` and ``.safetensors`` in Paddle's layout, ``.safetensors`` in PyTorch's.
+
+Arrays come in under public names in Paddle's layout, as ``translate.normalise`` gives them.
+"""
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import IO, Dict, Union
+
+import numpy as np
+
+from CaiT.errors import InputError
+from CaiT.weights.readers import PADDLE, TORCH
+from CaiT.weights.translate import is_linear
+
+# What each framework's own tools write into the header of a .safetensors file, and readers._layout looks at.
+_HEADER = {PADDLE: {'format': 'pd'}, TORCH: {'format': 'pt'}}
+
+
+def check_output(path: Union[str, os.PathLike], layout: str) -> None:
+    """Raise InputError when ``path`` cannot be written in ``layout``."""
+    suffix = Path(path).suffix
+    if suffix not in ('.pdparams', '.safetensors'):
+        raise InputError(f'{path}: cannot be written, expected .pdparams or .safetensors')
+    if suffix == '.pdparams' and layout != PADDLE:
+        raise InputError(f'{path}: a .pdparams file has the layout {PADDLE}, expected .safetensors for {layout}')
+
+
+def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: str = PADDLE) -> None:
+    """Write ``arrays`` to an open file in the format of ``suffix``, Linears laid out as ``layout``."""
+    if layout == TORCH:
+        arrays = {name: array.T if is_linear(name, array) else array for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    if suffix == '.pdparams':
+        pickle.dump(arrays, file, protocol=4)  # what paddle.save writes, and paddle.load reads
+    else:
+        from safetensors.numpy import save
+        file.write(save(arrays, _HEADER[layout]))
