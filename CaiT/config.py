@@ -37,35 +37,50 @@ DEFAULTS: Dict[str, Any] = {
         'NUM_CLASSES': 1000,
         # the constructor's arguments in capitals: the model's own row
     },
-    'AUG': {
-        'KIND': 'random_resized_crop',  # or 'pad_crop' for small pictures
+    'AUG': {                       # see CaiT.data.transforms.TrainOptions
+        'KIND': 'random_resized_crop',  # or pad_crop, for pictures that are small already
         'SCALE': (0.08, 1.0),      # area of the crop, of the picture's
         'RATIO': (0.75, 4 / 3),    # width / height of the crop
+        'SHIFT': 0.125,            # pad_crop: largest shift, of the side
+        'ROTATE': 0.0,             # pad_crop: largest angle in degrees
+        'ZOOM': 0.0,               # pad_crop: largest change of scale
         'INTERPOLATION': 'random',  # random: bilinear or bicubic, per picture
         'HFLIP': 0.5,
         'COLOR_JITTER': 0.0,
         'AUTO_AUGMENT': '',        # rand-m9-mstd0.5-inc1 | autoaugment | 3augment
-        'ERASE_PROB': 0.0,
+        'ERASE_PROB': 0.0,            # random erasing
+        'ERASE_MODE': 'pixel',
+        'REPEATS': 1,              # times each picture comes, differently, in one epoch's batches
     },
     'TRAIN': {
         'EPOCHS': 300,
         'LAST_EPOCH': 0,           # epochs taken as done already: training starts at the next one
         'BASE_LR': 5e-4,           # at LR_BATCH pictures per update; scaled linearly to the real number
         'LR_BATCH': 512,           # 0: BASE_LR is used as it is
+        'LR_SCHEDULE': 'cosine',
+        'LR_STEP': 30,             # step: epochs between two decays
+        'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the rate decays
+        'LR_DECAY': 0.1,           # step, multistep: factor of a decay
         'WARMUP_EPOCHS': 5,
         'WARMUP_START_LR': 1e-6,
         'END_LR': 1e-5,
         'WEIGHT_DECAY': 0.05,
+        'LAYER_DECAY': 1.0,        # factor of the rate per layer, from the head down
         'GRAD_CLIP': 0.0,          # largest global norm of the gradients, 0: not clipped
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
+        'LOSS': 'CE',              # CE: softmax cross entropy, BCE: one yes/no question per class
         'LABEL_SMOOTHING': 0.0,
-        'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8},
+        'EMA_DECAY': 0.0,          # moving average of the weights, 0: none
+        'RECOMPUTE': False,        # less memory, a quarter more time
+        'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
+        'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # what -amp means
     },
     'AMP': False,
     'DEVICE': 'auto',              # auto | cpu | gpu | gpu:N
     'SEED': 0,
     'OUTPUT_DIR': '',              # empty: output/<job>-<date and time>
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
+    'SAVE_STEPS': 0,               # updates between two checkpoints inside an epoch, 0: at its end only
     'REPORT_FREQ': 100,            # steps between two lines
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
 }
@@ -74,12 +89,16 @@ CHOICES = {
     'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
     'DATA.INTERPOLATION': ('bicubic', 'bilinear', 'nearest', 'lanczos'),
     'AUG.KIND': ('random_resized_crop', 'pad_crop'),
-    'TRAIN.OPTIMIZER.NAME': ('AdamW',),
+    'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
+    'TRAIN.LOSS': ('CE', 'BCE'),
+    'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
+    'TRAIN.AMP.LEVEL': ('O1', 'O2'),
+    'TRAIN.AMP.DTYPE': ('float16', 'bfloat16'),
 }
 AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'DATA.IMAGE_SIZE': 1, 'TRAIN.EPOCHS': 1,
     'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
-    'SEED': 0, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
+    'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
 }
 CLASSES = {'imagenet2012': 1000, 'digits': 10, 'cifar10': 10, 'cifar100': 100}
 
@@ -197,6 +216,8 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         return float(found)
     if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
         return tuple(_coerce(one, like, where) for one, like in zip(found, default))
+    if kind is list and isinstance(found, (tuple, list)):
+        return [_coerce(one, default[0], where) for one in found]
     if kind is tuple or type(found) is not kind:
         size = f' of {len(default)}' if kind is tuple else ''
         raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')

@@ -2,8 +2,9 @@
 """One process or many: Paddle's engine behind five functions. A single process never touches it."""
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import List, Sequence
+from typing import ContextManager, List, Sequence
 
 import paddle
 from paddle import nn
@@ -28,6 +29,11 @@ def rank() -> int:
 def wrap(model: nn.Layer) -> nn.Layer:
     """The model whose backward pass averages gradients over all processes."""
     return paddle.DataParallel(model) if world() > 1 else model
+
+
+def accumulating(net: nn.Layer, more: bool) -> ContextManager:
+    """While ``more`` micro-batches of an update follow, gradients stay local; the last one averages the sum."""
+    return net.no_sync() if more and world() > 1 else contextlib.nullcontext()
 
 
 def total(values: Sequence[float]) -> List[float]:

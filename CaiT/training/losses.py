@@ -2,7 +2,7 @@
 """Losses on logits [B, K]; targets are class ids [B] (int64) or distributions over classes [B, K] (float)."""
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import paddle
 import paddle.nn.functional as F
@@ -37,5 +37,17 @@ def binary_cross_entropy(smoothing: float = 0.0) -> Loss:
 
 
 def build_loss(name: str, smoothing: float) -> Loss:
-    """'CE' or 'BCE' with label smoothing (which soft targets, as mixup makes them, carry inside already)."""
-    return {'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing)
+    """'CE' or 'BCE' with label smoothing (which soft targets, as mixup makes them, carry inside already).
+
+    A model with two heads (distilled DeiT) gives both logits in training; without a teacher both learn the labels.
+    """
+    loss = {'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing)
+    return lambda logits, targets: (sum(loss(one, targets) for one in logits) / len(logits)
+                                    if isinstance(logits, tuple) else loss(logits, targets))
+
+
+def correct(logits: Any, targets: paddle.Tensor) -> int:
+    """Pictures whose largest logit (of the mean over heads) is at their class, or at their largest share of one."""
+    logits = sum(logits) if isinstance(logits, tuple) else logits
+    wanted = targets if targets.ndim == 1 else targets.argmax(-1)
+    return int((logits.argmax(-1) == wanted).sum().item())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -104,6 +104,17 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
                                      exclude_from_weight_decay_fn=lambda p: p.name in still, **betas), line
     return paddle.optimizer.Momentum(rate, momentum=options.MOMENTUM, use_nesterov=options.NESTEROV,
                                      parameters=plain), line
+
+
+@paddle.no_grad()
+def clip_gradients(parameters: Sequence[paddle.Tensor], largest: float) -> float:
+    """The global norm of the gradients; where it exceeds ``largest`` (0: never) they are scaled down to it, in place."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = paddle.stack([g.astype('float32').square().sum() for g in gradients]).sum().sqrt().item()
+    if largest and norm > largest:
+        for gradient in gradients:
+            gradient.scale_(largest / (norm + 1e-6))
+    return norm
 
 
 def _count(groups: List[Dict[str, Any]], decaying: bool) -> Tuple[int, int]:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: ``<tag>.pdstate`` holds everything needed to go on, ``<tag>.pdparams`` the weights alone.
+
+Tags are ``last`` and ``best``. A state is one file of arrays, numbers and text, written beside its name and renamed:
+after a crash at any moment the old one or the new one is there, never half of one. It is read by an unpickler that
+admits nothing else, so a checkpoint from somewhere else cannot run code.
+"""
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import numpy as np
+import yaml
+from paddle import nn
+from yacs.config import CfgNode
+
+from CaiT.errors import InputError
+from CaiT.files import PathLike, atomic_write
+from CaiT.weights.pdparams import Unpickler
+
+FORMAT = 1
+SUFFIX = '.pdstate'
+
+
+def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
+    """The model's parameters by public name, as Paddle lays them out."""
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def write_weights(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
+    """A ``.pdparams`` file, which ``paddle.load`` and ``-pretrained`` read."""
+    with atomic_write(path, 'wb') as file:
+        pickle.dump(arrays, file, protocol=4)
+
+
+def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
+    """Write ``state`` (arrays, numbers, text, dicts and lists of them) and its weights; returns the state's path."""
+    path = Path(folder) / f'{tag}{SUFFIX}'
+    write_weights(path.with_suffix('.pdparams'), state['model'])
+    with atomic_write(path, 'wb') as file:
+        pickle.dump({'format': FORMAT, **state}, file, protocol=4)
+    return path
+
+
+def read(path: PathLike) -> Dict[str, Any]:
+    """A state as it was written; InputError for a file that is none, damaged, or of another format."""
+    path = Path(path)
+    try:
+        with open(path, 'rb') as file:
+            state = Unpickler(file).load()
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
+    except OSError as error:
+        raise InputError(f'{path}: {error.strerror}') from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise InputError(f'{path}: truncated or damaged checkpoint ({type(error).__name__})') from None
+    if not isinstance(state, dict) or 'format' not in state:
+        raise InputError(f'{path}: holds no training state (weights alone go to -pretrained)')
+    if state['format'] != FORMAT:
+        raise InputError(f'{path}: found checkpoint format {state["format"]}, expected {FORMAT}')
+    return state
+
+
+def find(resume: str, folder: PathLike) -> Optional[Path]:
+    """The state that ``-resume`` means: a path with or without extension, or 'auto' for ``folder``'s last, if any."""
+    if resume == 'auto':
+        last = Path(folder) / f'last{SUFFIX}'
+        return last if last.exists() else None
+    path = Path(resume)
+    for candidate in (path, path.with_name(path.name + SUFFIX), path.with_suffix(SUFFIX), path / f'last{SUFFIX}'):
+        if candidate.is_file() and candidate.suffix == SUFFIX:
+            return candidate
+    raise InputError(f'-resume {resume}: no such checkpoint, expected a {SUFFIX} file, its folder, or auto')
+
+
+def check_same_model(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
+    """InputError when ``state`` belongs to a model of another shape than ``config``'s."""
+    theirs = yaml.safe_load(state['config'])
+    for section, keys in (('MODEL', [k for k in config.MODEL if k not in ('PRETRAINED', 'STRICT')]),
+                          ('DATA', ['IMAGE_SIZE'])):
+        for key in keys:
+            mine, found = config[section][key], theirs[section].get(key)
+            if mine != found:
+                raise InputError(f'-resume {path}: {section}.{key} is {found!r} there and {mine!r} in this run')

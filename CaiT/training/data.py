@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the config to the loaders that training, evaluation and prediction read."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+from yacs.config import CfgNode
+
+from CaiT.config import data_config
+from CaiT.data.cifar import ARCHIVES
+from CaiT.data.datasets import ListDataset, build_dataset
+from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map
+from CaiT.data.loader import build_loader
+from CaiT.data.sampler import EvalSampler, TrainSampler
+from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+from CaiT.training import distributed
+
+
+def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
+    """Batches (pictures, class ids) of this process, and the sampler that chooses the epoch."""
+    options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
+    dataset = _dataset(config, 'train', train_transform(DataConfig(**data_config(config)), options))
+    sampler = TrainSampler(len(dataset), config.DATA.BATCH_SIZE, config.SEED, repeats=config.AUG.REPEATS,
+                           rank=distributed.rank(), world=distributed.world())
+    return build_loader(dataset, sampler, config.DATA.NUM_WORKERS, config.DATA.USE_SHARED_MEMORY), sampler
+
+
+def build_val_loader(config: CfgNode, split: str = 'val') -> Any:
+    """Batches (pictures, class ids) of this process in order, every picture once over all processes."""
+    dataset = _dataset(config, split, eval_transform(DataConfig(**data_config(config))))
+    sampler = EvalSampler(len(dataset), config.DATA.BATCH_SIZE_EVAL, distributed.rank(), distributed.world())
+    return build_loader(dataset, sampler, config.DATA.NUM_WORKERS, config.DATA.USE_SHARED_MEMORY)
+
+
+def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
+    data = config.DATA
+    return build_dataset(data.DATASET, data.DATA_PATH, split, transform, config.MODEL.NUM_CLASSES, data.LABEL_MAP)
+
+
+def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
+    """(batches, paths in order, class names) of what DATA.DATA_PATH is: a data set's test list, a folder, a picture."""
+    data, path = config.DATA, Path(config.DATA.DATA_PATH)
+    transform = eval_transform(DataConfig(**data_config(config)))
+    if data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
+        dataset = _dataset(config, 'test', transform)
+    else:
+        paths = pictures_in(path)
+        names = read_label_map(data.LABEL_MAP, config.MODEL.NUM_CLASSES) if data.LABEL_MAP else None
+        samples = Samples('', paths, [-1] * len(paths), range(1, len(paths) + 1))
+        dataset = ListDataset(str(path), samples, transform, names)
+    sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL)
+    loader = build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY)
+    return loader, [path for path, _ in dataset.samples], dataset.class_names
