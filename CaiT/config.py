@@ -50,6 +50,11 @@ DEFAULTS: Dict[str, Any] = {
         'AUTO_AUGMENT': '',        # rand-m9-mstd0.5-inc1 | autoaugment | 3augment
         'ERASE_PROB': 0.0,            # random erasing
         'ERASE_MODE': 'pixel',
+        'MIXUP': 0.0,              # alpha of mixup's Beta distribution, 0: off
+        'CUTMIX': 0.0,             # alpha of CutMix's, 0: off
+        'MIX_PROB': 1.0,           # probability that a batch is mixed at all
+        'MIX_SWITCH_PROB': 0.5,    # of CutMix where both are on
+        'MIX_MODE': 'batch',       # what draws its own share: batch, pair or elem
         'REPEATS': 1,              # times each picture comes, differently, in one epoch's batches
     },
     'TRAIN': {
@@ -89,6 +94,7 @@ CHOICES = {
     'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
     'DATA.INTERPOLATION': ('bicubic', 'bilinear', 'nearest', 'lanczos'),
     'AUG.KIND': ('random_resized_crop', 'pad_crop'),
+    'AUG.MIX_MODE': ('batch', 'pair', 'elem'),
     'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
     'TRAIN.LOSS': ('CE', 'BCE'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),

@@ -13,18 +13,25 @@ from CaiT.data.cifar import ARCHIVES
 from CaiT.data.datasets import ListDataset, build_dataset
 from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map
 from CaiT.data.loader import build_loader
+from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
 from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
 from CaiT.training import distributed
 
 
 def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
-    """Batches (pictures, class ids) of this process, and the sampler that chooses the epoch."""
+    """Batches of this process and the sampler that chooses the epoch.
+
+    Targets are class ids [B], or with mixup or CutMix distributions [B, K] that carry the label smoothing.
+    """
+    data, aug = config.DATA, config.AUG
     options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
     dataset = _dataset(config, 'train', train_transform(DataConfig(**data_config(config)), options))
-    sampler = TrainSampler(len(dataset), config.DATA.BATCH_SIZE, config.SEED, repeats=config.AUG.REPEATS,
-                           rank=distributed.rank(), world=distributed.world())
-    return build_loader(dataset, sampler, config.DATA.NUM_WORKERS, config.DATA.USE_SHARED_MEMORY), sampler
+    sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
+                           world=distributed.world())
+    mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
+                    aug.MIX_SWITCH_PROB, aug.MIX_MODE, config.TRAIN.LABEL_SMOOTHING) if aug.MIXUP or aug.CUTMIX else None
+    return build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY, mixing), sampler
 
 
 def build_val_loader(config: CfgNode, split: str = 'val') -> Any:
