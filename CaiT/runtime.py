@@ -19,7 +19,7 @@ import ctypes
 import os
 import sys
 import warnings
-from typing import Dict
+from typing import Dict, Set
 
 _AVX512 = ('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')
 _report = ''
@@ -38,6 +38,11 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_flags() -> Set[str]:
+    """Names of this processor's instruction sets, as Linux reports them; empty elsewhere."""
+    return set(_cpu().split())
 
 
 def settings(cpuinfo: str, threads: int) -> Dict[str, str]:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference engines behind one face, one file each: ``<backend>_engine.py`` with a class ``Engine``.
+
+A new backend is one new file here; it is found by its name. Modules import their engine's library only when it is
+used, so that choosing one never imports another.
+"""
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+from typing import Any, ClassVar, Dict, List, Tuple
+
+import numpy as np
+
+from CaiT.errors import InputError
+
+BATCH = 8  # pictures per run unless told: larger batches leave the cache and are slower per picture on every engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run. ``threads`` counts CPU threads; ``batch`` pictures go through the engine at once."""
+
+    precision: str = 'fp32'
+    input: str = 'float'
+    threads: int = 1
+    batch: int = BATCH
+    use_gpu: bool = False
+    use_mkldnn: bool = True
+    use_tensorrt: bool = False
+
+
+class BaseEngine:
+    """What every engine answers: ``run`` takes any number of pictures and returns their logits, float32 [N, classes].
+
+    Class attributes say what it can do; ``install`` is the line that installs its library.
+    """
+
+    name: ClassVar[str] = ''
+    precisions: ClassVar[Tuple[str, ...]] = ()
+    module: ClassVar[str] = ''
+    install: ClassVar[str] = ''
+
+    def __init__(self, graph: Path, options: Options) -> None:
+        self.graph, self.options = graph, options
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        """Logits of ``pictures`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]), cut into runs of ``options.batch``.
+
+        InputError when the graph does not take pictures of this shape.
+        """
+        size = self.options.batch
+        try:
+            parts = [self.run_batch(pictures[start:start + size]) for start in range(0, len(pictures), size)]
+        except self.failures() as error:
+            raise InputError(f'{self.graph}: cannot take pictures of shape {list(pictures.shape[1:])}, which '
+                             f'the metadata beside it promises ({reason(error)})') from None
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def failures(self) -> Tuple[type, ...]:
+        """What ``run_batch`` raises for pictures of a wrong shape."""
+        return RuntimeError, ValueError
+
+    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
+        """Logits of at most ``options.batch`` pictures in one go."""
+        raise NotImplementedError
+
+    def describe(self) -> Dict[str, Any]:
+        """What is really in force, for the line on the screen and the benchmark report."""
+        raise NotImplementedError
+
+
+def backends() -> List[str]:
+    """Names for ``--backend``."""
+    return sorted(info.name[:-len('_engine')] for info in pkgutil.iter_modules(__path__)
+                  if info.name.endswith('_engine'))
+
+
+def engine_class(backend: str, precision: str = 'fp32') -> type:
+    """The engine of that name; InputError when there is none, its library is missing or it cannot do ``precision``."""
+    if backend not in backends():
+        raise InputError(f'--backend: found {backend!r}, expected one of {", ".join(backends())}')
+    engine = importlib.import_module(f'{__name__}.{backend}_engine').Engine
+    if precision not in engine.precisions:
+        raise InputError(f'--precision: found {precision!r}, but {backend} on this kind of machine would ignore it; '
+                         f'expected one of {", ".join(engine.precisions)}')
+    if importlib.util.find_spec(engine.module) is None:
+        raise InputError(f'--backend {backend}: {engine.module} is not installed; install it with: {engine.install}')
+    return engine
+
+
+def reason(error: BaseException) -> str:
+    """The line of an engine's message that says most: the first with 'Error' or the first at all, cut to 200."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if 'Error' in line), lines[0])[:200]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paddle Inference. What its Config does and does not do on CPU is dealt with here and nowhere else.
+
+Found with Paddle 3.3: oneDNN is on unless it is switched off; one thread is the default; ``enable_memory_optim`` makes
+``create_predictor`` raise for models of Paddle 3 and is never called; int8 switches are accepted and ignored, so int8
+is not offered; graphs whose first operation has only parameters as inputs crash oneDNN (the models expand their class
+token to the batch for that reason).
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+
+from CaiT import runtime
+from CaiT.data.transforms import DataConfig
+from CaiT.deploy.engines import BaseEngine, Options, reason
+from CaiT.errors import InputError
+
+STEM = 'inference'
+
+
+class Engine(BaseEngine):
+    name = 'paddle'
+    precisions = ('fp32', 'bf16')
+    module = 'paddle'
+    install = 'pip install paddlepaddle==3.3.1'
+
+    @staticmethod
+    def write(model: Any, folder: Path, options: Options, data: DataConfig) -> List[Path]:
+        """Save ``model`` as a graph with a free batch at its own picture size; the files written, graph first."""
+        import paddle
+        size = data.image_size
+        spec = [paddle.static.InputSpec([None, 3, size, size], 'float32', 'x')]
+        paddle.jit.save(model, str(folder / STEM), input_spec=spec)
+        return [folder / f'{STEM}.json', folder / f'{STEM}.pdiparams']
+
+    def __init__(self, graph: Path, options: Options) -> None:
+        """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; weights lie beside it."""
+        super().__init__(graph, options)
+        runtime.prepare(options.threads)
+        from paddle import inference
+        self.config = config = inference.Config(str(graph), str(graph.with_suffix('.pdiparams')))
+        config.disable_glog_info()
+        if options.use_gpu:
+            self._gpu(inference, options)
+        else:
+            self._cpu(options)
+        try:
+            self.predictor = inference.create_predictor(config)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f'{graph}: Paddle Inference cannot load this model ({reason(error)})') from None
+        self.inputs = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
+        self.outputs = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
+
+    def _cpu(self, options: Options) -> None:
+        self.config.set_cpu_math_library_num_threads(options.threads)
+        if options.use_mkldnn:
+            self.config.enable_onednn()
+        elif options.precision == 'bf16':
+            raise InputError('--precision bf16: needs oneDNN, found --use-mkldnn False')
+        else:
+            self.config.disable_onednn()
+        if options.precision == 'bf16':
+            if 'avx512_bf16' not in runtime.cpu_flags():
+                raise InputError('--precision bf16: this processor has no AVX512-BF16 instructions; use fp32')
+            self.config.enable_onednn_bfloat16()
+
+    def _gpu(self, inference: Any, options: Options) -> None:
+        import paddle
+        if not paddle.is_compiled_with_cuda():
+            raise InputError('--use-gpu True: this Paddle is built for CPU; install paddlepaddle-gpu')
+        precision = inference.PrecisionType.Bfloat16 if options.precision == 'bf16' else inference.PrecisionType.Float32
+        self.config.enable_use_gpu(256, 0, precision)  # MiB of device memory to begin with, device
+        if options.use_tensorrt:
+            self.config.enable_tensorrt_engine(max_batch_size=options.batch, precision_mode=precision)
+
+    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
+        self.inputs.reshape(pictures.shape)
+        self.inputs.copy_from_cpu(np.ascontiguousarray(pictures))
+        self.predictor.run()
+        return self.outputs.copy_to_cpu()
+
+    def describe(self) -> Dict[str, Any]:
+        import paddle
+        gpu = self.config.use_gpu()
+        return {'engine': f'Paddle Inference {paddle.__version__}', 'device': 'gpu' if gpu else 'cpu',
+                'mkldnn': not gpu and self.config.mkldnn_enabled(), 'ir_optim': self.config.ir_optim(),
+                'tensorrt': self.config.tensorrt_engine_enabled(), 'memory_optim': False,
+                'threads': self.config.cpu_math_library_num_threads()}

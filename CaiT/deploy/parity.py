@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the exported model answer as the dynamic one does? Measured on pictures, before anything is kept."""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Dict, List, Optional
+
+import cv2
+import numpy as np
+
+from CaiT.data.datasets import build_dataset, pictures_in
+from CaiT.data.transforms import DataConfig, eval_transform, normalisation_tables, normalised
+from CaiT.errors import InputError
+
+BATCHES = (1, 3)
+# Largest difference of a logit allowed, in parts of the largest logit. fp32 must be the same function; the others are
+# bounded only so far that a graph which is wrong, rather than coarse, is refused: their accuracy is reported instead.
+LIMITS = {'fp32': 1e-5, 'bf16': 0.1, 'int8': 0.5}
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckSet:
+    """Pictures to compare on, cropped to the model's size: uint8 [N, S, S, 3]; ``source`` says where they are from, and
+    ``class_names`` are their data set's, when it has any."""
+
+    pixels: np.ndarray
+    data: DataConfig
+    source: str
+    class_names: Optional[List[str]] = None
+
+    def array(self, input_kind: str) -> np.ndarray:
+        """The pictures as a model of that input takes them: uint8 NHWC as they are, or float32 NCHW."""
+        if input_kind == 'uint8':
+            return self.pixels
+        tables = normalisation_tables(self.data)
+        return np.stack([normalised(picture, tables) for picture in self.pixels])
+
+
+def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:
+    """``count`` pictures of a folder or list file, evenly spaced; InputError when one cannot be read."""
+    paths = pictures_in(path)
+    chosen = [paths[i] for i in _spaced(len(paths), count)]
+    transform = eval_transform(data, normalise=False)
+    return CheckSet(np.stack([transform(picture) for picture in chosen]), data, path)
+
+
+def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int) -> CheckSet:
+    """``count`` validation pictures of a data set, evenly spaced; synthetic ones, and why, when it is not there."""
+    try:
+        pictures = build_dataset(name, data_path, 'val', eval_transform(data, normalise=False), num_classes)
+        pixels = np.stack([pictures[i][0] for i in _spaced(len(pictures), count)])
+    except InputError as error:
+        return synthetic(data, count, f'synthetic pictures ({error})')
+    return CheckSet(pixels, data, f'{name}, validation pictures of {data_path}', pictures.class_names)
+
+
+def synthetic(data: DataConfig, count: int, source: str = 'synthetic pictures') -> CheckSet:
+    """Smooth random colour fields with some grain, the same ones every time."""
+    size = data.image_size
+    pixels = np.empty((count, size, size, 3), np.uint8)
+    for index in range(count):
+        rng = np.random.Generator(np.random.PCG64(index))
+        field = cv2.resize(rng.uniform(0, 255, (7, 7, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+        pixels[index] = (field + rng.normal(0, 12, field.shape)).clip(0, 255).astype(np.uint8)
+    return CheckSet(pixels, data, source)
+
+
+def _spaced(length: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(int))
+
+
+def in_batches(run: Run, pictures: np.ndarray, size: int) -> np.ndarray:
+    """``run`` over ``pictures``, ``size`` at a time."""
+    return np.concatenate([run(pictures[start:start + size]) for start in range(0, len(pictures), size)])
+
+
+def measure(reference: np.ndarray, run: Run, pictures: np.ndarray) -> Dict[str, Any]:
+    """How far ``run`` is from the ``reference`` logits at batch 1 and 3: the worst of both."""
+    worst, agree = 0.0, len(pictures)
+    for size in BATCHES:
+        logits = in_batches(run, pictures, size)
+        if logits.shape != reference.shape:
+            raise InputError(f'exported model: found logits of shape {logits.shape}, expected {reference.shape}')
+        worst = max(worst, float(np.nan_to_num(np.abs(logits - reference), nan=np.inf).max()))
+        agree = min(agree, int((logits.argmax(1) == reference.argmax(1)).sum()))
+    largest = float(np.abs(reference).max())
+    return {'pictures': len(pictures), 'batches': list(BATCHES), 'max_abs_difference': worst,
+            'max_abs_logit': largest, 'relative': worst / largest, 'argmax_agreement': agree}
+
+
+def check(parity: Dict[str, Any], precision: str, what: str, limit: Optional[float] = None) -> None:
+    """Refuse an artifact that is further from the dynamic model than its precision allows."""
+    limit = LIMITS[precision] if limit is None else limit
+    if not parity['relative'] <= limit:
+        raise InputError(f'{what}: its logits differ from the dynamic model by {parity["relative"]:.1e} of the largest '
+                         f'logit on {parity["pictures"]} pictures, allowed is {limit:.0e}; nothing was written')

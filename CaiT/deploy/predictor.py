@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy, Pillow and OpenCV."""
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from CaiT.data.transforms import eval_transform
+from CaiT.deploy import metadata
+from CaiT.deploy.autolog import Times
+from CaiT.deploy.engines import BaseEngine, Options, engine_class
+from CaiT.errors import InputError
+
+WARM_UP = 2  # runs before anything is timed: engines compile their kernels in the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A picture's best classes: (class id, softmax probability), best first."""
+
+    path: str
+    best: List[Tuple[int, float]]
+
+
+class Predictor:
+    """An exported model on one engine, with the transform its metadata asks for."""
+
+    def __init__(self, folder: str, backend: str, options: Options) -> None:
+        """Raises InputError for a folder, metadata file or engine that is missing or does not fit."""
+        self.meta, self.options = metadata.read(folder), options
+        artifact = self.meta.artifact(backend, options.precision, options.input)
+        if artifact is None:
+            there = ', '.join('/'.join(one.key) for one in self.meta.artifacts)
+            raise InputError(f'{Path(folder) / metadata.FILE}: {backend}/{options.precision}/{options.input} was not '
+                             f'exported, found {there}')
+        graph = metadata.check_files(folder, artifact)
+        self.engine: BaseEngine = engine_class(backend, options.precision)(graph, options)
+        self.transform = eval_transform(self.meta.data, normalise=options.input == 'float')
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """Logits [N, classes] of transformed pictures; InputError when the graph is not what the metadata says."""
+        logits = self.engine.run(batch)
+        if logits.shape != (len(batch), self.meta.num_classes):
+            raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
+                             f'says {self.meta.num_classes}')
+        return logits
+
+    def predict(self, paths: Sequence[str], topk: int = 1, times: Optional[Times] = None) -> Iterator[Prediction]:
+        """Predictions in the order of ``paths``, ``options.batch`` at a time; ``times`` collects what each stage takes.
+        """
+        step = self.options.batch
+        for start in range(0, len(paths), step):
+            part = paths[start:start + step]
+            if times is not None and start == 0:
+                self.warm_up(self.transform(part[0]), len(part))
+            clock = times or Times()
+            clock.start()
+            batch = np.stack([self.transform(path) for path in part])
+            clock.stamp()
+            logits = self.logits(batch)
+            clock.stamp()
+            predictions = [Prediction(path, best) for path, best in zip(part, best_classes(logits, topk))]
+            clock.stamp()
+            yield from predictions
+
+    def warm_up(self, picture: np.ndarray, batch: int) -> None:
+        """Run a batch of the same picture until the engine has compiled what it needs."""
+        for _ in range(WARM_UP):
+            self.logits(np.repeat(picture[None], batch, 0))
+
+    def class_name(self, class_id: int) -> str:
+        """The name of a class, empty when the model was exported without names."""
+        names = self.meta.class_names
+        return names[class_id] if names else ''
+
+    def describe(self) -> Dict[str, Any]:
+        """What is in force, for one line on the screen."""
+        return {'model': self.meta.model, **self.engine.describe(), 'precision': self.options.precision,
+                'input': self.options.input, 'batch': self.options.batch}
+
+
+def best_classes(logits: np.ndarray, topk: int) -> List[List[Tuple[int, float]]]:
+    """For each row of logits the ``topk`` classes and their softmax probabilities, best first."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    order = np.argsort(-logits, axis=1, kind='stable')[:, :topk]
+    return [[(int(k), float(row[k])) for k in best] for row, best in zip(probabilities, order)]
+
+
+def certification_line(prediction: Prediction) -> str:
+    """``<file name><tab>[class id, probability]``, what the certification's compare_results reads."""
+    class_id, probability = prediction.best[0]
+    return f'{os.path.basename(prediction.path)}\t[{class_id}, {probability:.4f}]'

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a checkpoint as a static model for inference, checked against the dynamic one.
+
+    python export_model.py                                   CaiT/cait_xxs24_224.* -> output/infer
+    python export_model.py -pretrained=output/digits/best    the config beside the checkpoint is used
+    python export_model.py -cfg=CaiT/configs/cait_s24_224.yaml --model_path=weights/S24_224.pth \\
+        --save-inference-dir=output/s24 --check-images=pictures
+
+The folder gets inference.json, inference.pdiparams and metadata.json (model, picture size and statistics, classes,
+versions, checksum, and how far the exported model is from the dynamic one). When the two differ by more than 1e-5 of
+the largest logit on the check pictures, at batch 1 or 3, nothing is written and the exit status is 2.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT import errors, runtime  # noqa: E402
+from CaiT.cli import Parser  # noqa: E402
+from CaiT.errors import InputError  # noqa: E402
+
+CONFIG = Path(__file__).resolve().parent / 'configs' / 'cait_xxs24_224.yaml'
+WEIGHTS = 'CaiT/cait_xxs24_224'
+OUTPUT = 'output/infer'
+
+
+def parser() -> Parser:
+    flags = Parser(__doc__)
+    flags.flag('config_dir', 'cfg', metavar='FILE',
+               help=f'YAML file; default: config.yaml beside the weights, else {CONFIG.name}')
+    flags.flag('model_path', metavar='FILE', help=f'weights, with or without extension; default {WEIGHTS}')
+    flags.flag('pretrained', metavar='FILE', help='the same as --model_path')
+    flags.flag('save_inference_dir', default=OUTPUT, metavar='FOLDER', help=f'where to write; default {OUTPUT}')
+    flags.flag('image_size', type=int, metavar='PIXELS')
+    flags.flag('num_classes', type=int, metavar='N')
+    flags.flag('dataset', metavar='NAME', help='whose validation pictures and class names are used')
+    flags.flag('data_path', metavar='FOLDER')
+    flags.flag('label_map', metavar='FILE', help='names of the classes')
+    flags.flag('check_images', metavar='FOLDER', help='pictures (folder or list file) to compare on; default: the '
+               "data set's validation list, else synthetic ones")
+    flags.flag('check_count', type=int, default=12, metavar='N', help='how many of them; default 12')
+    flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
+    return flags
+
+
+def weights_of(args) -> str:
+    """The weight file that is meant; InputError when two are named or there is none."""
+    from CaiT.weights.readers import resolve
+    if args.model_path and args.pretrained and args.model_path != args.pretrained:
+        raise InputError(f'--model_path {args.model_path} and --pretrained {args.pretrained} name two files, expected one')
+    path = args.model_path or args.pretrained or WEIGHTS
+    try:
+        return resolve(path)
+    except InputError as error:
+        raise InputError(f'{error}. Train a model (python CaiT/main_single_gpu.py), or convert published weights '
+                         '(python -m CaiT.tools.convert_weights), or name a file with -pretrained') from None
+
+
+def config_of(args, weights: str):
+    """The configuration: the file named, else the one training wrote beside the weights, else the default."""
+    from CaiT.config import get_config
+    beside = Path(weights).parent / 'config.yaml'
+    path = args.config_dir or (beside if beside.is_file() else CONFIG)
+    print(f'config: {path}')
+    return get_config(str(path), args.opts, image_size=args.image_size, num_classes=args.num_classes,
+                      dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if args.check_count < 1:
+        raise InputError(f'--check-count: found {args.check_count}, expected at least 1')
+    print(runtime.prepare())
+    weights = weights_of(args)
+    from CaiT.config import build_model, data_config
+    from CaiT.data.datasets import read_label_map
+    from CaiT.data.transforms import DataConfig
+    from CaiT.deploy import parity
+    from CaiT.deploy.export import export, load, summary
+    from CaiT.deploy.metadata import sha256
+
+    config = config_of(args, weights)
+    model = build_model(config)
+    print('\n'.join(load(model, weights)))
+    data = DataConfig(**data_config(config))
+    classes = config.MODEL.NUM_CLASSES
+    checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else
+              parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count))
+    names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else checks.class_names
+    metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
+                      {'file': Path(weights).name, 'sha256': sha256(weights)}, [('paddle', 'fp32', 'float')], names,
+                      runtime.cores())
+    print('\n'.join(summary(args.save_inference_dir, metadata)))
+    return 0
+
+
+if __name__ == '__main__':
+    errors.run(main)
