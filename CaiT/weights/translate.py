@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Arrays = Dict[str, np.ndarray]
 HEADS = ('head', 'head_dist')
-_HEADER_HINT = " unless its header says {'format': 'pd'} for Paddle's layout"
+_HEADER_HINT = f", unless its header says {{'format': 'pd'}} for Paddle's {PADDLE}"
 
 
 def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool = True) -> Audit:
@@ -109,8 +109,9 @@ def _check_layout(arrays: Arrays, audit: Audit) -> None:
         bias = arrays.get(name[:-len('weight')] + 'bias') if is_linear(name, array) else None
         if bias is not None and array.shape[0] != array.shape[1] and bias.shape == array.shape[:1]:
             other = TORCH if audit.layout == PADDLE else PADDLE
+            hint = _HEADER_HINT if audit.format == 'safetensors' else ''
             raise InputError(f'{audit.path}: {name} is laid out {other}, but {audit.publisher} names in a '
-                             f'{audit.format} file mean {audit.layout}' + _HEADER_HINT * (audit.format == 'safetensors'))
+                             f'{audit.format} file mean {audit.layout}{hint}')
 
 
 def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], audit: Audit, strict: bool = True) -> Arrays:
