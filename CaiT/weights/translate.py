@@ -127,7 +127,7 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], audit: Audit, stric
     unexpected = [name for name in arrays if name not in shapes]
     if strict and (missing or unexpected):
         raise InputError(f'{audit.path}: is not of this model: ' + _misfit(missing, unexpected))
-    kept = {name: arrays[name] for name in arrays if name in shapes}
+    kept = {name: arrays[name] for name in shapes if name in arrays}
     if not kept:
         raise InputError(f'{audit.path}: has no array of this model')
     audit.initial += missing

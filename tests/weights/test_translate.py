@@ -242,8 +242,7 @@ def test_other_models_are_one_line(tmp_path):
     text = fails(create_model('cait', **{**TINY, 'depth': 1}), path)
     assert 'it has in excess 18 arrays (blocks.1.' in text
     text = fails(create_model('cait', **{**TINY, 'embed_dim': 32}), path)
-    assert 'pos_embed' in text or 'cls_token is [1, 1, 48], the model needs [1, 1, 32]' in text
-    assert 'more)' in text
+    assert 'cls_token is [1, 1, 48], the model needs [1, 1, 32] (and 70 more)' in text
     fails(ViT(**TINY), path)
     other = c.write_safetensors(tmp_path / 'o.safetensors', {'conv1.weight': np.zeros((8, 3, 7, 7), 'f')})
     assert '(conv1.weight, …) are of no publisher known here' in fails(ViT(**TINY), other)
