@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags the way this project's users type them: one dash or two, underscores or hyphens, ``-eval`` or ``-eval=True``."""
+"""Flags as this project's users type them: one dash or two, underscores or hyphens, ``-eval`` or ``-eval=True``."""
 from __future__ import annotations
 
 import argparse

@@ -14,8 +14,8 @@ from pathlib import Path
 if not __package__:  # run by path: find the package, and keep the files beside this one from shadowing other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from CaiT.errors import run  # noqa: E402
-from CaiT.main_single_gpu import main  # noqa: E402
+from CaiT.errors import run
+from CaiT.main_single_gpu import main
 
 if __name__ == '__main__':
     run(main)

@@ -15,9 +15,9 @@ from typing import Any, Dict, List, Optional
 if not __package__:  # run by path: find the package, and keep the files beside this one from shadowing other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from CaiT import runtime  # noqa: E402
-from CaiT.cli import Parser  # noqa: E402
-from CaiT.errors import InputError, run  # noqa: E402
+from CaiT import runtime
+from CaiT.cli import Parser
+from CaiT.errors import InputError, run
 
 
 def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:

@@ -13,8 +13,18 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models.layers import (EPS, Backbone, DropPath, HeadMix, Intermediates, Mlp, PatchEmbed, check_shape, linear,
-                                token)
+from CaiT.models.layers import (
+    EPS,
+    Backbone,
+    DropPath,
+    HeadMix,
+    Intermediates,
+    Mlp,
+    PatchEmbed,
+    check_shape,
+    linear,
+    token,
+)
 from CaiT.models.registry import IMAGENET, Variant, data_config
 
 
@@ -149,7 +159,7 @@ class CaiT(Backbone):
         return cls, patches
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Pictures [B, in, S, S] to logits [B, classes]. Only the class token is normalised: the head reads no other."""
+        """Pictures [B, in, S, S] to logits [B, classes]. Only the class token, which the head reads, is normalised."""
         return self.forward_head(self.norm(self._encode(x)[0]))
 
     def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:

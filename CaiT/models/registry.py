@@ -25,7 +25,7 @@ HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def data_config(image_size: int, crop_pct: float, statistics: Dict[str, tuple]) -> Dict[str, Any]:
-    """How pictures reach a model: side in pixels, crop fraction, interpolation, mean and std per RGB channel of 0..1."""
+    """How pictures reach a model: side in pixels, crop fraction, interpolation, mean and std per channel of 0..1."""
     return dict(image_size=image_size, crop_pct=crop_pct, interpolation='bicubic', **statistics)
 
 

@@ -29,8 +29,10 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     dataset = _dataset(config, 'train', train_transform(DataConfig(**data_config(config)), options))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
                            world=distributed.world())
-    mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
-                    aug.MIX_SWITCH_PROB, aug.MIX_MODE, config.TRAIN.LABEL_SMOOTHING) if aug.MIXUP or aug.CUTMIX else None
+    mixing = None
+    if aug.MIXUP or aug.CUTMIX:
+        mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
+                        aug.MIX_SWITCH_PROB, aug.MIX_MODE, config.TRAIN.LABEL_SMOOTHING)
     return build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY, mixing), sampler
 
 

@@ -11,7 +11,7 @@ from paddle import nn
 
 
 def start() -> None:
-    """Join the job that ``paddle.distributed.launch`` started (NCCL on GPUs, gloo on CPUs); nothing to do without one."""
+    """Join the job that ``paddle.distributed.launch`` started (NCCL on GPUs, gloo on CPUs), if it did."""
     if world() > 1:
         paddle.distributed.init_parallel_env()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says: lines on the console and in its log file, one JSON object per epoch, a progress bar on a terminal."""
+"""What a run says: lines on the console and in its log, a JSON object per epoch, a progress bar on a terminal."""
 from __future__ import annotations
 
 import contextlib

@@ -98,8 +98,8 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
     if options.NAME == 'AdamW':
         return paddle.optimizer.AdamW(rate, parameters=plain, weight_decay=train.WEIGHT_DECAY, **betas), line
     if options.NAME == 'LAMB':
-        for group in plain:  # LAMB's own decay takes part in its trust ratio; the group's would be added to the gradient
-            group.pop('weight_decay')
+        for group in plain:
+            group.pop('weight_decay')  # LAMB's own takes part in its trust ratio; the group's would join the gradient
         return paddle.optimizer.Lamb(rate, lamb_weight_decay=train.WEIGHT_DECAY, parameters=plain,
                                      exclude_from_weight_decay_fn=lambda p: p.name in still, **betas), line
     return paddle.optimizer.Momentum(rate, momentum=options.MOMENTUM, use_nesterov=options.NESTEROV,
@@ -108,7 +108,7 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
 
 @paddle.no_grad()
 def clip_gradients(parameters: Sequence[paddle.Tensor], largest: float) -> float:
-    """The global norm of the gradients; where it exceeds ``largest`` (0: never) they are scaled down to it, in place."""
+    """The global norm of the gradients; where it exceeds ``largest`` (0: never) they are scaled down in place."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = paddle.stack([g.astype('float32').square().sum() for g in gradients]).sum().sqrt().item()
     if largest and norm > largest:

@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up everything they need in .venv; PYTHON chooses the interpreter (3.9 to 3.13).
+PYTHON ?= python3
+VENV ?= .venv
+RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+READY = $(VENV)/.ready
+
+.PHONY: help demo test test-slow lint parity-all align align-live clean
+
+help:
+	@echo 'make demo        train, evaluate, export and serve a small CaiT on scanned digits'
+	@echo 'make test        the test suite'
+	@echo 'make test-slow   the tests that take minutes'
+	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
+	@echo 'make align       the five alignment steps of the reproduction guide'
+	@echo 'make lint        ruff'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[digits,plots,test]'
+	touch $@
+
+demo: $(READY)
+	$(RUN) python -m CaiT.tools.demo
+
+test: $(READY)
+	$(RUN) python -m pytest $(TESTS)
+
+test-slow: $(READY)
+	$(RUN) python -m pytest -m slow $(TESTS)
+
+lint: $(READY)
+	$(RUN) ruff check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
