@@ -2,12 +2,13 @@
 """CIFAR-10 and CIFAR-100 from the official archive on disk (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import tarfile
 import zlib
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -52,8 +53,8 @@ def read_cifar(name: str, data_path: str, split: str) -> CifarSplit:
     wanted = archive.files['train' if split == 'train' else 'test']
     parts: Dict[str, Dict[bytes, Any]] = {}
     source = _find(archive, Path(data_path))
-    for file_name, file in _members(source, {*wanted, archive.meta}):
-        parts[file_name] = _load(file, f'{source}: {file_name}')
+    for file_name, content in _members(source, {*wanted, archive.meta}):
+        parts[file_name] = _load(content, f'{source}: {file_name}')
     for file_name in (*wanted, archive.meta):
         if file_name not in parts:
             raise InputError(f'{source}: {file_name} is missing, expected the official {name} archive')
@@ -79,22 +80,22 @@ def _find(archive: Archive, path: Path) -> Path:
                      '(https://www.cs.toronto.edu/~kriz/cifar.html)')
 
 
-def _members(source: Path, wanted: set) -> Iterator[Tuple[str, IO[bytes]]]:
-    """(name, open file) of the wanted files in a folder or a tar archive; nothing is unpacked to the disk."""
+def _members(source: Path, wanted: set) -> Iterator[Tuple[str, bytes]]:
+    """(name, content) of the wanted files in a folder or a tar archive; nothing is unpacked to the disk."""
     if source.is_dir():
         for name in sorted(wanted):
             if (source / name).is_file():
-                with open(source / name, 'rb') as file:
-                    yield name, file
+                yield name, (source / name).read_bytes()
         return
     try:
         with tarfile.open(source) as tar:
             for member in tar:
                 name = os.path.basename(member.name)
                 if member.isfile() and name in wanted:
-                    yield name, tar.extractfile(member)
+                    yield name, tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f'{source}: cannot be read as a tar archive ({error}); is the download complete?') from None
+        reason = ' '.join(str(error).split())
+        raise InputError(f'{source}: cannot be read as a tar archive ({reason}); is the download complete?') from None
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -111,11 +112,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no data file needs')
 
 
-def _load(file: IO[bytes], where: str) -> Dict[bytes, Any]:
+def _load(content: bytes, where: str) -> Dict[bytes, Any]:
     try:
-        part = _ArrayUnpickler(file, encoding='bytes').load()
-    except (OSError, EOFError, zlib.error):
-        raise  # the archive, not the pickle, is broken: said by the caller
+        part = _ArrayUnpickler(io.BytesIO(content), encoding='bytes').load()
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f'{where}: cannot be read ({error})') from None
     if not isinstance(part, dict):

@@ -47,9 +47,9 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
         return ArrayDataset(data.pixels, data.labels, data.places, transform, names)
     list_file = Path(data_path) / LIST_FILES[split]
     if not list_file.is_file():
-        raise InputError(f'{list_file}: no such file, expected "path class_id" lines; '
-                         + (f'write it with: python -m CaiT.tools.make_lists {data_path}' if Path(data_path).is_dir()
-                            else f'the folder {data_path} is not there either'))
+        tool = f'make_digits --output {data_path}' if name == 'digits' else f'make_lists {data_path}'
+        raise InputError(f'{list_file}: no such file, expected "path class_id" lines; write it with: '
+                         f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
     if names is None:
         names = _own_names(Path(data_path) / CLASS_FILE, num_classes)

@@ -81,7 +81,7 @@ def read_label_map(path: PathLike, num_classes: int) -> List[str]:
     path = Path(path)
     names = _json_names(path) if path.suffix.lower() == '.json' else _text_names([line for _, line in _lines(path)])
     if len(names) != num_classes:
-        raise InputError(f'label map {path}: found {len(names)} names, expected {num_classes} (the classes of the head)')
+        raise InputError(f'label map {path}: found {len(names)} names, expected {num_classes}, the classes of the head')
     return names
 
 
@@ -128,7 +128,7 @@ def _json_names(path: Path) -> List[str]:
         try:
             values = [values[str(index)] for index in range(len(values))]
         except KeyError as error:
-            raise InputError(f'label map {path}: class {error} is missing, expected "0" to "{len(values) - 1}"') from None
+            raise InputError(f'label map {path}: class {error} is missing, expected all from "0" up') from None
     if not isinstance(values, list):
         raise InputError(f'label map {path}: found {type(values).__name__}, expected a list or {{"0": name, …}}')
     return [str(value[-1] if isinstance(value, list) and value else value) for value in values]

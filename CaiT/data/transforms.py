@@ -48,7 +48,8 @@ class DataConfig:
         if not 0 < self.crop_pct <= 1:
             raise InputError(f'crop_pct: found {self.crop_pct}, expected a number in (0, 1]')
         if self.interpolation not in INTERPOLATIONS:
-            raise InputError(f'interpolation: found {self.interpolation!r}, expected one of {", ".join(INTERPOLATIONS)}')
+            raise InputError(f'interpolation: found {self.interpolation!r}, '
+                             f'expected one of {", ".join(INTERPOLATIONS)}')
         for name in ('mean', 'std'):
             values = getattr(self, name)
             if len(values) != 3:

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations on pictures, [H, W, 3] uint8 RGB arrays, with OpenCV: each returns a new array.
+
+Operations on single levels give exactly Pillow's result; those that filter or move pixels agree with it within a level
+or two inside the picture.
+"""
+from __future__ import annotations
+
+import math
+from typing import List, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+Colour = Tuple[int, int, int]
+
+_LEVELS = np.arange(256, dtype=np.float32)
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R 601 luma, Pillow's and OpenCV's grey
+
+
+def _blend_table(other: float, factor: float) -> np.ndarray:
+    """The table of other + factor * (level - other), cut to whole levels in 0..255 as Pillow's blend does."""
+    return np.clip(np.float32(other) + np.float32(factor) * (_LEVELS - np.float32(other)), 0, 255).astype(np.uint8)
+
+
+def _histograms(pixels: np.ndarray) -> List[np.ndarray]:
+    """Counts of the 256 levels, one int64 [256] for each channel."""
+    return [cv2.calcHist([pixels], [c], None, [256], [0, 256]).ravel().astype(np.int64) for c in range(3)]
+
+
+def _by_channel(pixels: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
+    return cv2.LUT(pixels, np.stack(tables, axis=-1).astype(np.uint8).reshape(256, 1, 3))
+
+
+def auto_contrast(pixels: np.ndarray) -> np.ndarray:
+    """Stretch each channel so that its darkest level becomes 0 and its brightest 255."""
+    tables = []
+    for counts in _histograms(pixels):
+        used = np.flatnonzero(counts)
+        low, high = int(used[0]), int(used[-1])
+        scale = 255.0 / (high - low) if high > low else 1.0
+        offset = -low * scale if high > low else 0.0
+        tables.append(np.clip((np.arange(256) * scale + offset).astype(np.int64), 0, 255))
+    return _by_channel(pixels, tables)
+
+
+def equalize(pixels: np.ndarray) -> np.ndarray:
+    """Spread the levels of each channel so that all are used about equally."""
+    tables = []
+    for counts in _histograms(pixels):
+        used = counts[counts > 0]
+        step = (used.sum() - used[-1]) // 255
+        if step == 0:
+            tables.append(np.arange(256))
+        else:
+            tables.append(np.minimum((step // 2 + np.cumsum(counts) - counts) // step, 255))
+    return _by_channel(pixels, tables)
+
+
+def invert(pixels: np.ndarray) -> np.ndarray:
+    """255 - level."""
+    return cv2.bitwise_not(pixels)
+
+
+def posterize(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Keep the ``bits`` (1..8) highest bits of each level."""
+    return pixels & np.uint8(256 - (1 << (8 - bits)))
+
+
+def solarize(pixels: np.ndarray, threshold: int) -> np.ndarray:
+    """Invert the levels from ``threshold`` (0..256) up."""
+    return cv2.LUT(pixels, np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS).astype(np.uint8))
+
+
+def solarize_add(pixels: np.ndarray, add: int) -> np.ndarray:
+    """Add to the levels below 128."""
+    return cv2.LUT(pixels, np.where(_LEVELS < 128, np.minimum(_LEVELS + add, 255), _LEVELS).astype(np.uint8))
+
+
+def brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with black: 0 is black, 1 the picture itself, more is brighter."""
+    return cv2.LUT(pixels, _blend_table(0, factor))
+
+
+def contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the mean grey of the picture."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return cv2.LUT(pixels, _blend_table(int(cv2.mean(grey)[0] + 0.5), factor))
+
+
+def color(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the grey picture: 0 is grey, 1 the picture itself, more is more colourful."""
+    matrix = np.empty((3, 4), np.float32)
+    matrix[:, :3] = (1 - factor) * np.float32([_RED, _GREEN, _BLUE]) + factor * np.eye(3, dtype=np.float32)
+    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds grey but cuts blends; OpenCV always rounds
+    return cv2.transform(pixels, matrix)
+
+
+def sharpness(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the smoothed picture (3 x 3, centre 5/13, others 1/13); the outermost pixels stay, as in Pillow."""
+    kernel = np.full((3, 3), (1 - factor) / 13, np.float32)
+    kernel[1, 1] = (1 - factor) * 5 / 13 + factor
+    result = cv2.filter2D(pixels, -1, kernel)
+    result[0], result[-1], result[:, 0], result[:, -1] = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+    return result
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """The picture without colour, in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def gaussian_blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of standard deviation ``sigma`` pixels."""
+    return cv2.GaussianBlur(pixels, (0, 0), sigma)
+
+
+def affine(pixels: np.ndarray, matrix: Sequence[float], filter_name: str, fill: Colour) -> np.ndarray:
+    """Output pixel (x, y) shows input (a x + b y + c, d x + e y + f), positions as in Pillow: pixel centres at .5.
+
+    What comes from outside is ``fill``.
+    """
+    a, b, c, d, e, f = matrix
+    shifted = np.float64([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV: centres at whole numbers
+    flag = cv2.INTER_CUBIC if filter_name == 'bicubic' else cv2.INTER_LINEAR
+    return cv2.warpAffine(pixels, shifted, (pixels.shape[1], pixels.shape[0]), flags=flag | cv2.WARP_INVERSE_MAP,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+
+def shear_x_matrix(pixels: np.ndarray, factor: float) -> Tuple[float, ...]:
+    """x slides by ``factor`` times y."""
+    return 1, factor, 0, 0, 1, 0
+
+
+def shear_y_matrix(pixels: np.ndarray, factor: float) -> Tuple[float, ...]:
+    """y slides by ``factor`` times x."""
+    return 1, 0, 0, factor, 1, 0
+
+
+def translate_x_matrix(pixels: np.ndarray, share: float) -> Tuple[float, ...]:
+    """Shift by ``share`` of the width."""
+    return 1, 0, share * pixels.shape[1], 0, 1, 0
+
+
+def translate_y_matrix(pixels: np.ndarray, share: float) -> Tuple[float, ...]:
+    """Shift by ``share`` of the height."""
+    return 1, 0, 0, 0, 1, share * pixels.shape[0]
+
+
+def rotate_matrix(pixels: np.ndarray, degrees: float) -> Tuple[float, ...]:
+    """Turn counter-clockwise about the centre of the picture."""
+    angle = -math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = pixels.shape[1] / 2, pixels.shape[0] / 2
+    return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y

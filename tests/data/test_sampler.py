@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who sees which picture with which draw: independent of workers, ranks and resuming."""
+from __future__ import annotations
+
+import collections
+
+import pytest
+
+from CaiT.data.sampler import EvalSampler, TrainSampler
+from CaiT.errors import InputError
+
+
+def epoch(sampler: TrainSampler, number: int, start: int = 0) -> list:
+    sampler.set_epoch(number, start)
+    return list(sampler)
+
+
+def test_an_epoch_is_every_picture_once_in_another_order_each_time():
+    sampler = TrainSampler(100, 10, seed=3)
+    first, second = epoch(sampler, 0), epoch(sampler, 1)
+    for batches in (first, second):
+        assert len(batches) == len(sampler) == 10 and all(len(batch) == 10 for batch in batches)
+        assert sorted(index for batch in batches for index, _ in batch) == list(range(100))
+    assert first != second and epoch(sampler, 0) == first
+    assert epoch(TrainSampler(100, 10, seed=4), 0) != first
+    draws = [draw for batches in (first, second) for batch in batches for _, draw in batch]
+    assert len(set(draws)) == 200 and min(draws) >= 0 and max(draws) > 2**62
+
+
+def test_the_order_never_changes_between_versions():
+    """Plain numbers: a resumed run must find what the first one would have seen, also after an update."""
+    assert epoch(TrainSampler(6, 3, seed=1), 2) == [
+        [(4, 2555089666146519699), (5, 7580805768117270105), (1, 458861685157609411)],
+        [(0, 857533247919747877), (3, 8069726641979430414), (2, 6098815748328512223)]]
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_ranks_share_the_global_batches_of_one_process(repeats):
+    whole = epoch(TrainSampler(101, 12, seed=5, repeats=repeats), 4)
+    ranks = [epoch(TrainSampler(101, 4, seed=5, repeats=repeats, rank=rank, world=3), 4) for rank in range(3)]
+    assert [len(batches) for batches in ranks] == [8, 8, 8]
+    for batch, parts in zip(whole, zip(*ranks)):
+        assert [item for trio in zip(*parts) for item in trio] == batch
+
+
+def test_repeats_stand_side_by_side_with_different_draws():
+    sampler = TrainSampler(90, 9, seed=0, repeats=3)
+    batches = epoch(sampler, 0)
+    assert len(batches) == 10
+    counts = collections.Counter(index for batch in batches for index, _ in batch)
+    assert len(counts) == 30 and set(counts.values()) == {3}
+    for batch in batches:
+        assert [batch[i][0] for i in (0, 3, 6)] == [batch[i + 2][0] for i in (0, 3, 6)]
+        assert len({draw for _, draw in batch}) == 9
+    ranks = [epoch(TrainSampler(90, 3, seed=0, repeats=3, rank=rank, world=3), 0) for rank in range(3)]
+    assert [index for index, _ in ranks[0][0]] == [index for index, _ in ranks[2][0]]  # copies go to different ranks
+
+
+def test_resuming_inside_an_epoch_goes_on_with_the_same_batches():
+    sampler = TrainSampler(100, 8, seed=2, repeats=3)
+    assert epoch(sampler, 6, start=5) == epoch(sampler, 6)[5:] and len(sampler) == 12
+
+
+def test_without_shuffling_the_order_is_the_lists():
+    sampler = TrainSampler(10, 5, seed=0, shuffle=False)
+    assert [index for batch in epoch(sampler, 1) for index, _ in batch] == list(range(10))
+
+
+@pytest.mark.parametrize('length,batch,world,drop,sizes', [
+    (10, 4, 1, True, [4, 4]), (10, 4, 1, False, [4, 4, 2]), (3, 4, 1, True, [3]), (8, 4, 1, True, [4, 4]),
+    (11, 4, 2, True, [4]), (11, 4, 2, False, [4, 1]), (9, 4, 2, False, [4]), (5, 4, 2, True, [2]),
+])
+def test_last_batches(length, batch, world, drop, sizes):
+    for rank in range(world):
+        sampler = TrainSampler(length, batch, seed=0, rank=rank, world=world, drop_last=drop)
+        assert [len(items) for items in sampler] == sizes and len(sampler) == len(sizes)
+
+
+@pytest.mark.parametrize('world', [1, 2, 3, 7])
+def test_evaluation_counts_every_picture_once(world):
+    found = []
+    for rank in range(world):
+        sampler = EvalSampler(23, 4, rank, world)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) and all(0 < len(batch) <= 4 for batch in batches)
+        found += [index for batch in batches for index in batch]
+    assert sorted(found) == list(range(23))
+    assert [len(list(EvalSampler(2, 4, rank, 3))) for rank in range(3)] == [1, 1, 0]
+
+
+def test_nonsense_is_refused():
+    for arguments in ((5, 0, 0), (5, 1, 0, True, 0), (2, 1, 0, True, 1, 0, 3)):
+        with pytest.raises(InputError, match='expected'):
+            TrainSampler(*arguments)
+    with pytest.raises(InputError, match='expected'):
+        EvalSampler(5, 0)

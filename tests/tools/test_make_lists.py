@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists from class folders: ids, subsets, splits, and that no list of the user's is ever lost."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from CaiT.data.lists import read_list
+from CaiT.errors import InputError
+from CaiT.tools import make_lists
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Classes 'b', 'a c' and 'B' with 10, 4 and 7 training and 2 validation pictures each; other files between."""
+    for name, count in (('b', 10), ('a c', 4), ('B', 7)):
+        for split, number in (('train', count), ('valid', 2)):
+            (tmp_path / split / name / 'deep').mkdir(parents=True)
+            for index in range(number):
+                (tmp_path / split / name / ('deep' if index == 0 else '') / f'{index}.JPEG').touch()
+    (tmp_path / 'train' / 'b' / 'notes.txt').touch()
+    (tmp_path / 'train' / 'readme.png').touch()
+    return tmp_path
+
+
+def read(path: Path) -> list:
+    return path.read_text().splitlines()
+
+
+def counts(path: Path) -> list:
+    labels = [label for _, label in read_list(path, '', 3)]
+    return [labels.count(index) for index in range(3)]
+
+
+def test_every_picture_with_ids_in_the_order_of_sorted_names(folder, capsys):
+    assert make_lists.main([str(folder)]) == 0
+    train = read(folder / 'train_list.txt')
+    assert read(folder / 'classes.txt') == ['B', 'a c', 'b']
+    assert counts(folder / 'train_list.txt') == [7, 4, 10] and counts(folder / 'val_list.txt') == [2, 2, 2]
+    assert train[7:11] == [f'train/a c/{name}.JPEG 1' for name in ('1', '2', '3', 'deep/0')]
+    assert read(folder / 'test_list.txt') == [line.rpartition(' ')[0] for line in read(folder / 'val_list.txt')]
+    assert all((folder / path).is_file() for path, _ in read_list(folder / 'train_list.txt', '', 3))
+    assert '-num_classes=3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('flags,train', [
+    (['--fraction', '0.5'], [4, 2, 5]), (['-per_class=3'], [3, 3, 3]), (['--per-class', '8'], [7, 4, 8]),
+    (['--fraction=0.01'], [1, 1, 1]),
+])
+def test_subsets(folder, flags, train):
+    make_lists.main([str(folder), *flags, '--seed', '1'])
+    assert counts(folder / 'train_list.txt') == train
+    first = read(folder / 'train_list.txt')
+    make_lists.main([str(folder), *flags, '--seed', '1', '--force'])
+    assert read(folder / 'train_list.txt') == first
+    if flags == ['--fraction', '0.5']:
+        make_lists.main([str(folder), *flags, '--seed', '2', '--force'])
+        assert read(folder / 'train_list.txt') != first
+
+
+def test_val_split_takes_pictures_away_from_training(folder):
+    for path in sorted((folder / 'valid').rglob('*'), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (folder / 'valid').rmdir()
+    make_lists.main([str(folder)])
+    assert not (folder / 'val_list.txt').exists()
+    make_lists.main([str(folder), '--val-split', '0.2', '--force'])
+    assert counts(folder / 'train_list.txt') == [6, 3, 8] and counts(folder / 'val_list.txt') == [1, 1, 2]
+    assert not set(read(folder / 'train_list.txt')) & set(read(folder / 'val_list.txt'))
+
+
+def test_lists_that_are_there_survive(folder):
+    for name in ('train_list.txt', 'classes.txt'):
+        (folder / name).write_text('mine\n')
+    with pytest.raises(InputError, match='train_list.txt: is there already'):
+        make_lists.main([str(folder)])
+    assert read(folder / 'train_list.txt') == ['mine'] and not (folder / 'val_list.txt').exists()
+    for _ in range(3):  # more than once in a second
+        make_lists.main([str(folder), '--force'])
+    kept = sorted(path.read_text() for path in folder.glob('train_list.txt.bak-*'))
+    assert len(kept) == 3 and kept.count('mine\n') == 1
+    assert read(folder / 'classes.txt') == ['mine'] and len(read(folder / 'train_list.txt')) == 21
+
+
+def test_bad_folders_and_flags(folder, tmp_path):
+    (tmp_path / 'flat' / 'train').mkdir(parents=True)
+    (tmp_path / 'hollow' / 'train' / 'x').mkdir(parents=True)
+    for arguments, message in (
+            ([str(tmp_path / 'none')], 'none/train: no such folder'), ([str(tmp_path / 'flat')], 'no class folders'),
+            ([str(tmp_path / 'hollow')], 'found no pictures in this class folder'),
+            ([str(folder), '--fraction', '0'], '--fraction: found 0.0'),
+            ([str(folder), '--per-class', '0'], '--per-class: found 0'),
+            ([str(folder), '--val-split', '1'], '--val-split: found 1.0'),
+            ([str(folder), '--val-split', '0.2'], 'valid already')):
+        with pytest.raises(InputError, match=message):
+            make_lists.main(arguments)
+    (folder / 'valid' / 'other').mkdir()
+    (folder / 'valid' / 'other' / '1.png').touch()
+    with pytest.raises(InputError, match='class folder other of the validation pictures'):
+        make_lists.main([str(folder)])
+
+
+def test_by_path_and_as_module(folder, tmp_path):
+    result = subprocess.run([sys.executable, str(ROOT / 'CaiT/tools/make_lists.py'), str(folder)], cwd=tmp_path,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and '21 pictures' in result.stdout, result.stderr
+    result = subprocess.run([sys.executable, '-m', 'CaiT.tools.make_lists', str(folder)], cwd=ROOT,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
