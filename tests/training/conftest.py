@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set of a few noisy stripes and a CaiT that trains on it in seconds."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ['MODEL.NAME', 'cait', 'MODEL.EMBED_DIM', '32', 'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4',
+         'MODEL.INIT_VALUES', '0.1', 'MODEL.PATCH_SIZE', '8', 'DATA.IMAGE_SIZE', '16', 'AUG.KIND', 'pad_crop',
+         'DATA.NUM_WORKERS', '0', 'DATA.BATCH_SIZE_EVAL', '5', 'TRAIN.BASE_LR', '1e-3', 'TRAIN.LR_BATCH', '0',
+         'TRAIN.WARMUP_EPOCHS', '1', 'REPORT_FREQ', '2', 'DEVICE', 'cpu']
+
+
+@pytest.fixture(scope='session')
+def stripes(tmp_path_factory):
+    """ImageNet layout with 3 classes: 24 training and 11 validation pictures, 16x16."""
+    root = tmp_path_factory.mktemp('stripes')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 24), ('val', 11)):
+        lines = []
+        for index in range(count):
+            label = index % 3
+            pixels = rng.integers(0, 80, (16, 16, 3), dtype=np.uint8)
+            pixels[:, label::3] += 150
+            name = f'{split}/{label}/{index:02d}.png'
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / name)
+            lines.append(f'{name} {label}\n')
+        (root / f'{split}_list.txt').write_text(''.join(lines))
+    (root / 'test_list.txt').write_text((root / 'val_list.txt').read_text())
+    return root
+
+
+@pytest.fixture
+def config(stripes):
+    """config(*opts, **flags): the frozen config of the small model on the stripes."""
+    from CaiT.config import get_config
+
+    def make(*opts, **flags):
+        flags = {'data_path': str(stripes), 'num_classes': 3, 'batch_size': 4, 'epochs': 2, **flags}
+        return get_config(opts=[*SMALL, *map(str, opts)], **flags)
+    return make
