@@ -8,7 +8,6 @@ and sets the model. The first two know nothing of Paddle: arrays and shapes in, 
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
@@ -63,6 +62,8 @@ def normalise(checkpoint: Checkpoint) -> Tuple[Arrays, Audit]:
     for name, sources in names.items():
         audit.renamed += [(source, name) for source in sources if source != name]
         parts = [checkpoint.arrays.pop(source) for source in sources]
+        if len({part.shape for part in parts}) > 1 or (len(parts) > 1 and not parts[0].shape):
+            raise InputError(f'{checkpoint.path}: {", ".join(sources)} differ in shape, expected three parts of {name}')
         # Only PyTorch's layout has parts to join: outputs are the first axis.
         array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if is_linear(name, array) and audit.layout != PADDLE:
@@ -70,7 +71,7 @@ def normalise(checkpoint: Checkpoint) -> Tuple[Arrays, Audit]:
             audit.transposed.append(name)
         arrays[name] = array
     if publisher.no_attention_bias and any(name.startswith('blocks_token_only.') for name in arrays):
-        for name in [name for name in arrays if re.search(r'\.attn\.\w+\.weight$', name)]:
+        for name in [name for name, a in arrays.items() if is_linear(name, a) and '.attn.' in name]:
             bias = name[:-len('weight')] + 'bias'
             if bias not in arrays:
                 arrays[bias] = np.zeros(arrays[name].shape[1], arrays[name].dtype)
@@ -142,7 +143,8 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], audit: Audit, stric
 
 def _drop_heads(arrays: Arrays, shapes: Mapping[str, Sequence[int]], audit: Audit) -> None:
     """Take all heads out of ``arrays`` when one of them is for another number of classes than the model's."""
-    found = {head: arrays[f'{head}.weight'] for head in HEADS if f'{head}.weight' in arrays}
+    found = {head: arrays[name] for head in HEADS for name in [f'{head}.weight']
+             if name in arrays and is_linear(name, arrays[name])}
     wanted = {head: shapes[f'{head}.weight'] for head in HEADS if f'{head}.weight' in shapes}
     classes = sorted({array.shape[-1] for array in found.values()})
     if not found or (wanted and all(found[head].shape[-1] == wanted[head][-1] for head in found if head in wanted)):

@@ -84,6 +84,11 @@ def write_safetensors(path: Path, arrays: Arrays, **metadata: str) -> Path:
     return path
 
 
+def write_npz(path: Path, arrays: Arrays) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
 def write_ckpt(path: Path, arrays: Arrays, pieces: int = 1, end: bytes = b'') -> Path:
     """A MindSpore checkpoint, as mindspore.save_checkpoint writes it: one message per tensor or piece of it."""
     with open(path, 'wb') as file:

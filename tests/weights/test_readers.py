@@ -17,7 +17,7 @@ import pytest
 
 from CaiT.errors import InputError
 from CaiT.weights.readers import EXTENSIONS, PADDLE, TORCH, read, read_checkpoint, resolve
-from tests.weights.checkpoints import write_ckpt, write_pdparams, write_safetensors
+from tests.weights.checkpoints import write_ckpt, write_npz, write_pdparams, write_safetensors
 
 ARRAYS = {'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.array([0.1, -2.5], np.float16),
           'c': np.array([[[1e-300]]]), 'n': np.array([7, 8], np.int64)}
@@ -40,11 +40,6 @@ def refused(path) -> str:
     text = str(caught.value)
     assert text.startswith(f'{path}: ') and '\n' not in text
     return text[len(f'{path}: '):]
-
-
-def write_npz(path, arrays):
-    np.savez(path, **arrays)
-    return path
 
 
 WRITERS = {'.pdparams': write_pdparams, '.safetensors': write_safetensors, '.ckpt': write_ckpt, '.npz': write_npz}

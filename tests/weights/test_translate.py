@@ -78,7 +78,7 @@ SHIPPED = {
     'ours.pdparams': (ours, c.write_pdparams), 'paddlevit.pdparams': (c.paddlevit, c.write_pdparams),
     'passl.pdparams': (c.passl, c.write_pdparams), 'timm.safetensors': (as_it_is, c.write_safetensors),
     'wrapped.safetensors': (wrapped, c.write_safetensors), 'timm.ckpt': (as_it_is, c.write_ckpt),
-    'timm.npz': (as_it_is, lambda path, arrays: np.savez(path, **arrays)),
+    'timm.npz': (as_it_is, c.write_npz),
 }
 
 
@@ -287,6 +287,20 @@ def test_names_that_meet_are_an_error(tmp_path):
     del arrays['vit.encoder.layer.0.attention.attention.key.bias']
     path = c.write_safetensors(tmp_path / 'v.safetensors', arrays)
     assert 'expected' in fails(ViT(**TINY), path)
+
+
+@pytest.mark.parametrize('shape', [(), (5,), (1, 2, 3)])
+def test_arrays_of_odd_shapes_are_one_line(tmp_path, shape):
+    odd = np.zeros(shape, 'f')
+    for name in ('head.weight', 'head.bias', 'pos_embed', 'cls_token', 'blocks.0.attn.qkv.weight', 'norm.weight',
+                 'patch_embed.proj.weight'):
+        arrays = {**rule.tiny(), name: odd}
+        for strict in (True, False):
+            fails(create_model('cait', **TINY), c.write_npz(tmp_path / 'w.npz', arrays), strict=strict)
+        fails(create_model('cait', **TINY), c.write_ckpt(tmp_path / 'w.ckpt', c.mindcv(arrays)))
+    arrays = c.transformers(reference(ViT(**TINY)), 'vit')
+    arrays['vit.encoder.layer.0.attention.attention.key.weight'] = odd
+    assert 'differ in shape' in fails(ViT(**TINY), c.write_npz(tmp_path / 'w.npz', arrays))
 
 
 # --- types ---
