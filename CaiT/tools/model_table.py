@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of models: parameters and multiply-adds counted here, accuracies as published, each with its source.
+
+    python -m CaiT.tools.model_table            print the table
+    python -m CaiT.tools.model_table --write    put it between the markers of the repository's documents
+    python -m CaiT.tools.model_table --check    exit 1 when one of them holds another table
+
+A document has the table when it has the markers.
+
+MACs are per picture: convolution, Linears, both matmuls of attention and the talking heads (which Paddle's own counter
+leaves out, as it does the matmuls); no bias, norm, softmax or activation. They are the papers' "FLOPs" to 0.8 %.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from CaiT import errors, runtime
+from CaiT.cli import Parser
+from CaiT.errors import InputError
+from CaiT.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ('README.md', 'README_cn.md', 'docs/models.md')
+START, END = '<!-- model-table:start -->', '<!-- model-table:end -->'
+
+# Accuracies measured by this project. ImageNet-1K itself has not been run here.
+MEASURED = {'vit_tiny_patch16_224': '88.00 / 98.33 on 300 CC BY photographs (augreg weights)'}
+
+
+def parameters(name: str, **overrides: Any) -> int:
+    """How many values the model learns, counted on the model itself; its weights are never allocated."""
+    import paddle
+
+    from CaiT.models.registry import create_model
+    with paddle.LazyGuard():
+        model = create_model(name, **overrides)
+    return sum(p.size for p in model.parameters())
+
+
+def macs(name: str, num_classes: int = 1000) -> Dict[str, int]:
+    """Multiply-adds of one picture at the model's own size: linear, conv, attn, talking and their total."""
+    from CaiT.models.registry import get_variant
+    variant = get_variant(name)
+    arch, side = variant.arch, variant.data['image_size'] // variant.arch['patch_size']
+    dim, patches = arch['embed_dim'], side ** 2
+    heads = len(variant.model.classifiers)
+    counts = {'conv': patches * dim * arch['in_channels'] * arch['patch_size'] ** 2, 'talking': 0}
+    mlp = 2 * int(dim * arch['mlp_ratio']) * dim  # per token
+    if variant.family == 'cait':
+        tokens, class_blocks = patches, arch['depth_token_only']  # the class token joins later
+        counts['talking'] = arch['depth'] * 2 * arch['num_heads'] ** 2 * tokens ** 2
+        # Class attention: q, the last Linear and the MLP on one token, k and v on all of them.
+        linear = class_blocks * (2 * dim ** 2 + mlp + 2 * (1 + tokens) * dim ** 2)
+        attention = class_blocks * 2 * (1 + tokens) * dim
+    else:
+        tokens, linear, attention = patches + len(variant.model.tokens) - 1, 0, 0
+    counts['linear'] = linear + arch['depth'] * tokens * (4 * dim ** 2 + mlp) + heads * dim * num_classes
+    counts['attn'] = attention + arch['depth'] * 2 * tokens ** 2 * dim
+    return {**counts, 'total': sum(counts.values())}
+
+
+def table() -> List[str]:
+    """The table's lines in Markdown, one model a line, families and sizes in order."""
+    from CaiT.models.registry import get_variant, list_models
+    lines = ['| model | parameters | GMACs | pixels | crop | published top-1 / top-5, % | source | measured here |',
+             '|---|---:|---:|---:|---:|---|---|---|']
+    names = sorted(list_models(), key=lambda name: (get_variant(name).family, macs(name)['total'], name))
+    for name in names:
+        variant = get_variant(name)
+        scores = [variant.published.get(key) for key in ('top1', 'top5')]
+        text = ' / '.join('–' if score is None else f'{score:g}' for score in scores) if scores[0] else '–'
+        source = variant.published['source'] if scores[0] else '–'
+        lines.append(f'| `{name}` | {parameters(name):,} | {macs(name)["total"] / 1e9:.3f} | '
+                     f'{variant.data["image_size"]} | {variant.data["crop_pct"]} | {text} | {source} | '
+                     f'{MEASURED.get(name, "–")} |')
+    return lines
+
+
+def embed(text: str, lines: List[str], path: Path) -> str:
+    """``text`` of the file ``path`` with ``lines`` between its markers; InputError without them."""
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise InputError(f'{path}: expected one line {START} and, below it, one line {END}')
+    head, rest = text.split(START)
+    return '\n'.join([head + START, *lines, END + rest.split(END)[1]])
+
+
+def documents() -> List[Path]:
+    """The repository's documents that have the markers."""
+    found = [ROOT / name for name in DOCUMENTS]
+    return [path for path in found if path.is_file() and START in path.read_text(encoding='utf-8')]
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = Parser(__doc__)
+    parser.switch('write', help="put the table between the documents' markers")
+    parser.switch('check', help='compare the documents with the table')
+    options = parser.parse_args(arguments)
+    if options.write and options.check:
+        raise InputError('--write and --check: found both, expected one')
+    runtime.prepare()
+    lines = table()
+    if not (options.write or options.check):
+        print('\n'.join(lines))
+        return 0
+    stale = []
+    for path in documents():
+        text = path.read_text(encoding='utf-8')
+        new = embed(text, lines, path)
+        if new != text and options.write:
+            with atomic_write(path) as file:
+                file.write(new)
+        elif new != text:
+            stale.append(path)
+    for path in stale:
+        print(f'{path}: holds another table; python -m CaiT.tools.model_table --write')
+    return 1 if stale else 0
+
+
+if __name__ == '__main__':
+    errors.run(main)
