@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare what inference printed with stored results, picture by picture.
+
+    python test_tipc/compare_results.py --gt_file='test_tipc/results/python_*_results_fp32.txt' \\
+        --log_file='test_tipc/output/ViT/whole_infer/python_infer_*.log' --atol=1e-3 --rtol=1e-3
+
+Stored results are lines ``<picture><tab>[class id, probability]``, or the table ``predictions.csv`` that -pred writes.
+A log holds ``image_name: <picture>, class_id: 213, prob: 0.9664`` lines, or lines like the stored ones. A picture is
+known by its path, else by its file name. fp32, fp16, bf16 or int8 in a file's name says which stored file a log is
+compared with; without the word, or without such a file, it is fp32's. The comparison fails when a class differs, a
+probability is further off than atol + rtol x the stored one, a picture is missing, or there is nothing to compare.
+"""
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT.cli import Parser
+from CaiT.errors import InputError, run
+
+PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
+Truth = Dict[str, Dict[int, float]]  # picture -> {class id: probability}, the best class first
+Record = Tuple[str, int, float]      # picture, class id, probability
+
+_PRINTED = re.compile(r'image_name: (.+), class_id: (\S+), prob: (\S+)$')
+
+
+def precision_of(path: str) -> str:
+    """The precision that a file's name tells, fp32 unless it does."""
+    return next((word for word in PRECISIONS if word in os.path.basename(path)), 'fp32')
+
+
+def read_truth(path: str) -> Truth:
+    """The stored results of a file; InputError for a line that is none."""
+    truth: Truth = {}
+    with open(path, encoding='utf-8', newline='') as file:
+        if path.endswith('.csv'):
+            for row in csv.DictReader(file):
+                try:
+                    classes = map(int, row['top5_class_ids'].split())
+                    truth[row['image']] = dict(zip(classes, map(float, row['top5_probs'].split())))
+                except (KeyError, ValueError, AttributeError):
+                    raise InputError(f'{path}: found {row}, expected the columns that -pred writes') from None
+        else:
+            for number, line in enumerate(file, 1):
+                record = _pair(line)
+                if record is None:
+                    raise InputError(f'{path}, line {number}: found {line.strip()!r}, '
+                                     'expected <picture><tab>[class id, probability]')
+                truth[record[0]] = {record[1]: record[2]}
+    if not truth:
+        raise InputError(f'{path}: holds no results')
+    return truth
+
+
+def read_log(path: str) -> List[Record]:
+    """The answers in a log, in its order."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        lines = file.read().splitlines()
+    printed = [match.groups() for match in map(_PRINTED.search, lines) if match]
+    if not printed:
+        return [record for record in map(_pair, lines) if record]
+    try:
+        return [(picture, int(class_id), float(probability)) for picture, class_id, probability in printed]
+    except ValueError as error:
+        raise InputError(f'{path}: {error}') from None
+
+
+def _pair(line: str) -> Optional[Record]:
+    """The record of a ``<picture><tab>[class id, probability]`` line, None for any other line."""
+    picture, tab, values = line.rstrip('\r\n').partition('\t')
+    try:
+        class_id, probability = json.loads(values) if tab else ()
+        return picture, int(class_id), float(probability)
+    except (ValueError, TypeError):
+        return None
+
+
+def differences(truth: Truth, records: Sequence[Record], atol: float, rtol: float) -> List[str]:
+    """What is wrong with ``records``, a line each; a class that the truth finds equally likely is as good as its best."""
+    found: Dict[str, Record] = {}
+    by_name: Dict[str, List[str]] = {}
+    for picture in truth:
+        by_name.setdefault(os.path.basename(picture), []).append(picture)
+    for record in records:
+        same = [record[0]] if record[0] in truth else by_name.get(os.path.basename(record[0]), [])
+        if len(same) > 1:
+            return [f'{record[0]}: {len(same)} stored pictures have this file name']
+        if same:
+            found.setdefault(same[0], record)
+    wrong = [f'{picture}: not in the log' for picture in truth if picture not in found]
+    for picture, (_, class_id, probability) in found.items():
+        stored = truth[picture]
+        best_class, best = next(iter(stored.items()))
+        expected = stored.get(class_id, math.nan)
+        allowed = atol + rtol * abs(best)
+        if not (abs(probability - expected) <= allowed and best - expected <= allowed):
+            wrong.append(f'{picture}: found class {class_id}, probability {probability}, '
+                         f'expected class {best_class}, probability {best:.6f} within {allowed:g}')
+    return wrong
+
+
+def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: float) -> str:
+    """Compare one log with the stored results of its precision; returns the line that says it passed."""
+    kind = precision_of(log)
+    if kind not in truths and 'fp32' not in truths:
+        raise InputError(f'{log}: --gt_file has results for {", ".join(truths)}, expected {kind} or fp32')
+    name, truth = truths.get(kind) or truths['fp32']
+    wrong = differences(truth, read_log(log), atol, rtol)
+    if wrong:
+        print('\n'.join(wrong))
+        raise InputError(f'The results of {log} and the results of {name} are inconsistent! ({len(wrong)} of '
+                         f'{len(truth)} pictures, the first: {wrong[0]})')
+    return f'Assert allclose passed! The results of {log} and {name} are consistent! ({len(truth)} pictures)'
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Entry point."""
+    parser = Parser(__doc__)
+    parser.flag('gt_file', help='stored results; may hold * and ?', metavar='FILE')
+    parser.flag('log_file', help='logs of inference; may hold * and ?', metavar='FILE')
+    parser.flag('atol', type=float, default=1e-3)
+    parser.flag('rtol', type=float, default=1e-3)
+    args = parser.parse_args(arguments)
+    truths = {precision_of(path): (path, read_truth(path)) for path in _matches(args, 'gt_file')}
+    for log in _matches(args, 'log_file'):
+        print(compare(truths, log, args.atol, args.rtol))
+    return 0
+
+
+def _matches(args: Any, flag: str) -> List[str]:
+    pattern = getattr(args, flag)
+    found = sorted(glob.glob(pattern or ''))
+    if not found:
+        raise InputError(f'--{flag}: {pattern or "nothing given"}: no such file, so nothing was compared')
+    return found
+
+
+if __name__ == '__main__':
+    run(main)

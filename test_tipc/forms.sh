@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
+# The two forms of a train_infer_python.txt: where each setting stands. They are told apart by where their titles stand.
+# Sourced after common_func.sh.
+
+declare -A at     # setting -> number of its line
+declare -A given  # setting -> its value in this mode, null where the form has no such setting
+SETTINGS=(device autocast epochs output batch pretrained weights train_images data trainer eval eval_data save_infer
+    export_weights inference_dir whole_model whole_export quant inference use_gpu mkldnn threads infer_batch trt
+    precision model_dir images infer_extra benchmark infer_last)
+
+read_form() {
+    local eval_line
+    eval_line=$(grep -n -m 1 '^==*eval_params=' "$config" | cut -d : -f 1 || true)
+    case $eval_line in
+        16) form=32 ;;
+        23) form=51 ;;
+        '') die "$config: found no ===eval_params=== title, expected one in line 16 (32-line form) or 23 (51-line form)" ;;
+        *) die "$config: found ===eval_params=== in line $eval_line, expected line 16 (32-line form) or 23 (51-line form)" ;;
+    esac
+    expect_title 1 train_params
+    expect 2 model_name
+    expect 3 python
+    expect 4 gpu_list
+    "read_$form"
+    model_name=$(value 2)
+    read_settings
+    allow use_gpu True False
+    allow autocast null fp32 amp
+}
+
+# read_settings: every setting's value in this mode.
+read_settings() {
+    local name
+    for name in "${SETTINGS[@]}"; do
+        given[$name]=null
+        [ -n "${at[$name]-}" ] || continue
+        given[$name]=$(mode_value "${at[$name]}") && continue
+        given[$name]=null
+        case $MODE-$name in
+            whole_infer-epochs | whole_infer-batch | whole_infer-*data | *-train_images) ;;
+            benchmark_train-eval_data | benchmark_train-images) ;;
+            *) die "$config, line ${at[$name]}: found '${lines[at[$name]]}', expected a value for mode $MODE in it" ;;
+        esac
+    done
+    # The pictures to classify: in the long form those of training modes may have a line of their own.
+    pictures=${given[images]}
+    [ "$MODE" = whole_infer ] || empty "${given[train_images]}" || pictures=${given[train_images]}
+    [ "$MODE" != benchmark_train ] || pictures=null
+}
+
+# allow NAME VALUE…: every item of a setting is one of these.
+allow() {
+    local name=$1 item word
+    shift
+    list "$name"
+    for item in "${items[@]}"; do
+        for word in "$@"; do [ "$item" != "$word" ] || continue 2; done
+        [ -z "${at[$name]-}" ] || die "$config, line ${at[$name]}: found '$item', expected $*"
+    done
+}
+
+read_32() {
+    [ "${#lines[@]}" -eq 32 ] || die "$config: found ${#lines[@]} lines, expected 32"
+    expect 10 train_model_name
+    expect 13 trainer
+    expect 17 eval
+    expect_title 19 infer_params
+    expect 22 norm_export
+    expect 24 train_model
+    expect 25 infer_export
+    expect 27 inference
+    at=([device]=5 [epochs]=6 [output]=7 [batch]=8 [pretrained]=9 [weights]=10 [data]=11 [trainer]=13 [eval]=17
+        [eval_data]=11 [save_infer]=20 [export_weights]=21 [whole_model]=24 [whole_export]=25 [inference]=27
+        [use_gpu]=28 [infer_batch]=29 [model_dir]=30 [images]=31 [benchmark]=32)
+    first_trainer=14
+    last_trainer=14
+    first_export=22
+}
+
+read_51() {
+    [ "${#lines[@]}" -ge 51 ] || die "$config: found ${#lines[@]} lines, expected 51"
+    [ "${#lines[@]}" -eq 51 ] || expect_title 52 train_benchmark_params
+    expect 11 train_model_name
+    expect 12 train_infer_img_dir
+    expect 15 trainer
+    expect 16 norm_train
+    expect 24 eval
+    expect_title 27 infer_params
+    expect 30 norm_export
+    expect 37 infer_model
+    expect 38 infer_export
+    expect 39 infer_quant
+    expect 40 inference
+    at=([device]=5 [autocast]=6 [epochs]=7 [output]=8 [batch]=9 [pretrained]=10 [weights]=11 [train_images]=12
+        [data]=13 [trainer]=15 [eval]=24 [eval_data]=25 [save_infer]=28 [export_weights]=29 [inference_dir]=36
+        [whole_model]=37 [whole_export]=38 [quant]=39 [inference]=40 [use_gpu]=41 [mkldnn]=42 [threads]=43
+        [infer_batch]=44 [trt]=45 [precision]=46 [model_dir]=47 [images]=48 [infer_extra]=49 [benchmark]=50
+        [infer_last]=51)
+    first_trainer=16
+    last_trainer=21
+    first_export=30
+}
+
+# list NAME: the items of a setting into `items`.
+list() { split "${given[$1]:-null}"; }
+
+# flag NAME VALUE: ` key=value` with the key that the file gives the setting; nothing where the form has none.
+flag() {
+    local name
+    [ -n "${at[$1]-}" ] || return 0
+    name=$(key "${at[$1]}")
+    case $name in -*) argument "$name" "$2" ;; esac
+}
+
+# trainer_line TRAINER: the number of its command's line.
+trainer_line() {
+    local number
+    [ "$form" = 51 ] || { printf '%s' "$first_trainer"; return; }
+    for ((number = first_trainer; number <= last_trainer; number++)); do
+        [ "$(key "$number")" != "$1" ] || { printf '%s' "$number"; return; }
+    done
+    die "$config, line ${at[trainer]}: found trainer '$1', expected a key of lines $first_trainer to $last_trainer"
+}
