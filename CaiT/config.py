@@ -77,8 +77,12 @@ DEFAULTS: Dict[str, Any] = {
         'LABEL_SMOOTHING': 0.0,
         'EMA_DECAY': 0.0,          # moving average of the weights, 0: none
         'RECOMPUTE': False,        # less memory, a quarter more time
+        'VISUALDL': False,         # scalars for the dashboard (pip install visualdl)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
         'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # what -amp means
+        # hard: the teacher's decision, soft: its distribution at temperature TAU; ALPHA is the teacher's share.
+        # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, for our classes
+        'DISTILL': {'TYPE': 'none', 'ALPHA': 0.5, 'TAU': 3.0, 'TEACHER': '', 'TEACHER_WEIGHTS': ''},
     },
     'AMP': False,
     'DEVICE': 'auto',              # auto | cpu | gpu | gpu:N
@@ -98,6 +102,7 @@ CHOICES = {
     'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
     'TRAIN.LOSS': ('CE', 'BCE'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
+    'TRAIN.DISTILL.TYPE': ('none', 'hard', 'soft'),
     'TRAIN.AMP.LEVEL': ('O1', 'O2'),
     'TRAIN.AMP.DTYPE': ('float16', 'bfloat16'),
 }
@@ -107,6 +112,7 @@ AT_LEAST = {
     'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
     'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
 }
+FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.LABEL_SMOOTHING', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
 CLASSES = {'imagenet2012': 1000, 'digits': 10, 'cifar10': 10, 'cifar100': 100}
 
 # What a flag of the scripts sets.
@@ -238,6 +244,11 @@ def _check(config: CfgNode) -> None:
     for where, least in AT_LEAST.items():
         if _leaf(config, where) < least:
             raise InputError(f'{where}: found {_leaf(config, where)}, expected at least {least}')
+    for where in FRACTIONS:
+        if not 0 <= _leaf(config, where) <= 1:
+            raise InputError(f'{where}: found {_leaf(config, where)}, expected a number from 0 to 1')
+    if config.TRAIN.DISTILL.TAU <= 0:
+        raise InputError(f'TRAIN.DISTILL.TAU: found {config.TRAIN.DISTILL.TAU}, expected more than 0')
     if not 0 < config.DATA.CROP_PCT <= 1:
         raise InputError(f'DATA.CROP_PCT: found {config.DATA.CROP_PCT}, expected more than 0, at most 1')
 

@@ -22,11 +22,15 @@ from CaiT.weights.pdparams import Unpickler
 
 FORMAT = 1
 SUFFIX = '.pdstate'
+TAGS = ('last', 'best', 'best_ema')
 
 
 def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The model's parameters by public name, as Paddle lays them out."""
-    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    """The model's parameters by public name in float32, as Paddle lays them out.
+
+    Exact for the half-precision weights of O2 as well, whose bfloat16 NumPy does not have.
+    """
+    return {name: parameter.astype('float32').numpy() for name, parameter in model.named_parameters()}
 
 
 def write_weights(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
@@ -42,6 +46,13 @@ def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
     with atomic_write(path, 'wb') as file:
         pickle.dump({'format': FORMAT, **state}, file, protocol=4)
     return path
+
+
+def sweep(folder: PathLike, active: bool = True) -> None:
+    """Remove what a killed run left half-written in ``folder``: temporary files that never got their name."""
+    for tag in (TAGS if active else ()):
+        for path in Path(folder).glob(f'.{tag}.pd*.tmp'):
+            path.unlink()
 
 
 def read(path: PathLike) -> Dict[str, Any]:
@@ -75,12 +86,14 @@ def find(resume: str, folder: PathLike) -> Optional[Path]:
     raise InputError(f'-resume {resume}: no such checkpoint, expected a {SUFFIX} file, its folder, or auto')
 
 
-def check_same_model(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
-    """InputError when ``state`` belongs to a model of another shape than ``config``'s."""
+def check_same_run(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
+    """InputError when ``state`` belongs to a model of another shape than ``config``'s, or to another optimiser."""
     theirs = yaml.safe_load(state['config'])
-    for section, keys in (('MODEL', [k for k in config.MODEL if k not in ('PRETRAINED', 'STRICT')]),
-                          ('DATA', ['IMAGE_SIZE'])):
-        for key in keys:
-            mine, found = config[section][key], theirs[section].get(key)
-            if mine != found:
-                raise InputError(f'-resume {path}: {section}.{key} is {found!r} there and {mine!r} in this run')
+    keys = [('MODEL', key) for key in config.MODEL if key not in ('PRETRAINED', 'STRICT')]
+    for *sections, key in [*keys, ('DATA', 'IMAGE_SIZE'), ('TRAIN', 'OPTIMIZER', 'NAME')]:
+        mine, found = config, theirs
+        for section in sections:
+            mine, found = mine[section], found[section]
+        if mine[key] != found.get(key):
+            raise InputError(f'-resume {path}: {".".join([*sections, key])} is {found.get(key)!r} there and '
+                             f'{mine[key]!r} in this run')

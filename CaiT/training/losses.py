@@ -2,7 +2,7 @@
 """Losses on logits [B, K]; targets are class ids [B] (int64) or distributions over classes [B, K] (float)."""
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -36,14 +36,42 @@ def binary_cross_entropy(smoothing: float = 0.0) -> Loss:
     return loss
 
 
-def build_loss(name: str, smoothing: float) -> Loss:
-    """'CE' or 'BCE' with label smoothing (which soft targets, as mixup makes them, carry inside already).
+class TrainingLoss:
+    """(logits, targets, the teacher's logits or None) -> the loss that is minimised.
 
-    A model with two heads (distilled DeiT) gives both logits in training; without a teacher both learn the labels.
+    With a teacher: (1 - ``alpha``) * loss on the labels + ``alpha`` * the teacher's term (DeiT, section 4).
+    'hard': cross entropy with the teacher's decision. 'soft': ``tau``^2 * KL(teacher || student) of both softmaxes at
+    temperature ``tau``, mean over pictures, as in the paper; DeiT's public code divides by the number of classes too,
+    which leaves next to nothing of it.
+    A distilled DeiT gives two heads' logits: the second learns from the teacher alone, the first from the labels;
+    without a teacher both learn the labels. CaiT's published weights
+    are distilled but have one head, and no public code trains them: here, by this project's reading, both terms go to
+    that head.
     """
-    loss = {'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing)
-    return lambda logits, targets: (sum(loss(one, targets) for one in logits) / len(logits)
-                                    if isinstance(logits, tuple) else loss(logits, targets))
+
+    def __init__(self, labels: Loss, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> None:
+        self.labels, self.kind, self.alpha, self.tau = labels, kind, alpha, tau
+
+    def __call__(self, logits: Any, targets: paddle.Tensor, told: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+        if told is None:
+            heads = logits if isinstance(logits, tuple) else (logits,)
+            return sum(self.labels(one, targets) for one in heads) / len(heads)
+        first, last = logits if isinstance(logits, tuple) else (logits, logits)
+        return (1 - self.alpha) * self.labels(first, targets) + self.alpha * self.teachers(last, told)
+
+    def teachers(self, logits: paddle.Tensor, told: paddle.Tensor) -> paddle.Tensor:
+        """The teacher's term."""
+        logits, told = logits.astype('float32'), told.astype('float32')
+        if self.kind == 'hard':
+            return F.cross_entropy(logits, told.argmax(-1))
+        theirs, ours = F.log_softmax(told / self.tau), F.log_softmax(logits / self.tau)
+        return (theirs.exp() * (theirs - ours)).sum(-1).mean() * self.tau ** 2
+
+
+def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> TrainingLoss:
+    """'CE' or 'BCE' with label smoothing (which soft targets, as mixup makes them, carry inside already), and a
+    teacher's term of ``kind``."""
+    return TrainingLoss({'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing), kind, alpha, tau)
 
 
 def correct(logits: Any, targets: paddle.Tensor) -> int:

@@ -13,6 +13,8 @@ from yacs.config import CfgNode
 
 from CaiT.errors import InputError
 
+MASTER = 'master_weight'
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -124,13 +126,17 @@ def _count(groups: List[Dict[str, Any]], decaying: bool) -> Tuple[int, int]:
 
 
 def optimizer_arrays(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The optimiser's accumulators under public names: {'blocks.0.attn.qkv.weight/moment1_0': array}.
+    """The optimiser's accumulators under public names: {'blocks.0.attn.qkv.weight/moment1_0': array}, and with O2 the
+    float32 weights behind the half-precision ones ({'…/master_weight': array}).
 
     Paddle keys them by automatic names that depend on what else was built in the process.
     """
-    state = optimizer.state_dict()
+    state = dict(optimizer.state_dict())
+    masters = state.pop('master_weights', {})
     arrays = {}
     for name, parameter in model.named_parameters():
+        if parameter.name in masters:
+            arrays[f'{name}/{MASTER}'] = np.asarray(masters[parameter.name])
         prefix = f'{parameter.name}_'
         for key in [key for key in state if key.startswith(prefix)]:
             arrays[f'{name}/{key[len(prefix):]}'] = np.asarray(state.pop(key))
@@ -140,10 +146,15 @@ def optimizer_arrays(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> 
 def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, arrays: Dict[str, np.ndarray]) -> None:
     """Give the optimiser back what ``optimizer_arrays`` took; InputError when a parameter is not of this model."""
     automatic = {name: parameter.name for name, parameter in model.named_parameters()}
-    state = {}
+    state, masters = {}, {}
     for key, array in arrays.items():
         name, slot = key.split('/')
         if name not in automatic:
             raise InputError(f'optimizer state: parameter {name} is not in this model')
-        state[f'{automatic[name]}_{slot}'] = paddle.to_tensor(array)
+        if slot == MASTER:
+            masters[automatic[name]] = paddle.to_tensor(array)
+        else:
+            state[f'{automatic[name]}_{slot}'] = paddle.to_tensor(array)
+    if masters:
+        state['master_weights'] = masters
     optimizer.set_state_dict(state)

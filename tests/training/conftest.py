@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL = ['MODEL.NAME', 'cait', 'MODEL.EMBED_DIM', '32', 'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4',
-         'MODEL.INIT_VALUES', '0.1', 'MODEL.PATCH_SIZE', '8', 'DATA.IMAGE_SIZE', '16', 'AUG.KIND', 'pad_crop',
+CAIT = ('MODEL.NAME', 'cait', 'MODEL.INIT_VALUES', '0.1')
+SMALL = ['MODEL.EMBED_DIM', '32', 'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4', 'MODEL.PATCH_SIZE', '8',
+         'DATA.IMAGE_SIZE', '16', 'AUG.KIND', 'pad_crop',
          'DATA.NUM_WORKERS', '0', 'DATA.BATCH_SIZE_EVAL', '5', 'TRAIN.BASE_LR', '1e-3', 'TRAIN.LR_BATCH', '0',
          'TRAIN.WARMUP_EPOCHS', '1', 'REPORT_FREQ', '2', 'DEVICE', 'cpu']
 
@@ -34,10 +35,10 @@ def stripes(tmp_path_factory):
 
 @pytest.fixture
 def config(stripes):
-    """config(*opts, **flags): the frozen config of the small model on the stripes."""
+    """config(*opts, **flags): the frozen config of a small CaiT, or of another small model, on the stripes."""
     from CaiT.config import get_config
 
-    def make(*opts, **flags):
+    def make(*opts, model=CAIT, **flags):
         flags = {'data_path': str(stripes), 'num_classes': 3, 'batch_size': 4, 'epochs': 2, **flags}
-        return get_config(opts=[*SMALL, *map(str, opts)], **flags)
+        return get_config(opts=[*model, *SMALL, *map(str, opts)], **flags)
     return make
