@@ -16,7 +16,7 @@ import gc
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -59,26 +59,44 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def compare(name: str, folder: Path) -> Row:
-    """Build ``name`` with the weights of the rule and compare it with its golden numbers."""
+def counts(name: str, folder: Path) -> Tuple[int, int, str]:
+    """Parameters and MACs of ``name``, and the first thing that is unlike the reference ('': nothing)."""
     import paddle
 
     from CaiT.models.registry import create_model
-    started = time.time()
     entry = goldens.manifest(folder)['models'][name]
-    expected = dict(goldens.names(folder, name))
-    classes = 1000 if 'head.weight' in expected else 0  # a golden without a head is of the features
+    expected, classes = dict(goldens.names(folder, name)), _classes(folder, name)
     with paddle.LazyGuard():  # shapes only
-        unlike = _unlike(expected, goldens.public_shapes(create_model(name, num_classes=classes)))
-    counts = model_table.parameters(name, num_classes=classes), model_table.macs(name, classes)
-    for word, found, wanted in (('parameters', counts[0], entry['params']), ('MACs', counts[1], entry['macs'])):
-        unlike = unlike or (f'{word}: {found}, reference {wanted}' if found != wanted else '')
-    differences = {}
-    if (Path(folder) / f'{name}.npz').is_file() and not unlike:
-        model = create_model(name, num_classes=classes)
+        first = unlike(expected, goldens.public_shapes(create_model(name, num_classes=classes)))
+    parameters, macs = model_table.parameters(name, num_classes=classes), model_table.macs(name, classes)
+    for word, found, wanted in (('parameters', parameters, entry['params']), ('MACs', macs, entry['macs'])):
+        first = first or (f'{word}: {found}, reference {wanted}' if found != wanted else '')
+    return parameters, macs['total'], first
+
+
+def unlike(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str:
+    """The first parameter that is missing, unknown or of another shape; '' when there is none."""
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            return f'{name}: {found.get(name)}, reference {expected.get(name)}'
+    return ''
+
+
+def compare(name: str, folder: Path) -> Row:
+    """Build ``name`` with the weights of the rule and compare it with its golden numbers."""
+    from CaiT.models.registry import create_model
+    started, differences = time.time(), {}
+    parameters, macs, first = counts(name, folder)
+    if (Path(folder) / f'{name}.npz').is_file() and not first:
+        model = create_model(name, num_classes=_classes(folder, name))
         goldens.fill(model)
         differences = outputs(model, goldens.arrays(folder, name))
-    return Row(name, counts[0], counts[1]['total'], unlike, differences, time.time() - started)
+    return Row(name, parameters, macs, first, differences, time.time() - started)
+
+
+def _classes(folder: Path, name: str) -> int:
+    """A golden without a head is of the features."""
+    return 1000 if 'head.weight' in dict(goldens.names(folder, name)) else 0
 
 
 def outputs(model: Any, golden: Dict[str, np.ndarray]) -> Dict[str, float]:
@@ -154,14 +172,6 @@ def train(model: Any, updates: int) -> Any:
         if update < updates:
             optimizer.step()
             optimizer.clear_grad()
-
-
-def _unlike(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str:
-    """The first parameter that is missing, unknown or of another shape; '' when there is none."""
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            return f'{name}: {found.get(name)}, reference {expected.get(name)}'
-    return ''
 
 
 def _strided(array: np.ndarray, stride: int) -> np.ndarray:
