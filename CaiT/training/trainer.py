@@ -93,6 +93,8 @@ class Trainer:
             self.ema.restore(state['ema'])
         journal.rewind(self.progress.epoch - 1)
         net, self.optimizer = self.precision.decorate(self.model, self.optimizer)
+        if config.TRAIN.TO_STATIC:
+            net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
         self.charts = Charts(self.folder, config.TRAIN.VISUALDL and journal.active)
 
