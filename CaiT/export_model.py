@@ -3,6 +3,7 @@
 
     python export_model.py                                   CaiT/cait_xxs24_224.* -> output/infer
     python export_model.py -pretrained=output/digits/best    the config beside the checkpoint is used
+    python export_model.py --backend openvino onnxruntime --precision int8 --calibration=folder --input uint8
     python export_model.py -cfg=CaiT/configs/cait_s24_224.yaml --model_path=weights/S24_224.pth \\
         --save-inference-dir=output/s24 --check-images=pictures
 
@@ -12,6 +13,7 @@ the largest logit on the check pictures, at batch 1 or 3, nothing is written and
 """
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -20,6 +22,8 @@ if not __package__:
 
 from CaiT import errors, runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
+from CaiT.deploy.engines import backends  # noqa: E402
+from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256  # noqa: E402
 from CaiT.errors import InputError  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parent / 'configs' / 'cait_xxs24_224.yaml'
@@ -42,8 +46,24 @@ def parser() -> Parser:
     flags.flag('check_images', metavar='FOLDER', help='pictures (folder or list file) to compare on; default: the '
                "data set's validation list, else synthetic ones")
     flags.flag('check_count', type=int, default=12, metavar='N', help='how many of them; default 12')
+    flags.flag('backend', nargs='+', default=['paddle'], metavar='NAME',
+               help=f'{" ".join(backends())}: whose files to write; default paddle')
+    flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
+    flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalised NCHW (default), uint8: '
+               'raw NHWC, the graph normalises')
+    flags.flag('calibration', metavar='FOLDER', help='pictures (folder or list file) that int8 is fitted to')
+    flags.flag('calibration_count', type=int, default=300, metavar='N', help='how many of them; default 300')
     flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
     return flags
+
+
+def choices(args, name: str, among) -> list:
+    """The values of a flag that takes several, words or commas between them; InputError for an unknown one."""
+    found = [word for value in getattr(args, name) for word in value.split(',')]
+    for word in found:
+        if word not in among:
+            raise InputError(f'--{name}: found {word!r}, expected some of {", ".join(among)}')
+    return found
 
 
 def weights_of(args) -> str:
@@ -71,8 +91,11 @@ def config_of(args, weights: str):
 
 def main() -> int:
     args = parser().parse_args()
-    if args.check_count < 1:
-        raise InputError(f'--check-count: found {args.check_count}, expected at least 1')
+    for name in ('check_count', 'calibration_count'):
+        if getattr(args, name) < 1:
+            raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least 1')
+    targets = [*itertools.product(*(choices(args, name, among) for name, among in (
+        ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
     print(runtime.prepare())
     weights = weights_of(args)
     from CaiT.config import build_model, data_config
@@ -80,7 +103,6 @@ def main() -> int:
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
     from CaiT.deploy.export import export, load, summary
-    from CaiT.deploy.metadata import sha256
 
     config = config_of(args, weights)
     model = build_model(config)
@@ -91,8 +113,8 @@ def main() -> int:
               parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count))
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else checks.class_names
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
-                      {'file': Path(weights).name, 'sha256': sha256(weights)}, [('paddle', 'fp32', 'float')], names,
-                      runtime.cores())
+                      {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
+                      parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
     return 0
 

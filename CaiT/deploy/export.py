@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -17,8 +17,9 @@ import CaiT
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy import parity
 from CaiT.deploy.engines import Options, engine_class
-from CaiT.deploy.metadata import FILE, Artifact, Metadata
+from CaiT.deploy.metadata import FILE, Artifact, Metadata, read
 from CaiT.errors import InputError
+from CaiT.deploy.simplify import from_model
 from CaiT.files import PathLike, atomic_folder
 from CaiT.weights.translate import load_weights
 
@@ -44,30 +45,56 @@ def reference_logits(model: nn.Layer, pictures: np.ndarray) -> np.ndarray:
         return parity.in_batches(lambda part: model(paddle.to_tensor(part)).numpy(), pictures, parity.BATCHES[-1])
 
 
-def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet, weights: dict,
-           targets: Sequence[Target], class_names: Optional[List[str]] = None, threads: int = 1) -> Metadata:
+def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
+           weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None, threads: int = 1,
+           calibration: Optional[parity.CheckSet] = None) -> Metadata:
     """Write ``model`` for every target into ``folder`` with its metadata; InputError, and nothing written, when one
     of them answers differently.
 
-    ``weights`` goes into the metadata ({'file', 'sha256'}). What another export left in the folder is replaced.
+    ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the pictures int8 is fitted to. An
+    export of the same weights that is in the folder already is added to; one of other weights is replaced.
     """
+    for backend, precision, _ in targets:
+        engine_class(backend, precision)
+        if precision == 'int8' and calibration is None:
+            raise InputError('--precision int8: needs --calibration FOLDER, pictures like those it will see')
     reference = reference_logits(model, checks.array('float'))
-    metadata = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
+    net = from_model(model)
+    made = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
     with atomic_folder(folder) as temporary:
         for backend, precision, input_kind in targets:
-            engine = engine_class(backend, precision)
-            files = engine.write(model, temporary, Options(precision, input_kind), data)
-            running = engine(files[0], Options(precision, input_kind, threads))
-            measured = parity.measure(reference, running.run, checks.array(input_kind))
+            engine, options = engine_class(backend, precision), Options(precision, input_kind, threads)
+            files = engine.write(net, temporary, options, data, calibration)
+            measured = parity.measure(reference, engine(files[0], options).run, checks.array(input_kind))
             parity.check(measured, precision, f'{backend} {precision} {input_kind}')
             measured['source'] = checks.source
+            if precision == 'int8':
+                measured['calibration'] = f'{len(calibration.pixels)} pictures, {calibration.source}'
             sizes = {file.name: file.stat().st_size for file in files}
-            metadata.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
-        metadata.write(temporary / FILE)
-    return metadata
+            made.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
+        stale = _join_earlier(made, folder)
+        made.write(temporary / FILE)
+    for file in stale:
+        (Path(folder) / file).unlink()
+    return made
 
 
-def _versions() -> dict:
+def _join_earlier(made: Metadata, folder: PathLike) -> List[str]:
+    """Take over what an earlier export of the same weights left in ``folder``; the files of another one, to remove."""
+    if not (Path(folder) / FILE).is_file():
+        return []
+    earlier = read(folder)
+    keys = {one.key for one in made.artifacts}
+    same = (earlier.weights, earlier.data, earlier.versions, earlier.num_classes) == (
+        made.weights, made.data, made.versions, made.num_classes)
+    if same:
+        made.artifacts.extend(one for one in earlier.artifacts if one.key not in keys)
+    listed = {file for one in made.artifacts for file in one.files}
+    return sorted({file for one in earlier.artifacts for file in one.files
+                   if file not in listed and (Path(folder) / file).is_file()})
+
+
+def _versions() -> Dict[str, str]:
     return {'CaiT': CaiT.__version__, 'paddle': paddle.__version__, 'numpy': np.__version__,
             'python': platform.python_version()}
 

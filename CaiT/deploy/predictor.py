@@ -31,14 +31,17 @@ class Predictor:
 
     def __init__(self, folder: str, backend: str, options: Options) -> None:
         """Raises InputError for a folder, metadata file or engine that is missing or does not fit."""
+        engine = engine_class(backend, options.precision)
         self.meta, self.options = metadata.read(folder), options
         artifact = self.meta.artifact(backend, options.precision, options.input)
         if artifact is None:
             there = ', '.join('/'.join(one.key) for one in self.meta.artifacts)
-            raise InputError(f'{Path(folder) / metadata.FILE}: {backend}/{options.precision}/{options.input} was not '
-                             f'exported, found {there}')
+            calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
+            raise InputError(f'{Path(folder) / metadata.FILE}: found {there}; add what is wanted with: python '
+                             f'export_model.py --save-inference-dir={folder} --backend={backend} --precision='
+                             f'{options.precision} --input={options.input}{calibration} -pretrained={self.meta.weights["file"]}')
         graph = metadata.check_files(folder, artifact)
-        self.engine: BaseEngine = engine_class(backend, options.precision)(graph, options)
+        self.engine: BaseEngine = engine(graph, options)
         self.transform = eval_transform(self.meta.data, normalise=options.input == 'float')
 
     def logits(self, batch: np.ndarray) -> np.ndarray:

@@ -17,12 +17,13 @@ import numpy as np
 
 from CaiT.errors import InputError
 
-BATCH = 8  # pictures per run unless told: larger batches leave the cache and are slower per picture on every engine
+BATCH = 8  # most pictures that go through an engine in one run: larger batches leave the cache and are slower
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to run. ``threads`` counts CPU threads; ``batch`` pictures go through the engine at once."""
+    """How to run. ``threads`` counts CPU threads; ``batch`` pictures are handed to the engine together, which cuts them
+    into runs of its own best size."""
 
     precision: str = 'fp32'
     input: str = 'float'
@@ -44,28 +45,36 @@ class BaseEngine:
     module: ClassVar[str] = ''
     install: ClassVar[str] = ''
 
+    @staticmethod
+    def write(net: Any, folder: Path, options: Options, data: Any, calibration: Any) -> List[Path]:
+        """Write the ``graph.Network`` for this engine into ``folder``: the files, the one to load first.
+
+        ``data`` is the model's DataConfig; ``calibration`` a parity.CheckSet where ``options.precision`` is int8.
+        """
+        raise NotImplementedError
+
     def __init__(self, graph: Path, options: Options) -> None:
         self.graph, self.options = graph, options
+        self.chunk = min(options.batch, BATCH)
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits of ``pictures`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]), cut into runs of ``options.batch``.
+        """Logits of ``pictures`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).
 
         InputError when the graph does not take pictures of this shape.
         """
-        size = self.options.batch
         try:
-            parts = [self.run_batch(pictures[start:start + size]) for start in range(0, len(pictures), size)]
-        except self.failures() as error:
+            return self.run_all(np.ascontiguousarray(pictures))
+        except Exception as error:  # engines raise types of their own
             raise InputError(f'{self.graph}: cannot take pictures of shape {list(pictures.shape[1:])}, which '
                              f'the metadata beside it promises ({reason(error)})') from None
+
+    def run_all(self, pictures: np.ndarray) -> np.ndarray:
+        """All pictures, ``chunk`` at a time."""
+        parts = [self.run_batch(pictures[start:start + self.chunk]) for start in range(0, len(pictures), self.chunk)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def failures(self) -> Tuple[type, ...]:
-        """What ``run_batch`` raises for pictures of a wrong shape."""
-        return RuntimeError, ValueError
-
     def run_batch(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits of at most ``options.batch`` pictures in one go."""
+        """Logits of at most ``chunk`` pictures in one go."""
         raise NotImplementedError
 
     def describe(self) -> Dict[str, Any]:
@@ -90,6 +99,11 @@ def engine_class(backend: str, precision: str = 'fp32') -> type:
     if importlib.util.find_spec(engine.module) is None:
         raise InputError(f'--backend {backend}: {engine.module} is not installed; install it with: {engine.install}')
     return engine
+
+
+def stem(name: str, options: Options) -> str:
+    """File name, without extension, of an engine's graph: fp32 and bf16 share theirs."""
+    return name + ('_int8' if options.precision == 'int8' else '') + ('_uint8' if options.input == 'uint8' else '')
 
 
 def reason(error: BaseException) -> str:

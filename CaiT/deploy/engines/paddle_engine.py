@@ -9,16 +9,16 @@ token to the batch for that reason).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
 from CaiT import runtime
 from CaiT.data.transforms import DataConfig
-from CaiT.deploy.engines import BaseEngine, Options, reason
+from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.graph import Network
+from CaiT.deploy.parity import CheckSet
 from CaiT.errors import InputError
-
-STEM = 'inference'
 
 
 class Engine(BaseEngine):
@@ -28,13 +28,21 @@ class Engine(BaseEngine):
     install = 'pip install paddlepaddle==3.3.1'
 
     @staticmethod
-    def write(model: Any, folder: Path, options: Options, data: DataConfig) -> List[Path]:
-        """Save ``model`` as a graph with a free batch at its own picture size; the files written, graph first."""
+    def write(net: Network, folder: Path, options: Options, data: DataConfig,
+              calibration: Optional[CheckSet]) -> List[Path]:
+        """A graph with a free batch; the precision is chosen when it is loaded. Talking heads as a small matmul, three
+        GEMMs for queries, keys and values: the fastest shape here."""
         import paddle
-        size = data.image_size
-        spec = [paddle.static.InputSpec([None, 3, size, size], 'float32', 'x')]
-        paddle.jit.save(model, str(folder / STEM), input_spec=spec)
-        return [folder / f'{STEM}.json', folder / f'{STEM}.pdiparams']
+
+        from CaiT.deploy.engines.paddle_ops import InferenceLayer
+        from CaiT.deploy.simplify import raw_input, simplify
+        path = folder / stem('inference', options)
+        if not path.with_suffix('.json').is_file():
+            net = simplify(net, 'matmul', True)
+            layer = InferenceLayer(raw_input(net, data.mean, data.std) if options.input == 'uint8' else net)
+            spec = [paddle.static.InputSpec(layer.shape(None), layer.dtype, 'x')]
+            paddle.jit.save(layer, str(path), input_spec=spec)
+        return [path.with_suffix('.json'), path.with_suffix('.pdiparams')]
 
     def __init__(self, graph: Path, options: Options) -> None:
         """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; weights lie beside it."""
@@ -78,7 +86,7 @@ class Engine(BaseEngine):
 
     def run_batch(self, pictures: np.ndarray) -> np.ndarray:
         self.inputs.reshape(pictures.shape)
-        self.inputs.copy_from_cpu(np.ascontiguousarray(pictures))
+        self.inputs.copy_from_cpu(pictures)
         self.predictor.run()
         return self.outputs.copy_to_cpu()
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference graph as ONNX (opset 20), for ONNX Runtime and OpenVINO.
+
+Written directly rather than converted from Paddle's format: weights are initialisers under their public names, which
+is what quantisers look for, and no converter stands between the algebra and the engine.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+import numpy as np
+from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
+
+from CaiT.deploy.graph import EPS, Array, Network, compute
+
+OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.17 writes
+
+
+class OnnxOps:
+    """graph.Ops that writes nodes; a tensor is its name. The Linear layers named in ``rounded`` compute in int8."""
+
+    def __init__(self, rounded: Iterable[str] = ()) -> None:
+        self.rounded = frozenset(rounded)
+        self.rounded_inputs: Dict[str, List[str]] = {}
+        self.nodes: List[Any] = []
+        self.initialisers: Dict[str, Array] = {}
+        self.ranks: Dict[str, int] = {'x': 4}  # number of axes of each tensor
+
+    def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, name: str = '', **attributes: Any) -> Any:
+        """Append a node; the name of its output, or a list of names."""
+        name = name or f'{kind}_{len(self.nodes)}'
+        names = [f'{name}:{index}' for index in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        rank = max(self.ranks[one] for one in inputs)
+        self.ranks.update(dict.fromkeys(names, rank))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, name: str, value: Array) -> str:
+        self.initialisers[name], self.ranks[name] = value, value.ndim
+        return name
+
+    def array(self, name: str, value: Array) -> str:
+        return self.constant(name, np.ascontiguousarray(value, np.float32))
+
+    def integers(self, values: Sequence[int]) -> str:
+        return self.constant('shape:' + ','.join(map(str, values)), np.asarray(values, np.int64))
+
+    def linear(self, x: str, name: str, weight: Array, bias: Optional[Array]) -> str:
+        if name in self.rounded:
+            y = self.linear_int8(x, name, weight)
+        else:
+            y = self.node('MatMul', [x, self.array(f'{name}.weight', weight)], name=name)
+        return y if bias is None else self.add(y, self.array(f'{name}.bias', bias))
+
+    def linear_int8(self, x: str, name: str, weight: Array) -> str:
+        """x W with W rounded to int8, one step per column, and x to uint8 by its range at run time."""
+        step = np.abs(weight).max(0) / 127
+        if x not in self.rounded_inputs:  # queries, keys and values read the same one
+            self.rounded_inputs[x] = self.node('DynamicQuantizeLinear', [x], 3)
+        values, x_step, zero = self.rounded_inputs[x]
+        levels = self.constant(f'{name}.weight_int8', np.round(weight / step).astype(np.int8))
+        y = self.node('MatMulInteger', [values, levels, zero], name=name)
+        return self.multiply(self.to_float(y), self.multiply(x_step, self.array(f'{name}.step', step)))
+
+    def matmul(self, x: str, y: str, transpose_y: bool = False) -> str:
+        if transpose_y:
+            rank = self.ranks[y]
+            y = self.transpose(y, [*range(rank - 2), rank - 1, rank - 2])
+        return self.node('MatMul', [x, y])
+
+    def add(self, x: str, y: str) -> str:
+        return self.node('Add', [x, y])
+
+    def multiply(self, x: str, y: str) -> str:
+        return self.node('Mul', [x, y])
+
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        y = self.node('Reshape', [x, self.integers(shape)])
+        self.ranks[y] = len(shape)
+        return y
+
+    def transpose(self, x: str, axes: Sequence[int]) -> str:
+        return self.node('Transpose', [x], perm=list(axes))
+
+    def split(self, x: str, axis: int, sizes: Sequence[int]) -> List[str]:
+        return self.node('Split', [x, self.integers(sizes)], len(sizes), axis=axis)
+
+    def concat(self, parts: Sequence[str], axis: int) -> str:
+        return self.node('Concat', parts, axis=axis)
+
+    def softmax(self, x: str) -> str:
+        return self.node('Softmax', [x], axis=-1)
+
+    def gelu(self, x: str) -> str:
+        return self.node('Gelu', [x])
+
+    def normalise(self, x: str, name: str, weight: Optional[Array], bias: Optional[Array]) -> str:
+        if weight is None:  # the operator demands a scale
+            size = self.width
+            inputs = [x, self.array(f'ones:{size}', np.ones(size))]
+        else:
+            inputs = [x, self.array(f'{name}.weight', weight)]
+        if bias is not None:
+            inputs.append(self.array(f'{name}.bias', bias))
+        return self.node('LayerNormalization', inputs, axis=-1, epsilon=EPS)
+
+    def conv(self, x: str, name: str, weight: Array, bias: Optional[Array]) -> str:
+        self.width = weight.shape[0]  # the model's C, which every token has from here on
+        inputs = [x, self.array(f'{name}.weight', weight)]
+        if bias is not None:
+            inputs.append(self.array(f'{name}.bias', bias))
+        side = weight.shape[-1]
+        return self.node('Conv', inputs, kernel_shape=[side, side], strides=[side, side])
+
+    def to_float(self, x: str) -> str:
+        return self.node('Cast', [x], to=TensorProto.FLOAT)
+
+    def per_picture(self, row: str, like: str) -> str:
+        batch = self.node('Shape', [like], start=0, end=1)
+        shape = self.concat([batch, self.integers(self.initialisers[row].shape[1:])], 0)
+        return self.node('Expand', [row, shape])
+
+
+def onnx_model(net: Network, rounded: Iterable[str] = ()) -> ModelProto:
+    """``net`` as a checked ONNX model with a free batch: input 'x', output 'logits'; see OnnxOps for ``rounded``."""
+    ops, size = OnnxOps(rounded), net.image_size
+    raw = net.input == 'uint8'
+    shape = ['batch', size, size, 3] if raw else ['batch', 3, size, size]
+    pictures = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)
+    last = compute(net, ops, 'x')
+    ops.nodes.append(helper.make_node('Identity', [last], ['logits'], name='logits'))
+    head = 'heads.weight' if 'heads.weight' in net.arrays else 'head.weight'
+    logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['batch', net.arrays[head].shape[1]])
+    graph = helper.make_graph(ops.nodes, 'CaiT', [pictures], [logits], [
+        numpy_helper.from_array(value, name) for name, value in ops.initialisers.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], producer_name='CaiT')
+    model.ir_version = IR
+    checker.check_model(model)
+    return model

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on CPU: fp32, and int8 weights with activations rounded as they come.
+
+bf16 is not offered: its CPU kernels would fall back to fp32 without a word.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from CaiT.data.transforms import DataConfig
+from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.graph import Network
+from CaiT.deploy.parity import CheckSet
+from CaiT.errors import InputError
+
+
+class Engine(BaseEngine):
+    name = 'onnxruntime'
+    precisions = ('fp32', 'int8')
+    module = 'onnxruntime'
+    install = 'pip install onnxruntime onnx'
+
+    @staticmethod
+    def write(net: Network, folder: Path, options: Options, data: DataConfig,
+              calibration: Optional[CheckSet]) -> List[Path]:
+        """One ``.onnx`` file. Talking heads as a small matmul, three GEMMs for queries, keys and values: the fastest
+        shape here. int8: SmoothQuant by ``calibration``, activations rounded by their range at run time."""
+        import onnx
+
+        from CaiT.deploy import quantise
+        from CaiT.deploy.engines.onnx_ops import onnx_model
+        from CaiT.deploy.simplify import raw_input, simplify
+        path = folder / f'{stem("onnxruntime", options)}.onnx'
+        net, rounded = simplify(net, 'matmul', True), []
+        if options.precision == 'int8':
+            net = quantise.smooth(net, quantise.input_maxima(net, calibration.array('float')))
+            rounded = quantise.weight_layers(net)
+        if options.input == 'uint8':
+            net = raw_input(net, data.mean, data.std)
+        onnx.save(onnx_model(net, rounded), str(path))
+        return [path]
+
+    def __init__(self, graph: Path, options: Options) -> None:
+        super().__init__(graph, options)
+        if options.use_gpu:
+            raise InputError('--use-gpu True: the onnxruntime backend runs on CPU, use --backend paddle')
+        import onnxruntime
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(graph), settings, providers=['CPUExecutionProvider'])
+        except Exception as error:  # its exceptions have no common base of their own
+            raise InputError(f'{graph}: ONNX Runtime cannot load this model ({reason(error)})') from None
+        self.input = self.session.get_inputs()[0].name
+        self.version = onnxruntime.__version__
+
+    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.input: pictures})[0]
+
+    def describe(self) -> Dict[str, Any]:
+        return {'engine': f'ONNX Runtime {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,
+                'tensorrt': False, 'memory_optim': True, 'threads': self.options.threads}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO on CPU: fp32, bf16, and int8 by NNCF.
+
+The graph has the heads as first axis and a fixed batch: only then does the compiler make one kernel of a talking-heads
+sum. More than one picture is cut into parts that run side by side, one stream per part and thread.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from CaiT import runtime
+from CaiT.data.transforms import DataConfig
+from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.graph import Network
+from CaiT.deploy.parity import CheckSet
+from CaiT.errors import InputError
+
+PART = 4  # pictures per stream and run: more leave the cache, fewer do not fill the kernels
+
+
+def cache_folder() -> str:
+    """Where compiled models are kept between processes."""
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    return os.path.join(base, 'paddle-cait', 'openvino')
+
+
+class Engine(BaseEngine):
+    name = 'openvino'
+    precisions = ('fp32', 'bf16', 'int8')
+    module = 'openvino'
+    install = 'pip install openvino onnx nncf'
+
+    @staticmethod
+    def write(net: Network, folder: Path, options: Options, data: DataConfig,
+              calibration: Optional[CheckSet]) -> List[Path]:
+        """``.xml`` and ``.bin``; fp32 and bf16 share them, the precision is chosen when the model is loaded."""
+        import openvino
+
+        from CaiT.deploy.engines.onnx_ops import onnx_model
+        from CaiT.deploy.simplify import raw_input, simplify
+        path = folder / f'{stem("openvino", options)}.xml'
+        if not path.is_file():
+            net = simplify(net, 'leading', False)
+            if options.input == 'uint8':
+                net = raw_input(net, data.mean, data.std)
+            model = openvino.Core().read_model(onnx_model(net).SerializeToString())
+            if options.precision == 'int8':
+                model = _quantised(model, net, calibration.array(options.input))
+            openvino.save_model(model, str(path), compress_to_fp16=False)
+        return [path, path.with_suffix('.bin')]
+
+    def __init__(self, graph: Path, options: Options) -> None:
+        super().__init__(graph, options)
+        if options.use_gpu:
+            raise InputError('--use-gpu True: the openvino backend runs on CPU, use --backend paddle')
+        flags = runtime.cpu_flags()
+        if options.precision == 'bf16' and not flags & {'avx512_bf16', 'amx_bf16'}:
+            raise InputError('--precision bf16: this processor has no AVX512-BF16 or AMX instructions; use fp32')
+        import openvino
+        self.version = openvino.__version__.split('-')[0]
+        self.core = openvino.Core()
+        self.core.set_property({'CACHE_DIR': cache_folder()})
+        fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
+        self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': options.threads}
+        self.streams = max(1, min(options.threads, self.chunk // PART))
+        self.part = self.chunk // self.streams
+        self.requests: Dict[int, List[Any]] = {}
+        self._compiled(self.part)
+
+    def _compiled(self, part: int) -> List[Any]:
+        """Inference requests, one per stream, for a fixed batch of ``part``; compiled when first wanted."""
+        if part not in self.requests:
+            streams = 1 if part == 1 else self.streams
+            try:
+                model = self.core.read_model(str(self.graph))
+                model.reshape([part, *[axis.get_length() for axis in list(model.inputs[0].partial_shape)[1:]]])
+                compiled = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
+            except RuntimeError as error:
+                raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
+            self.requests[part] = [compiled.create_infer_request() for _ in range(streams)]
+        return self.requests[part]
+
+    def run_all(self, pictures: np.ndarray) -> np.ndarray:
+        """All pictures, part by part, every stream busy; the last part is filled up with its own last picture."""
+        part = 1 if len(pictures) == 1 else self.part
+        requests, starts = self._compiled(part), range(0, len(pictures), part)
+        results: List[np.ndarray] = []
+        for index, start in enumerate(starts):
+            request = requests[index % len(requests)]
+            if index >= len(requests):
+                results.append(_logits(request))
+            inputs = pictures[start:start + part]
+            if len(inputs) < part:
+                inputs = np.concatenate([inputs, np.repeat(inputs[-1:], part - len(inputs), 0)])
+            request.start_async({0: inputs})
+        for index in range(len(results), len(starts)):
+            results.append(_logits(requests[index % len(requests)]))
+        return np.concatenate(results)[:len(pictures)]
+
+    def describe(self) -> Dict[str, Any]:
+        return {'engine': f'OpenVINO {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,
+                'tensorrt': False, 'memory_optim': True, 'threads': self.options.threads, 'streams': self.streams}
+
+
+def _logits(request: Any) -> np.ndarray:
+    request.wait()
+    return request.get_output_tensor(0).data.copy()
+
+
+def _quantised(model: Any, net: Network, calibration: np.ndarray) -> Any:
+    """NNCF int8 on the GEMMs that hold weights, SmoothQuant on, by ``calibration`` (as the graph takes pictures)."""
+    try:
+        import nncf
+    except ImportError:
+        raise InputError('--precision int8: nncf is not installed; install it with: pip install nncf') from None
+    import logging
+    from CaiT.deploy.quantise import weight_layers
+    nncf.set_log_level(logging.ERROR)
+    keep = set(weight_layers(net))
+    leave = [node.get_friendly_name() for node in model.get_ordered_ops()
+             if node.get_type_name() in ('MatMul', 'Convolution') and node.get_friendly_name() not in keep]
+    return nncf.quantize(
+        model, nncf.Dataset([picture[None] for picture in calibration]), preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration),
+        ignored_scope=nncf.IgnoredScope(names=leave))

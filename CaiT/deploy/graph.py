@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference graph of CaiT, ViT and DeiT, written once for every engine.
+
+A ``Network`` is a trained model as named arrays plus a few words on how its graph is to be written; the functions here
+compute it through ``Ops``, a dozen operations that Paddle and ONNX each implement (engines/paddle_ops.py, onnx_ops.py).
+A term whose arrays are not there is left out: a rewrite in simplify.py folds an array into its neighbours and removes
+it, and the graph follows.
+
+Shapes: B pictures, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
+"""
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+
+EPS = 1e-6  # of every LayerNorm in the three families, as CaiT.models.layers.EPS
+ATTENTIONS = ('linear', 'matmul', 'leading')
+Array = np.ndarray
+Tensor = Any  # the engine's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model as numbers. ``arrays`` are float64 under public names, Linear weights [in, out].
+
+    ``attention`` is how attention is written: 'linear' as the papers do (heads moved to the last axis for the talking
+    heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]) or 'leading' (heads are the first axis
+    and talking heads are sums of scaled slices). ``input`` is 'float' (normalised NCHW) or 'uint8' (raw NHWC);
+    ``last_on_prefix``: the last block computes only the tokens that the head reads.
+    """
+    family: str
+    image_size: int
+    patch_size: int
+    num_heads: int
+    prefix: Tuple[str, ...]
+    arrays: Dict[str, Array]
+    attention: str = 'linear'
+    input: str = 'float'
+    last_on_prefix: bool = False
+
+    @property
+    def dim(self) -> int:
+        return self.arrays['patch_embed.proj.weight'].shape[0]
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    def depth(self, stack: str) -> int:
+        """Number of blocks in 'blocks' or 'blocks_token_only'."""
+        found = {int(m.group(1)) for m in (re.match(rf'{stack}\.(\d+)\.', name) for name in self.arrays) if m}
+        return len(found)
+
+    def with_arrays(self, **changes: Any) -> Network:
+        """The same network with other fields; ``arrays`` is copied when it is not among them."""
+        return dataclasses.replace(self, **{'arrays': dict(self.arrays), **changes})
+
+
+class Ops(Protocol):
+    """What an engine's graph builder can do. Shapes hold at most one -1, the batch's."""
+
+    def array(self, name: str, value: Array) -> Tensor: ...
+    def linear(self, x: Tensor, name: str, weight: Array, bias: Optional[Array]) -> Tensor: ...
+    def matmul(self, x: Tensor, y: Tensor, transpose_y: bool = False) -> Tensor: ...
+    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor: ...
+    def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor: ...
+    def split(self, x: Tensor, axis: int, sizes: Sequence[int]) -> List[Tensor]: ...
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor: ...
+    def softmax(self, x: Tensor) -> Tensor: ...
+    def gelu(self, x: Tensor) -> Tensor: ...
+    def normalise(self, x: Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> Tensor: ...
+    def conv(self, x: Tensor, name: str, weight: Array, bias: Optional[Array]) -> Tensor: ...
+    def to_float(self, x: Tensor) -> Tensor: ...
+    def per_picture(self, row: Tensor, like: Tensor) -> Tensor: ...
+
+
+def compute(net: Network, ops: Ops, x: Tensor) -> Tensor:
+    """Pictures to logits [B, classes]."""
+    return _Graph(net, ops).logits(x)
+
+
+class _Graph:
+    def __init__(self, net: Network, ops: Ops) -> None:
+        self.net, self.ops, self.arrays = net, ops, net.arrays
+
+    def logits(self, x: Tensor) -> Tensor:
+        patches = self.embed(x)
+        if self.net.family == 'cait':
+            tokens = self.class_stage(self.patch_stage(patches))
+        else:
+            tokens = self.token_stage(patches)
+        return self.head(self.norm(tokens, 'norm'))
+
+    # Small words
+
+    def get(self, name: str) -> Optional[Tensor]:
+        return self.ops.array(name, self.arrays[name]) if name in self.arrays else None
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return self.ops.linear(x, name, self.arrays[f'{name}.weight'], self.arrays.get(f'{name}.bias'))
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return self.ops.normalise(x, name, self.arrays.get(f'{name}.weight'), self.arrays.get(f'{name}.bias'))
+
+    def plus(self, x: Tensor, name: str) -> Tensor:
+        return self.ops.add(x, self.get(name)) if name in self.arrays else x
+
+    def times(self, x: Tensor, name: str) -> Tensor:
+        return self.ops.multiply(x, self.get(name)) if name in self.arrays else x
+
+    def first(self, x: Tensor, count: int, total: int) -> Tensor:
+        """The first ``count`` of ``total`` tokens of [B, total, C]."""
+        return x if count == total else self.ops.split(x, 1, [count, total - count])[0]
+
+    # From pictures to tokens
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Pictures to patches [B, P, C]."""
+        if self.net.input == 'uint8':
+            x = self.ops.transpose(self.ops.to_float(x), [0, 3, 1, 2])
+        name = 'patch_embed.proj'
+        x = self.ops.conv(x, name, self.arrays[f'{name}.weight'], self.arrays.get(f'{name}.bias'))
+        x = self.ops.reshape(x, [-1, self.net.dim, self.net.patches])
+        return self.ops.transpose(x, [0, 2, 1])
+
+    def prefix_tokens(self, like: Tensor) -> List[Tensor]:
+        """The class token, then the distillation token: [B, 1, C] each."""
+        return [self.ops.per_picture(self.get(name), like) for name in self.net.prefix]
+
+    # Stages
+
+    def patch_stage(self, patches: Tensor) -> Tensor:
+        """CaiT's blocks among patches: [B, P, C] to the same."""
+        x = self.plus(patches, 'pos_embed')
+        for index in range(self.net.depth('blocks')):
+            x = self.block(x, f'blocks.{index}', self.net.patches)
+        return x
+
+    def class_stage(self, patches: Tensor) -> Tensor:
+        """CaiT's class-attention blocks: patches [B, P, C] to the class token [B, 1, C]."""
+        cls, = self.prefix_tokens(patches)
+        shared: Dict[str, Tensor] = {}
+        for index in range(self.net.depth('blocks_token_only')):
+            name = f'blocks_token_only.{index}'
+            u = self.tokens_for_class(cls, patches, f'{name}.norm1', shared)
+            cls = self.residual(cls, self.few_queries(u, f'{name}.attn', 1, 1 + self.net.patches), f'{name}.gamma_1')
+            cls = self.mlp(cls, name)
+        return cls
+
+    def tokens_for_class(self, cls: Tensor, patches: Tensor, norm: str, shared: Dict[str, Tensor]) -> Tensor:
+        """Normalised class token and patches, [B, 1 + P, C]. Patches do not change from block to block, so that
+        without an affine part of its own their normalisation is computed once."""
+        if f'{norm}.weight' in self.arrays or f'{norm}.bias' in self.arrays:
+            return self.norm(self.ops.concat([cls, patches], 1), norm)
+        if not shared:
+            shared['patches'] = self.norm(patches, norm)
+        return self.ops.concat([self.norm(cls, norm), shared['patches']], 1)
+
+    def token_stage(self, patches: Tensor) -> Tensor:
+        """ViT's and DeiT's blocks: patches [B, P, C] to the prefix tokens [B, T, C]."""
+        count = len(self.net.prefix)
+        if 'patch_pos_embed' in self.arrays:  # position embeddings are in the prefix tokens already
+            patches = self.plus(patches, 'patch_pos_embed')
+            x = self.ops.concat([*self.prefix_tokens(patches), patches], 1)
+        else:
+            x = self.plus(self.ops.concat([*self.prefix_tokens(patches), patches], 1), 'pos_embed')
+        tokens, depth = count + self.net.patches, self.net.depth('blocks')
+        for index in range(depth - self.net.last_on_prefix):
+            x = self.block(x, f'blocks.{index}', tokens)
+        if not self.net.last_on_prefix:
+            return self.first(x, count, tokens)
+        name = f'blocks.{depth - 1}'
+        y = self.few_queries(self.norm(x, f'{name}.norm1'), f'{name}.attn', count, tokens)
+        return self.mlp(self.ops.add(self.first(x, count, tokens), y), name)
+
+    # Blocks
+
+    def block(self, x: Tensor, name: str, tokens: int) -> Tensor:
+        u = self.norm(x, f'{name}.norm1')
+        attend = self.attention_leading if self.net.attention == 'leading' else self.attention
+        x = self.residual(x, attend(u, f'{name}.attn', tokens), f'{name}.gamma_1')
+        return self.mlp(x, name)
+
+    def mlp(self, x: Tensor, name: str) -> Tensor:
+        u = self.ops.gelu(self.linear(self.norm(x, f'{name}.norm2'), f'{name}.mlp.fc1'))
+        return self.residual(x, self.linear(u, f'{name}.mlp.fc2'), f'{name}.gamma_2')
+
+    def residual(self, x: Tensor, branch: Tensor, gamma: str) -> Tensor:
+        return self.ops.add(x, self.times(branch, gamma))
+
+    def heads(self, x: Tensor, tokens: int) -> Tensor:
+        """[B, M, C] to [B, H, M, d]."""
+        x = self.ops.reshape(x, [-1, tokens, self.net.num_heads, self.net.dim // self.net.num_heads])
+        return self.ops.transpose(x, [0, 2, 1, 3])
+
+    def queries_keys_values(self, u: Tensor, name: str, tokens: int) -> List[Tensor]:
+        """[B, N, C] to q, k, v of [B, H, N, d], by one GEMM or three."""
+        if f'{name}.qkv.weight' not in self.arrays:
+            return [self.heads(self.linear(u, f'{name}.{part}'), tokens) for part in 'qkv']
+        heads, width = self.net.num_heads, self.net.dim // self.net.num_heads
+        qkv = self.ops.reshape(self.linear(u, f'{name}.qkv'), [-1, tokens, 3, heads, width])
+        parts = self.ops.split(self.ops.transpose(qkv, [2, 0, 3, 1, 4]), 0, [1, 1, 1])  # [1, B, H, N, d] each
+        return [self.ops.reshape(part, [-1, heads, tokens, width]) for part in parts]
+
+    def attention(self, u: Tensor, name: str, tokens: int) -> Tensor:
+        """Attention of all tokens with the batch as first axis: [B, N, C] to the same."""
+        q, k, v = self.queries_keys_values(u, name, tokens)
+        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, N, N]
+        scores = self.mix(scores, f'{name}.proj_l', tokens)
+        weights = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
+        y = self.ops.transpose(self.ops.matmul(weights, v), [0, 2, 1, 3])  # [B, N, H, d]
+        return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
+
+    def mix(self, scores: Tensor, name: str, tokens: int) -> Tensor:
+        """Talking heads on [B, H, N, N]; nothing where a model has none."""
+        if f'{name}.weight' not in self.arrays:
+            return scores
+        if self.net.attention == 'linear':
+            mixed = self.linear(self.ops.transpose(scores, [0, 2, 3, 1]), name)  # [B, N, N, H]
+            return self.ops.transpose(mixed, [0, 3, 1, 2])
+        heads = self.net.num_heads
+        flat = self.ops.reshape(scores, [-1, heads, tokens * tokens])  # [B, H, N*N]
+        weight = self.ops.array(f'{name}.weight_t', self.arrays[f'{name}.weight'].T)
+        mixed = self.ops.matmul(weight, flat)
+        if f'{name}.bias' in self.arrays:
+            mixed = self.ops.add(mixed, self.ops.array(f'{name}.bias', self.arrays[f'{name}.bias'][:, None]))
+        return self.ops.reshape(mixed, [-1, heads, tokens, tokens])
+
+    def attention_leading(self, u: Tensor, name: str, tokens: int) -> Tensor:
+        """The same with the heads as first axis."""
+        heads, width = self.net.num_heads, self.net.dim // self.net.num_heads
+        qkv = self.ops.reshape(self.linear(u, f'{name}.qkv'), [-1, tokens, 3, heads, width])
+        parts = self.ops.split(self.ops.transpose(qkv, [2, 3, 0, 1, 4]), 0, [1, 1, 1])  # [1, H, B, N, d] each
+        q, k, v = (self.ops.reshape(part, [heads, -1, tokens, width]) for part in parts)
+        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [H, B, N, N]
+        scores = self.mix_leading(scores, f'{name}.proj_l')
+        weights = self.mix_leading(self.ops.softmax(scores), f'{name}.proj_w')
+        y = self.ops.transpose(self.ops.matmul(weights, v), [1, 2, 0, 3])  # [B, N, H, d]
+        return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
+
+    def mix_leading(self, scores: Tensor, name: str) -> Tensor:
+        """Talking heads on [H, B, N, N]: the sum over heads h of scores[h] times column h, one slice at a time."""
+        if f'{name}.weight' not in self.arrays:
+            return scores
+        weight, mixed = self.arrays[f'{name}.weight'], None
+        for head, part in enumerate(self.ops.split(scores, 0, [1] * self.net.num_heads)):
+            column = self.ops.array(f'{name}.weight_{head}', weight[head][:, None, None, None])  # [H, 1, 1, 1]
+            term = self.ops.multiply(part, column)
+            mixed = term if mixed is None else self.ops.add(mixed, term)
+        if f'{name}.bias' in self.arrays:
+            bias = self.ops.array(f'{name}.bias', self.arrays[f'{name}.bias'][:, None, None, None])
+            mixed = self.ops.add(mixed, bias)
+        return mixed
+
+    def few_queries(self, u: Tensor, name: str, count: int, tokens: int) -> Tensor:
+        """Attention in which only the first ``count`` tokens ask: [B, N, C] to [B, count, C]."""
+        asking = self.first(u, count, tokens)
+        if f'{name}.query.weight' in self.arrays:  # low rank: see simplify.low_rank_class_attention
+            rows = self.linear(asking, f'{name}.query')  # [B, count, H*C]
+            q = self.ops.reshape(rows, [-1, count * self.net.num_heads, self.net.dim])
+            weights = self.ops.softmax(self.ops.matmul(q, u, transpose_y=True))  # [B, count*H, N]
+            y = self.ops.reshape(self.ops.matmul(weights, u), [-1, count, self.net.num_heads * self.net.dim])
+            return self.linear(y, f'{name}.value')
+        if f'{name}.qkv.weight' in self.arrays:
+            q, k, v = self.queries_keys_values(u, name, tokens)
+            q = q if count == tokens else self.ops.split(q, 2, [count, tokens - count])[0]
+        else:
+            q = self.heads(self.linear(asking, f'{name}.q'), count)
+            k, v = (self.heads(self.linear(u, f'{name}.{part}'), tokens) for part in 'kv')
+        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, count, N]
+        y = self.ops.transpose(self.ops.matmul(self.ops.softmax(scores), v), [0, 2, 1, 3])  # [B, count, H, d]
+        return self.linear(self.ops.reshape(y, [-1, count, self.net.dim]), f'{name}.proj')
+
+    # Head
+
+    def head(self, tokens: Tensor) -> Tensor:
+        """Normalised prefix tokens [B, T, C] to logits; two heads are averaged."""
+        count = len(self.net.prefix)
+        if 'heads.weight' in self.arrays or count == 1:
+            rows = self.ops.reshape(tokens, [-1, count * self.net.dim])
+            return self.linear(rows, 'heads' if 'heads.weight' in self.arrays else 'head')
+        parts = [self.ops.reshape(part, [-1, self.net.dim]) for part in self.ops.split(tokens, 1, [1] * count)]
+        both = self.ops.add(self.linear(parts[0], 'head'), self.linear(parts[1], 'head_dist'))
+        return self.ops.multiply(both, self.ops.array('one_half', np.array(0.5)))

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact algebra on trained weights: the same function with less to compute.
+
+Each function takes a ``Network`` and returns one whose logits are the same (within float32 rounding, tested alone and
+together for every family). Arithmetic is float64. ``simplify`` applies those that an engine asks for, in an order in
+which each finds what it needs.
+
+Notation: row vectors, x W + b; x̂ is a token minus its mean over its standard deviation; LayerNorm is x̂ g + β.
+"""
+from __future__ import annotations
+
+from typing import Any, List, Sequence
+
+import numpy as np
+
+from CaiT.deploy.graph import Array, Network
+
+LOW_RANK_BYTES = 16 << 20  # its two matrices must stay in the last cache level: past it they cost more than they save
+
+
+def from_model(model: Any) -> Network:
+    """The network of a dynamic model (CaiT, ViT, DeiT), written as the papers write it."""
+    arrays = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
+    prefix = tuple(name for name in model.tokens if name != 'pos_embed')
+    dim, _, patch, _ = arrays['patch_embed.proj.weight'].shape
+    heads = model.blocks[0].attn.num_heads
+    family = 'cait' if 'blocks_token_only' in model.stacks else 'vit'
+    net = Network(family, patch * int(round(model.patch_embed.num_patches ** 0.5)), patch, heads, prefix, arrays)
+    for name in attentions(net):
+        arrays[f'{name}.scale'] = np.array((dim // heads) ** -0.5)
+    return net
+
+
+def attentions(net: Network) -> List[str]:
+    """Names of all attention layers, in order."""
+    return [f'{stack}.{index}.attn' for stack in ('blocks', 'blocks_token_only') for index in range(net.depth(stack))]
+
+
+def talking_heads_as_matmul(net: Network) -> Network:
+    """Moving heads last, multiplying [.., H] by W and moving them back is Wᵀ times the [H, N*N] view of the scores:
+    one small matmul on memory as it lies, instead of two passes that reorder it."""
+    return net.with_arrays(attention='matmul')
+
+
+def heads_leading(net: Network) -> Network:
+    """The same sum over heads with the heads as first axis: Σ_h scores[h] · W[h, :], each term a scaled slice. Engines
+    that fuse element-wise chains compute it in one pass."""
+    return net.with_arrays(attention='leading')
+
+
+def drop_score_bias(net: Network) -> Network:
+    """proj_l's bias adds b_h to a whole row before the softmax, and softmax(s + b) = softmax(s). The same holds for
+    the keys' bias: q · (k + b) = q · k + q · b, and q · b is the same for all keys of a row. With talking heads the
+    keys' bias adds q_h · b_h, constant along the row for each h, and so does any mixture of them."""
+    new = net.with_arrays()
+    for name in attentions(net):
+        new.arrays.pop(f'{name}.proj_l.bias', None)
+        new.arrays.pop(f'{name}.k.bias', None)
+    return new
+
+
+def fold_layer_scale(net: Network) -> Network:
+    """(y W + b) γ = y (W γ) + b γ: LayerScale goes into the projection before it, proj or fc2."""
+    new = net.with_arrays()
+    for stack in ('blocks', 'blocks_token_only'):
+        for index in range(net.depth(stack)):
+            block = f'{stack}.{index}'
+            for gamma, linear in ((f'{block}.gamma_1', f'{block}.attn.proj'), (f'{block}.gamma_2', f'{block}.mlp.fc2')):
+                if gamma in new.arrays:
+                    _scale_outputs(new, linear, new.arrays.pop(gamma))
+    return new
+
+
+def fold_scale(net: Network) -> Network:
+    """(q kᵀ) s = (q s) kᵀ: the 1/√d goes into the queries' weight and bias."""
+    new = net.with_arrays()
+    for name in attentions(net):
+        scale = new.arrays.pop(f'{name}.scale')
+        if f'{name}.qkv.weight' in new.arrays:
+            factor = np.ones(3 * net.dim)
+            factor[:net.dim] = scale
+            _scale_outputs(new, f'{name}.qkv', factor)
+        else:
+            _scale_outputs(new, f'{name}.q', scale)
+    return new
+
+
+def fold_norm_affine(net: Network) -> Network:
+    """(x̂ g + β) W + b = x̂ (g W) + (β W + b): a LayerNorm's affine part goes into every Linear that reads it."""
+    new = net.with_arrays()
+    for name in attentions(net):
+        block = name[:-len('.attn')]
+        readers = [f'{name}.{part}' for part in ('qkv', 'q', 'k', 'v') if f'{name}.{part}.weight' in net.arrays]
+        _fold_affine(new, f'{block}.norm1', readers)
+        _fold_affine(new, f'{block}.norm2', [f'{block}.mlp.fc1'])
+    _fold_affine(new, 'norm', [head for head in ('head', 'head_dist') if f'{head}.weight' in net.arrays])
+    return new
+
+
+def split_qkv(net: Network) -> Network:
+    """x [Wq Wk Wv] = [x Wq, x Wk, x Wv]: three GEMMs write queries, keys and values where they are wanted."""
+    new = net.with_arrays()
+    for name in attentions(net):
+        if f'{name}.qkv.weight' not in new.arrays:
+            continue
+        for kind in ('weight', 'bias'):
+            whole = new.arrays.pop(f'{name}.qkv.{kind}', None)
+            if whole is not None:
+                for part, value in zip('qkv', np.split(whole, 3, axis=-1)):
+                    new.arrays[f'{name}.{part}.{kind}'] = value
+    return new
+
+
+def last_block_on_prefix(net: Network) -> Network:
+    """ViT and DeiT: the head reads only the class (and distillation) token, so the last block needs their queries,
+    their projection and their MLP alone. Keys and values still come from all tokens."""
+    return net if net.family == 'cait' else net.with_arrays(last_on_prefix=True)
+
+
+def low_rank_class_attention(net: Network) -> Network:
+    """Where few tokens ask, keys and values of all tokens need not be computed. Per head h, with u the normalised
+    tokens and u₀ the asking one:
+
+        q_h · k_h(u) = (u₀ Wq_h + bq_h) (u Wk_h + bk_h)ᵀ = (u₀ A_h + a_h) · u + const,  A_h = Wq_h Wk_hᵀ, a_h = bq_h Wk_hᵀ
+        Σ_h (P_h (u Wv_h + bv_h)) Wp_h + bp = Σ_h (P_h u) V_h + (bv Wp + bp),           V_h = Wv_h Wp_h
+
+    because rows of P sum to one and the softmax does not see the constant. Used in CaiT's class attention and in the
+    last block of ViT and DeiT (after ``last_block_on_prefix``), while A and V are small enough to stay in cache.
+    """
+    names = [name for name in attentions(net) if name.startswith('blocks_token_only.')]
+    if net.last_on_prefix:
+        names.append(f'blocks.{net.depth("blocks") - 1}.attn')
+    if 2 * net.num_heads * net.dim ** 2 * 4 > LOW_RANK_BYTES:
+        return net
+    new = split_qkv(net) if net.last_on_prefix else net.with_arrays()
+    if net.last_on_prefix:  # the other blocks keep their one GEMM
+        for name in set(attentions(net)) - set(names):
+            for kind in ('weight', 'bias'):
+                for part in 'qkv':
+                    if f'{name}.qkv.{kind}' in net.arrays:
+                        new.arrays.pop(f'{name}.{part}.{kind}')
+                        new.arrays[f'{name}.qkv.{kind}'] = net.arrays[f'{name}.qkv.{kind}']
+    for name in names:
+        _low_rank(new, name)
+    return new
+
+
+def merge_heads(net: Network) -> Network:
+    """Distilled DeiT: (x₀ W + b + x₁ W' + b') / 2 = [x₀ x₁] [W; W'] / 2 + (b + b') / 2, one matrix."""
+    if 'head_dist.weight' not in net.arrays:
+        return net
+    new = net.with_arrays()
+    weights = [new.arrays.pop(f'{head}.weight') for head in ('head', 'head_dist')]
+    biases = [new.arrays.pop(f'{head}.bias') for head in ('head', 'head_dist')]
+    new.arrays['heads.weight'] = np.concatenate(weights) / 2
+    new.arrays['heads.bias'] = (biases[0] + biases[1]) / 2
+    return new
+
+
+def fold_embedding(net: Network) -> Network:
+    """Position embeddings of the prefix tokens are added to those tokens, and the patch projection's bias to the
+    patches' position embeddings: constants all."""
+    new = net.with_arrays()
+    bias, positions = new.arrays.pop('patch_embed.proj.bias'), new.arrays.pop('pos_embed')
+    if net.family == 'cait':
+        new.arrays['pos_embed'] = positions + bias
+        return new
+    for index, name in enumerate(net.prefix):
+        new.arrays[name] = new.arrays[name] + positions[:, index:index + 1]
+    new.arrays['patch_pos_embed'] = positions[:, len(net.prefix):] + bias
+    return new
+
+
+def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """The first layer reads raw uint8 NHWC pictures: Σ W (p/255 - m)/s + b = Σ (W / 255s) p + (b - Σ W m/s). The
+    convolution has no padding, so the constant is the same for every patch."""
+    new = net.with_arrays(input='uint8')
+    weight = new.arrays['patch_embed.proj.weight']  # [C, 3, patch, patch]
+    mean, std = (np.asarray(values, np.float64).reshape(1, 3, 1, 1) for values in (mean, std))
+    new.arrays['patch_embed.proj.weight'] = weight / (255 * std)
+    constant = -(weight * mean / std).sum((1, 2, 3))
+    for name in ('patch_embed.proj.bias', 'patch_pos_embed', 'pos_embed'):  # where the projection's bias is by now
+        if name in new.arrays:
+            new.arrays[name] = new.arrays[name] + constant
+            break
+    return new
+
+
+def simplify(net: Network, attention: str, separate: bool) -> Network:
+    """Every rewrite. ``attention``: 'matmul' or 'leading'; ``separate``: queries, keys and values by three GEMMs."""
+    net = talking_heads_as_matmul(net) if attention == 'matmul' else heads_leading(net)
+    for rewrite in (fold_embedding, fold_norm_affine, fold_layer_scale, fold_scale, last_block_on_prefix,
+                    low_rank_class_attention, merge_heads):
+        net = rewrite(net)
+    return drop_score_bias(split_qkv(net) if separate else net)
+
+
+def _scale_outputs(net: Network, linear: str, factor: Array) -> None:
+    for name in (f'{linear}.weight', f'{linear}.bias'):
+        if name in net.arrays:
+            net.arrays[name] = net.arrays[name] * factor
+
+
+def _fold_affine(net: Network, norm: str, readers: Sequence[str]) -> None:
+    gain, shift = net.arrays.pop(f'{norm}.weight'), net.arrays.pop(f'{norm}.bias')
+    for reader in readers:
+        weight = net.arrays[f'{reader}.weight']
+        net.arrays[f'{reader}.bias'] = net.arrays.get(f'{reader}.bias', 0.0) + shift @ weight
+        net.arrays[f'{reader}.weight'] = gain[:, None] * weight
+
+
+def _low_rank(net: Network, name: str) -> None:
+    heads, dim = net.num_heads, net.dim
+    taken = {f'{part}.{kind}': net.arrays.pop(f'{name}.{part}.{kind}', None)
+             for part in ('q', 'k', 'v', 'proj') for kind in ('weight', 'bias')}
+    bias = {part: np.zeros(dim) if taken[f'{part}.bias'] is None else taken[f'{part}.bias'] for part in ('q', 'v', 'proj')}
+    scale = net.arrays.pop(f'{name}.scale', 1.0)
+    wq, wk, wv = (taken[f'{part}.weight'].reshape(dim, heads, -1) for part in 'qkv')  # [C, H, d]
+    out = taken['proj.weight'].reshape(heads, -1, dim)  # [H, d, C]
+    net.arrays[f'{name}.query.weight'] = np.einsum('chj,ehj->che', wq, wk).reshape(dim, heads * dim) * scale
+    net.arrays[f'{name}.query.bias'] = np.einsum('hj,ehj->he', bias['q'].reshape(heads, -1), wk).reshape(-1) * scale
+    net.arrays[f'{name}.value.weight'] = np.einsum('chj,hje->hce', wv, out).reshape(heads * dim, dim)
+    net.arrays[f'{name}.value.bias'] = bias['v'] @ taken['proj.weight'] + bias['proj']
