@@ -2,6 +2,12 @@
 """Batches of a data set as Paddle tensors, read by worker processes or in the main one."""
 from __future__ import annotations
 
+import atexit
+import contextlib
+import mmap
+import os
+import re
+import signal
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -32,23 +38,50 @@ class Loader:
                  mixing: Optional[Mix] = None) -> None:
         self.dataset, self.sampler = dataset, sampler
         self.num_workers = num_workers
-        _one_thread(0)  # this process reads, or its forked workers inherit the setting
+        cv2.setNumThreads(0)  # this process reads, or its forked workers inherit the setting
+        self._ending = mmap.mmap(-1, 1)  # one byte shared with the workers
+        atexit.register(self._end)
         self._batches = paddle.io.DataLoader(
             _Guarded(dataset), batch_sampler=sampler, collate_fn=_Collate(mixing), num_workers=num_workers,
-            use_shared_memory=use_shared_memory and num_workers > 0, worker_init_fn=_one_thread, return_list=True)
+            use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
+            worker_init_fn=self._prepare_worker)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def _end(self) -> None:
+        self._ending[0] = 1
+
+    def _prepare_worker(self, worker: int) -> None:
+        """OpenCV's own threads would compete with the other workers and with the model.
+
+        Schedulers send SIGTERM to every process of a job, and a worker that dies of it takes the trainer along before
+        that has saved. So workers leave it alone, until this process ends and terminates them.
+        """
+        cv2.setNumThreads(0)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self._ending[0] else None)
+
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
-        try:
+        with worker_deaths():
             for images, labels in self._batches:
                 if images.ndim == 1:  # not pictures: the text of an InputError
                     raise InputError(images.numpy().tobytes().decode('utf-8'))
                 yield images, labels
-        except SystemError as error:  # how Paddle says that a worker was killed or crashed
-            raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
-                             'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+
+
+@contextlib.contextmanager
+def worker_deaths() -> Iterator[None]:
+    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_deaths()``.
+
+    Paddle raises it out of a signal handler: in the main process, wherever that happens to be.
+    """
+    try:
+        yield
+    except SystemError as error:
+        if not re.search('DataLoader|data reader', str(error)):  # Paddle's two ways to say it
+            raise
+        raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
+                         'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
 class _Guarded(paddle.io.Dataset):
@@ -83,8 +116,3 @@ class _Collate:
             rng = np.random.Generator(np.random.PCG64([samples[0][2], len(samples)]))
             images, labels = self.mixing(images, labels, rng)
         return [images, labels]
-
-
-def _one_thread(worker: int) -> None:
-    """OpenCV's own threads would compete with the other workers and with the model."""
-    cv2.setNumThreads(0)

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from CaiT import runtime
 from CaiT.config import build_model
+from CaiT.data.loader import worker_deaths
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 from CaiT.training import curves, distributed
@@ -22,6 +23,7 @@ from CaiT.training.journal import Journal
 from CaiT.training.trainer import Progress, Trainer
 
 
+@worker_deaths()
 def train(config: CfgNode) -> Progress:
     """Train into the run's folder: checkpoints, logs, the config and, at the end, the curves."""
     _set_device(config)
@@ -38,6 +40,7 @@ def train(config: CfgNode) -> Progress:
     return progress
 
 
+@worker_deaths()
 def score(config: CfgNode) -> Score:
     """Evaluate MODEL.PRETRAINED on the validation list."""
     _set_device(config)
@@ -45,6 +48,7 @@ def score(config: CfgNode) -> Score:
     return evaluate(_weighted(config), build_val_loader(config), journal, config.REPORT_FREQ)
 
 
+@worker_deaths()
 def classify(config: CfgNode) -> Path:
     """Predict with MODEL.PRETRAINED: a table on the console and ``predictions.csv``, whose path is returned."""
     _set_device(config)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that are killed, as a user's are: the scripts as processes of their own, signals from outside."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CaiT.training import checkpoint
+from CaiT.training.journal import Journal
+from tests.training.conftest import CAIT, SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+# Everything that draws random numbers, and everything that carries a state from step to step.
+RANDOM = ['MODEL.DROP_PATH_RATE', '0.2', 'MODEL.DROP_RATE', '0.1', 'AUG.MIXUP', '0.8', 'AUG.CUTMIX', '1.0',
+          'AUG.AUTO_AUGMENT', 'rand-m9-mstd0.5-inc1', 'AUG.ERASE_PROB', '0.25', 'AUG.REPEATS', '3',
+          'TRAIN.EMA_DECAY', '0.9', 'TRAIN.LABEL_SMOOTHING', '0.1', 'TRAIN.ACCUM_ITER', '2', 'SAVE_STEPS', '1']
+TIMES = ('data_time', 'batch_time', 'pictures_per_second', 'memory_mib', 'eta')
+
+
+def command(stripes, folder, epochs=3, *opts):
+    return [sys.executable, str(ROOT / 'CaiT/main_single_gpu.py'), '-data_path', str(stripes), '-num_classes', '3',
+            '-batch_size', '3', '-epochs', str(epochs), '-output_dir', str(folder), '-resume', 'auto',
+            '-opts', *CAIT, *SMALL, *RANDOM, 'DATA.NUM_WORKERS', '2', *opts]
+
+
+def start(words, **options):
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, **options)
+
+
+def finish(words):
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def wait_for(process, path, seconds=120):
+    """Until ``path`` exists (True), or the process has ended (False)."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    raise AssertionError(f'{path} did not appear in {seconds} s')
+
+
+def result(folder):
+    """What must not depend on how often a run was killed: the final state, the best one, the records but for times."""
+    last, best = (checkpoint.read(folder / f'{tag}.pdstate') for tag in ('last', 'best'))
+    records = [{key: value for key, value in record.items() if key not in TIMES}
+               for record in Journal(folder, 'x').records()]
+    return last, best, records
+
+
+def assert_same_run(one, two):
+    for mine, theirs in zip(one[:2], two[:2]):
+        for part in ('model', 'ema', 'optimizer'):
+            assert mine[part].keys() == theirs[part].keys()
+            for name in mine[part]:
+                assert np.array_equal(mine[part][name], theirs[part][name]), (part, name)
+        assert mine['progress'] == theirs['progress']
+    assert json.dumps(one[2]) == json.dumps(two[2])
+
+
+@pytest.fixture(scope='module')
+def whole(stripes, tmp_path_factory):
+    """The result of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp('whole') / 'run'
+    finish(command(stripes, folder))
+    return result(folder)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_path):
+    """SIGKILL again and again, at moments spread over the run (start-up, steps, writing, evaluation), then to the end.
+
+    After the first kill there is a state from inside an epoch; each later run gets a little further before its own.
+    """
+    folder, kills, inside = tmp_path / 'run', 0, 0
+    for delay in (0.0, 0.3, 0.05):
+        process = start(command(stripes, folder))
+        saved = folder / 'last.pdstate'
+        mark = saved.stat().st_mtime_ns if saved.exists() else None
+        while process.poll() is None and not (saved.exists() and saved.stat().st_mtime_ns != mark):
+            time.sleep(0.005)  # until this run has written a state of its own
+        time.sleep(delay)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait(60)
+        process.stdout.close()
+        inside += checkpoint.read(saved)['progress']['step'] > 0
+    assert kills >= 2 and inside >= 1
+    said = finish(command(stripes, folder))
+    assert f'resumed from {folder}/last.pdstate: epoch ' in said
+    assert_same_run(result(folder), whole)
+    assert not list(folder.glob('.*.tmp'))
+
+
+@pytest.mark.parametrize('group', [False, True], ids=['process', 'process group'])
+def test_sigterm_saves_and_leaves(stripes, whole, tmp_path, group):
+    """To the process alone (kill) or to its readers as well (a scheduler): status 143, a line, and the same bits."""
+    folder = tmp_path / 'run'
+    process = start(command(stripes, folder), start_new_session=True)
+    assert wait_for(process, folder / 'last.pdstate')
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert f'go on with -resume {folder}' in said.splitlines()[-1] and 'stopped by SIGTERM at epoch' in said
+    assert 'Traceback' not in said
+    finish(command(stripes, folder))
+    assert_same_run(result(folder), whole)
+
+
+def test_a_reader_that_dies_is_one_line(stripes, tmp_path):
+    """Out of memory, or /dev/shm full: the trainer says so wherever it is at that moment."""
+    folder = tmp_path / 'run'
+    process = start(command(stripes, folder, 50))
+    assert wait_for(process, folder / 'last.pdstate')
+    victims = []
+    while not victims and process.poll() is None:  # between two epochs there are none
+        listed = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True)
+        victims = [int(word) for word in listed.stdout.split()]
+    os.kill(victims[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert 'error: a data worker died' in said.splitlines()[-1]
+
+
+def test_a_half_written_state_is_never_chosen(stripes, tmp_path):
+    """What a crash in the middle of writing leaves is a file of another name; it is not read and goes away."""
+    folder = tmp_path / 'run'
+    finish(command(stripes, folder, 1))
+    half = folder / '.last.pdstate.x1y2z3.tmp'
+    half.write_bytes((folder / 'last.pdstate').read_bytes()[:1000])
+    (folder / 'log.jsonl').write_text((folder / 'log.jsonl').read_text() + '{"epoch": 2, "train_lo')
+    finish(command(stripes, folder))
+    assert not half.exists()
+    assert [record['epoch'] for record in Journal(folder, 'x').records()] == [1, 2, 3]
