@@ -24,7 +24,7 @@ class PaddleOps:
             value = np.ascontiguousarray(value, np.float32)
             initial = nn.initializer.Assign(value)
             self.layer.add_parameter(name, self.layer.create_parameter(list(value.shape), default_initializer=initial))
-        return self.layer._parameters[name]
+        return getattr(self.layer, name)  # in a static trace this is its variable
 
     def linear(self, x: paddle.Tensor, name: str, weight: Array, bias: Optional[Array]) -> paddle.Tensor:
         return F.linear(x, self.array(f'{name}.weight', weight), self._maybe(f'{name}.bias', bias))
@@ -94,4 +94,9 @@ class InferenceLayer(nn.Layer):
         return [batch, size, size, 3] if self.net.input == 'uint8' else [batch, 3, size, size]
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return compute(self.net, self.ops, x)
+        return _compute(self.net, self.ops, x)
+
+
+# Plain Python decides nothing by a tensor's value here: traced as it is, not rewritten line by line, which takes longer
+# than everything else in an export.
+_compute = paddle.jit.not_to_static(compute)
