@@ -26,7 +26,8 @@ def load_picture(path: PathLike) -> Image.Image:
         with Image.open(path) as image:
             if image.mode.startswith('I'):  # 16 bits per pixel; Pillow would cut everything above 255 to white
                 return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
-            return image.convert('RGB')
+            image.load()  # all of it, before the file is closed
+            return image if image.mode == 'RGB' else image.convert('RGB')
     except FileNotFoundError:
         raise InputError(f'picture {os.fspath(path)}: no such file') from None
     # Pillow's decoders raise these for broken files: OSError, SyntaxError (PNG), ValueError, bombs (plain Exception)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -128,7 +129,7 @@ def test_autoaugment_is_the_papers_policy(picture, rng):
 
 
 def test_three_augment_is_one_of_three(picture, rng):
-    counts = collections.Counter()
+    counts, spreads = collections.Counter(), []
     for _ in range(1500):
         result = augment.three_augment(picture, rng)
         if (result[..., 0] == result[..., 1]).all():
@@ -137,8 +138,10 @@ def test_three_augment_is_one_of_three(picture, rng):
             counts['solarize'] += 1
         else:
             counts['blur'] += 1
-            assert result.std() <= picture.std()
+            spreads.append(result.std())
     assert all(430 <= counts[name] <= 570 for name in ('grey', 'solarize', 'blur'))  # 500 +- 4 sigma
+    most, least = cv2.GaussianBlur(picture, (0, 0), 2.0).std(), picture.std()
+    assert most - 0.01 <= min(spreads) < most + 0.5 and least - 0.5 < max(spreads) <= least
 
 
 def test_no_augmentation_is_the_same_picture(picture, rng):

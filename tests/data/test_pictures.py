@@ -54,11 +54,12 @@ def test_broken_pictures_are_one_line_naming_the_file(picture, tmp_path, decode)
         whole = tmp_path / f'whole.{ending}'
         Image.fromarray(picture).save(whole)
         (tmp_path / f'half.{ending}').write_bytes(whole.read_bytes()[:-whole.stat().st_size // 2])
+        (tmp_path / f'most.{ending}').write_bytes(whole.read_bytes()[:-whole.stat().st_size // 8])
     (tmp_path / 'text.jpg').write_text('not a picture')
     (tmp_path / 'empty.png').write_bytes(b'')
     (tmp_path / 'ends.jpg').write_bytes(b'\xff\xd8\xff nothing in between \xff\xd9')
     (tmp_path / 'folder.jpg').mkdir()
-    for name in ('half.jpg', 'half.png', 'text.jpg', 'empty.png', 'ends.jpg', 'folder.jpg'):
+    for name in ('half.jpg', 'half.png', 'most.jpg', 'most.png', 'text.jpg', 'empty.png', 'ends.jpg', 'folder.jpg'):
         with pytest.raises(InputError, match=f'{name}: cannot be') as error:
             decode(tmp_path / name)
         assert '\n' not in str(error.value)

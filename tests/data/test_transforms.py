@@ -122,6 +122,10 @@ def test_shrinking_averages_and_enlarging_interpolates():
     stripes[:, ::2] = 200  # finer than the result can show: aliasing would give 0 or 200
     for name in ('bicubic', 'bilinear'):
         assert (transforms.resize(stripes, 16, 16, name) == 100).all()
+    noise = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    for name, kind in (('bicubic', Image.BICUBIC), ('bilinear', Image.BILINEAR)):
+        reference = np.asarray(Image.fromarray(noise).resize((32, 32), kind)).astype(int)
+        assert np.abs(transforms.resize(noise, 32, 32, name) - reference).mean() < 12  # OpenCV's own filters: 58
     ramp = np.repeat(np.arange(8, dtype=np.uint8)[None, :, None] * 30, 3, 2).repeat(8, 0)
     reference = np.asarray(Image.fromarray(ramp).resize((32, 32), Image.BILINEAR)).astype(int)
     assert np.abs(transforms.resize(ramp, 32, 32, 'bilinear').astype(int) - reference).max() <= 1
@@ -181,6 +185,23 @@ def test_rotation_and_zoom_stay_within_bounds(rng):
         top, bottom = (((row - row.min()) @ np.arange(33)) / (row - row.min()).sum() for row in rows)
         angles.append(np.degrees(np.arctan2(top - bottom, 24)))
     assert 12 < max(angles) < 16 and -16 < min(angles) < -12
+
+
+@pytest.mark.parametrize('change,share', [({'color_jitter': 0.4}, 1.0), ({'auto_augment': '3augment'}, 1.0),
+                                          ({'auto_augment': 'rand-m9-mstd0.5-inc1'}, 0.75),
+                                          ({'auto_augment': 'autoaugment'}, 0.85), ({'erase_prob': 0.5}, 0.5)])
+def test_every_option_changes_its_share_of_the_pictures(picture, change, share):
+    def image(draw: int, **options) -> np.ndarray:
+        options = {'color_jitter': 0, **options}
+        return train_transform(config(), TrainOptions(**options))(picture, np.random.Generator(np.random.PCG64(draw)))
+    changed = sum(not np.array_equal(image(draw), image(draw, **change)) for draw in range(200))
+    assert abs(changed / 200 - share) < 0.11
+
+
+def test_moved_pictures_lie_on_the_mean_colour():
+    transform = train_transform(config(), TrainOptions(auto_augment='rand-m9-inc1', interpolation='bicubic'))
+    assert transform.augment.applier.fill == (124, 116, 104)  # 255 * mean, rounded
+    assert transform.augment.applier.filters == ('bicubic',)
 
 
 def test_colour_jitter_is_left_out_beside_randaugment():

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures per second of this project's data pipeline and of timm's, on one core, and whether their pixels agree.
+
+    python benchmarks/data_pipeline.py --peer-python peers/bin/python
+    python benchmarks/data_pipeline.py --peer-python peers/bin/python --pictures some/folder
+
+Both sides open the same JPEG files one after another in one thread, from the file to the normalised float32 array a
+model reads: `train` is random resized crop to 224 (bilinear or bicubic by chance, timm's default), flip,
+rand-m9-mstd0.5-inc1 and random erasing 0.25 (pixel); `train bicubic` the same with DeiT's bicubic; `eval` is Pillow's
+bicubic to the short side 248 and the centre 224. Without --pictures the files are made from a fixed seed: 500x375,
+quality 90, about 44 KB, with the spectrum of photographs. Each side is a process of its own; they take turns in
+windows of about a second, figures are medians over the windows, and a ratio is the median of the windows' ratios,
+because the machine's speed drifts. The result goes to benchmarks/results/data_pipeline.json.
+
+The peer's Python needs timm, torch and torchvision. torchvision's wheels expect CUDA's torch: beside a CPU-only torch,
+`pip install --no-deps timm torchvision` and take `_meta_registrations` out of the import list in the installed
+torchvision/__init__.py (it registers operators that only the compiled extension has; the transforms need none).
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+if __name__ == '__main__':  # run by path: the package need not be installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT.cli import Parser
+from CaiT.errors import InputError, run
+from CaiT.files import atomic_write
+
+SIZE, CROP_PCT = 224, 0.9
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RECIPE, ERASE = 'rand-m9-mstd0.5-inc1', 0.25
+TARGETS = {'train': 1.5, 'train bicubic': 1.5, 'eval': 1.0}
+RESULT = Path(__file__).resolve().parent / 'results' / 'data_pipeline.json'
+Task = Callable[[str], Any]
+
+
+def our_tasks() -> Dict[str, Task]:
+    """This project's side: what the data set does for each sample."""
+    import cv2
+    import numpy as np
+
+    from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+    cv2.setNumThreads(0)
+    data = DataConfig(SIZE, CROP_PCT, 'bicubic', MEAN, STD)
+    draws = iter(range(2**62))
+
+    def training(interpolation: str) -> Task:
+        transform = train_transform(data, TrainOptions(auto_augment=RECIPE, erase_prob=ERASE,
+                                                       interpolation=interpolation))
+        return lambda path: transform(path, np.random.Generator(np.random.PCG64(next(draws))))
+    return {'train': training('random'), 'train bicubic': training('bicubic'), 'eval': eval_transform(data),
+            'levels': eval_transform(data, normalise=False)}
+
+
+def timm_tasks() -> Dict[str, Task]:
+    """timm's side: what its ImageDataset does for each sample (no prefetcher: that one works on batches on a GPU)."""
+    import torch
+    from PIL import Image, ImageOps
+    from timm.data import create_transform
+    torch.set_num_threads(1)
+    posterize = ImageOps.posterize  # timm 1.0.31 asks for 0 bits at times, which Pillow 13 refuses: its run would end
+    ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
+
+    def opened(transform: Callable) -> Task:
+        return lambda path: transform(Image.open(path).convert('RGB'))
+
+    def training(interpolation: str) -> Task:
+        return opened(create_transform(SIZE, is_training=True, auto_augment=RECIPE, re_prob=ERASE, re_mode='pixel',
+                                       interpolation=interpolation, mean=MEAN, std=STD))
+
+    evaluation = dict(is_training=False, interpolation='bicubic', crop_pct=CROP_PCT, mean=MEAN, std=STD)
+    levels = opened(create_transform(SIZE, normalize=False, **evaluation))
+    return {'train': training('random'), 'train bicubic': training('bicubic'),
+            'eval': opened(create_transform(SIZE, **evaluation)),
+            'levels': lambda path: levels(path).permute(1, 2, 0)}
+
+
+def serve(side: str, pictures: Sequence[str]) -> int:
+    """One side's process: a JSON request per line on stdin, a JSON answer per line on stdout."""
+    import numpy as np
+    tasks = {'ours': our_tasks, 'timm': timm_tasks}[side]()
+    for request in map(json.loads, sys.stdin):
+        task = tasks[request['task']]
+        if 'save' in request:
+            np.save(request['save'], np.stack([np.asarray(task(path)) for path in pictures]))
+            answer: Dict[str, float] = {}
+        else:
+            count, start = 0, time.perf_counter()
+            while time.perf_counter() - start < request['seconds']:
+                task(pictures[count % len(pictures)])
+                count += 1
+            answer = {'rate': count / (time.perf_counter() - start)}
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+class Side:
+    """A running ``serve`` process."""
+
+    def __init__(self, name: str, python: str, pictures: Sequence[str]) -> None:
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+        self.name = name
+        self.process = subprocess.Popen([python, __file__, '--serve', name, *pictures], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, **request: Any) -> Dict[str, float]:
+        """Send a request and wait for the answer."""
+        try:
+            self.process.stdin.write(json.dumps(request) + '\n')
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            raise InputError(f'the process of {self.name} ended (its own message is above); is its Python complete?'
+                             ) from None
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """``count`` JPEG files, 500x375, quality 90: noise with the 1/f spectrum of photographs, and some edges."""
+    import cv2
+    import numpy as np
+    rng = np.random.Generator(np.random.PCG64(2021))
+    height, width = 375, 500
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width)
+    amplitude = 1 / np.maximum(frequency, 1) ** 1.6
+    for index in range(count):
+        planes = []
+        for _ in range(3):
+            noise = np.fft.fft2(rng.standard_normal((height, width))) * amplitude
+            plane = np.fft.ifft2(noise).real
+            planes.append((plane - plane.mean()) / plane.std())
+        grey = planes[0]
+        levels = rng.uniform(80, 170, 3)
+        picture = np.stack([grey * 45 + plane * 18 + level for plane, level in zip(planes, levels)], -1)
+        for _ in range(6):
+            corners = (rng.random((4, 2)) * (width, height)).astype(np.int32)
+            mask = np.zeros((height, width), np.uint8)
+            cv2.fillConvexPoly(mask, cv2.convexHull(corners), 1)
+            picture[mask > 0] += rng.uniform(-50, 50, 3)
+        pixels = np.clip(picture, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f'{index:04d}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def compare_pixels(sides: Sequence[Side], folder: Path) -> Dict[str, float]:
+    """Largest differences between the two sides' evaluation arrays, over all pictures."""
+    import numpy as np
+    result = {}
+    for task in ('levels', 'eval'):
+        arrays = []
+        for side in sides:
+            path = folder / f'{side.name}-{task}.npy'
+            side.ask(task=task, save=str(path))
+            arrays.append(np.load(path).astype(np.float64))
+        if arrays[0].shape != arrays[1].shape:
+            raise InputError(f'{task}: found shapes {arrays[0].shape} and {arrays[1].shape}, expected the same')
+        result[f'largest difference of {task}'] = float(np.abs(arrays[0] - arrays[1]).max())
+    return result
+
+
+def measure(sides: Sequence[Side], windows: int, seconds: float) -> Dict[str, Dict[str, Any]]:
+    """Rates of both sides in turns, for each task."""
+    result = {}
+    for task, target in TARGETS.items():
+        rates: Dict[str, List[float]] = {side.name: [] for side in sides}
+        for window in range(windows + 1):
+            for side in sides if window % 2 else sides[::-1]:
+                rate = side.ask(task=task, seconds=seconds)['rate']
+                if window:  # the first one warms up
+                    rates[side.name].append(rate)
+        ratio = statistics.median(ours / timms for ours, timms in zip(rates['ours'], rates['timm']))
+        result[task] = {**{f'{name} (pictures/s)': round(statistics.median(found), 1) for name, found in rates.items()},
+                        'ratio': round(ratio, 2), 'target': target, 'windows': {name: [round(rate, 1) for rate in found]
+                                                                                for name, found in rates.items()}}
+    return result
+
+
+def versions(python: str, modules: Sequence[str]) -> Dict[str, str]:
+    """Versions of Python and of ``modules`` in an interpreter."""
+    code = ('import importlib, json, platform, sys; print(json.dumps({"python": platform.python_version(), '
+            '**{m: importlib.import_module(m).__version__ for m in sys.argv[1:]}}))')
+    result = subprocess.run([python, '-c', code, *modules], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise InputError(f'--peer-python: {python} lacks something: {result.stderr.strip().splitlines()[-1]}')
+    return json.loads(result.stdout)
+
+
+def processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path('/proc/cpuinfo')
+    text = cpuinfo.read_text() if cpuinfo.exists() else ''
+    names = [line.partition(':')[2].strip() for line in text.splitlines() if line.startswith('model name')]
+    return names[0] if names else platform.processor()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ['--serve']:  # this file as one side's process
+        return serve(argv[1], argv[2:])
+    parser = Parser(__doc__)
+    parser.flag('peer_python', required=True, help='the interpreter that has timm')
+    parser.flag('pictures', default='', help='folder of JPEG files to use instead of made ones')
+    parser.flag('count', type=int, default=64, help='pictures to make')
+    parser.flag('windows', type=int, default=9, help='windows for each side and task')
+    parser.flag('seconds', type=float, default=1.0, help='length of a window')
+    parser.flag('output', type=Path, default=RESULT, help='JSON file to write')
+    args = parser.parse_args(argv)
+
+    from CaiT.data.lists import pictures_in
+    peer = versions(args.peer_python, ['timm', 'torch', 'torchvision', 'PIL'])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if not args.pictures:
+            make_pictures(folder, args.count)
+        pictures = pictures_in(args.pictures or folder)
+        kilobytes = statistics.mean(os.path.getsize(path) for path in pictures) / 1024
+        sides = [Side('ours', sys.executable, pictures), Side('timm', args.peer_python, pictures)]
+        differences = compare_pixels(sides, folder)
+        tasks = measure(sides, args.windows, args.seconds)
+        for side in sides:
+            side.process.stdin.close()
+            side.process.wait()
+
+    print(f'{len(pictures)} pictures of {kilobytes:.0f} KB on average, one core of {processor()}')
+    print(f'{"":14s} {"ours":>8s} {"timm":>8s}  pictures/s   ratio  target')
+    for task, row in tasks.items():
+        ours, timms = row['ours (pictures/s)'], row['timm (pictures/s)']
+        print(f'{task:14s} {ours:8.0f} {timms:8.0f}  {"":10s} {row["ratio"]:7.2f} {row["target"]:7.1f}')
+    for name, value in differences.items():
+        print(f'{name}: {value:g}')
+    report = {
+        'what': __doc__.splitlines()[0], 'command': 'python benchmarks/data_pipeline.py ' + ' '.join(
+            'PEER' if word == args.peer_python else word for word in argv),
+        'machine': {'processor': processor(), 'cores': os.cpu_count(), 'system': platform.system()},
+        'versions': {'ours': versions(sys.executable, ['cv2', 'PIL', 'numpy']), 'peer': peer},
+        'pictures': {'count': len(pictures), 'mean KB': round(kilobytes, 1), 'made': not args.pictures},
+        'tasks': tasks, 'pixels': differences,
+    }
+    with atomic_write(args.output) as file:
+        json.dump(report, file, indent=1)
+        file.write('\n')
+    print(f'written to {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)

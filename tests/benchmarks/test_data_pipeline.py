@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This project's side of the data benchmark works; the other side needs timm and is not tested here."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'data_pipeline.py'
+
+
+def test_made_pictures_are_measured_and_saved(tmp_path):
+    spec = importlib.util.spec_from_file_location('data_pipeline', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make_pictures(tmp_path, 2)
+    pictures = sorted(str(path) for path in tmp_path.glob('*.jpg'))
+    assert all(30_000 < Path(path).stat().st_size < 60_000 for path in pictures)  # ImageNet's are about 42 KB
+    requests = [{'task': 'train', 'seconds': 0.05}, {'task': 'train bicubic', 'seconds': 0.05},
+                {'task': 'eval', 'save': str(tmp_path / 'eval.npy')}]
+    result = subprocess.run([sys.executable, str(SCRIPT), '--serve', 'ours', *pictures], text=True, check=True,
+                            input=''.join(json.dumps(request) + '\n' for request in requests), capture_output=True)
+    first, second, saved = map(json.loads, result.stdout.splitlines())
+    assert first['rate'] > 5 and second['rate'] > 5 and saved == {}
+    assert np.load(tmp_path / 'eval.npy').shape == (2, 3, 224, 224)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('timm') is not None, reason='timm is here')
+def test_a_peer_that_lacks_timm_is_one_line(tmp_path):
+    result = subprocess.run([sys.executable, str(SCRIPT), '--peer-python', sys.executable, '--output',
+                             str(tmp_path / 'x.json')], text=True, check=False, capture_output=True)
+    assert result.returncode == 2 and result.stderr.count('\n') == 1 and 'No module named' in result.stderr
