@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint parity-all align align-live clean
+.PHONY: help demo test test-slow lint parity-all align align-live notebook clean
 
 help:
 	@echo 'make demo        train, evaluate, export and serve a small CaiT on scanned digits'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
+	@echo 'make notebook    the quick-start notebook, from top to bottom'
 	@echo 'make lint        ruff'
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +31,10 @@ test-slow: $(READY)
 
 lint: $(READY)
 	$(RUN) ruff check .
+
+notebook: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
+	$(RUN) python -m CaiT.tools.run_notebook
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
