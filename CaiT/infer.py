@@ -3,10 +3,12 @@
 
     python infer.py --img-path=picture.jpg                   the model in output/infer, Paddle Inference
     python infer.py --img-path a.jpg b.png folder list.txt --topk=5 --batch-size=8
+    python infer.py --img-path=folder --output=results.csv --resume --shard=1/4
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
 Prints, for each picture, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). Size, crop and
-statistics come from the metadata that export wrote beside the model. No file is changed.
+statistics come from the metadata that export wrote beside the model. No file is changed. Pictures that cannot be
+decoded are named and left out; the exit status is then 1.
 """
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ if not __package__:
 from CaiT import errors, runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.data.lists import pictures_in  # noqa: E402
-from CaiT.deploy import autolog  # noqa: E402
+from CaiT.deploy import autolog, feed  # noqa: E402
 from CaiT.deploy.engines import BATCH, Options, backends  # noqa: E402
 from CaiT.deploy.metadata import INPUTS, PRECISIONS  # noqa: E402
 from CaiT.deploy.predictor import Prediction, Predictor, certification_line  # noqa: E402
+from CaiT.deploy.progress import Progress  # noqa: E402
+from CaiT.deploy.results import ResultFile  # noqa: E402
 from CaiT.errors import InputError  # noqa: E402
 
 MODEL_DIR = 'output/infer'
+FEW = 64  # pictures that are decoded before worker processes would have started
 
 
 def parser() -> Parser:
@@ -41,6 +46,11 @@ def parser() -> Parser:
     flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
     flags.switch('use_tensorrt', metavar='True|False', help='with --use-gpu')
     flags.flag('topk', type=int, default=0, metavar='K', help='also list the K best classes with their names')
+    flags.flag('output', metavar='FILE', help='write to a .csv or .jsonl as results come, instead of the screen')
+    flags.switch('resume', help='go on with the file of an interrupted run')
+    flags.flag('shard', default='1/1', metavar='K/N', help='take part K of N of the pictures: one part per machine')
+    flags.flag('workers', type=int, default=-1, metavar='N', help='decoding processes; default: half the cores for more '
+               f'than {FEW} pictures, else 0')
     flags.switch('benchmark', metavar='True|False', help='print the auto_log report')
     flags.switch('tipc_lines', metavar='True|False', help='also print <file name><tab>[class id, probability]')
     return flags
@@ -66,21 +76,42 @@ def main() -> int:
     for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
-    paths = [picture for path in args.img_path for picture in pictures_in(path)]
+    paths = feed.shard([picture for path in args.img_path for picture in pictures_in(path)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
     predictor = Predictor(args.model_dir, args.backend, options)
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.Times() if args.benchmark else None
-    for prediction in predictor.predict(paths, max(args.topk, 1), times):
-        print('\n'.join(lines_of(prediction, predictor, args.topk)))
-        if args.tipc_lines:
-            print(certification_line(prediction))
+    results = ResultFile(args.output, max(args.topk, 1), args.resume) if args.output else None
+    if results and results.done:
+        print(f'{args.output}: {len(results.done)} pictures are done already')
+        paths = [path for path in paths if path not in results.done]
+    workers = args.workers if args.workers >= 0 else (max(1, runtime.cores() // 2) if len(paths) > FEW else 0)
+    progress, failed = Progress(len(paths)), 0
+    try:
+        for prediction in predictor.predict(paths, max(args.topk, 1), workers, times, progress):
+            if isinstance(prediction, InputError):
+                print(f'left out: {prediction}', file=sys.stderr)
+                failed += 1
+            elif results:
+                results.write(prediction, predictor.class_name)
+            else:
+                print('\n'.join(lines_of(prediction, predictor, args.topk)))
+                if args.tipc_lines:
+                    print(certification_line(prediction))
+    finally:
+        progress.close()
+        if results:
+            results.close()
+    if results or len(paths) > FEW:
+        print(progress.summary())
+    if failed:
+        print(f'{failed} of {len(paths)} pictures could not be decoded', file=sys.stderr)
     if times:
-        shape = 'x'.join(map(str, predictor.transform(paths[0]).shape))
+        shape = 'x'.join(map(str, predictor.picture_shape))
         autolog.emit(autolog.report(times, predictor.meta.model, args.precision, args.batch_size, shape,
                                     predictor.engine.describe()))
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == '__main__':
