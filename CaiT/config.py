@@ -181,12 +181,14 @@ def _files(path: Path, above: tuple = ()) -> List[tuple]:
     except OSError as error:
         raise InputError(f'config file {path}: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not YAML: {error}') from error
+        raise InputError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f'{path}: found {type(values).__name__}, expected KEY: value lines')
     bases = values.pop('BASE', [])
     bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f'{path}: BASE: found {bases!r}, expected a file name or a list of them')
     layers = [layer for base in bases for layer in _files(path.parent / base, (*above, path.resolve()))]
     return [*layers, (str(path), values)]
 
@@ -199,6 +201,8 @@ def _nested(dotted: Mapping[str, Any], source: str) -> tuple:
         level = values
         for section in sections:
             level = level.setdefault(section, {})
+            if not isinstance(level, dict):
+                raise InputError(f'{source}: {section}: found {level!r} and, beside it, {key}')
         level[leaf] = value
     return source, values
 
