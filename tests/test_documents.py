@@ -139,6 +139,13 @@ def test_requirements_for_gpu_are_the_packages_but_paddle():
     assert [line for line in lines if not line.startswith('#')] == wanted
 
 
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load(text_of('CITATION.cff'))
+    assert citation['version'] == CaiT.__version__ and citation['license'] == 'Apache-2.0'
+    assert {paper['url'] for paper in citation['references']} == {
+        f'https://arxiv.org/abs/{number}' for number in ('2103.17239', '2012.12877', '2010.11929')}
+
+
 def test_chinese_readme_has_its_sections_and_agrees_with_the_english_one():
     chinese, english = text_of('README_cn.md'), text_of('README.md')
     headings = re.findall(r'^## +(?:\d+\.? *)?(.*)$', chinese, re.M)
