@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import difflib
+import re
+import sys
+from typing import Any, Optional, Sequence
 
 from CaiT.errors import InputError
 
@@ -12,6 +15,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without abbreviations that could change meaning later."""
 
     def __init__(self, doc: str) -> None:
+        self.spellings = {'-h', '--help'}
         super().__init__(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def flag(self, name: str, *also: str, **options: Any) -> None:
@@ -22,11 +26,22 @@ class Parser(argparse.ArgumentParser):
                 for dash in ('-', '--'):
                     if dash + spelling not in spellings:
                         spellings.append(dash + spelling)
+        self.spellings.update(spellings)
         self.add_argument(*spellings, dest=name, metavar=options.pop('metavar', name.upper()), **options)
 
     def switch(self, name: str, *also: str, default: bool = False, **options: Any) -> None:
         """Declare a yes/no flag: bare, or with True/False behind it (``--use-gpu=True`` in certification files)."""
         self.flag(name, *also, nargs='?', const=True, default=default, type=boolean, **options)
+
+    def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
+        """As argparse's, without the abbreviations that allow_abbrev=False still lets pass behind a single dash."""
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            name = word.split('=')[0]
+            if re.match('--?[A-Za-z]', name) and name not in self.spellings:
+                near = difflib.get_close_matches(name, sorted(self.spellings), n=1)
+                self.error(f'unknown flag {name}' + (f', did you mean {near[0]}?' if near else ''))
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> None:
         raise InputError(f'{message} (see {self.prog} --help)')

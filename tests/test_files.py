@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output appears whole or not at all."""
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from CaiT.files import atomic_folder, atomic_write
+
+
+def test_written_whole(tmp_path):
+    with atomic_write(tmp_path / 'new' / 'a.txt') as file:
+        file.write('é\r\nb\n')
+        assert not (tmp_path / 'new' / 'a.txt').exists()
+    assert (tmp_path / 'new' / 'a.txt').read_bytes() == 'é\r\nb\n'.encode()
+    with atomic_write(tmp_path / 'b.bin', 'wb') as file:
+        file.write(b'\0\n')
+    assert (tmp_path / 'b.bin').read_bytes() == b'\0\n'
+    assert sorted(os.listdir(tmp_path)) == ['b.bin', 'new'] and os.listdir(tmp_path / 'new') == ['a.txt']
+
+
+def test_or_not_at_all(tmp_path):
+    (tmp_path / 'a.txt').write_text('before')
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), atomic_write(tmp_path / 'a.txt') as file:
+            file.write('half')
+            raise error
+    assert (tmp_path / 'a.txt').read_text() == 'before' and os.listdir(tmp_path) == ['a.txt']
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / 'a.txt') as file:
+            file.write('x')
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / 'a.txt').stat().st_mode) == 0o640
+
+
+def test_folder(tmp_path):
+    with atomic_folder(tmp_path / 'model') as folder:
+        (folder / 'a').write_text('1')
+        (folder / 'b').write_text('2')
+        assert not (tmp_path / 'model').exists()
+    (tmp_path / 'model' / 'mine').write_text('3')
+    with atomic_folder(tmp_path / 'model') as folder:
+        (folder / 'a').write_text('4')
+    assert {path.name: path.read_text() for path in (tmp_path / 'model').iterdir()} == {'a': '4', 'b': '2', 'mine': '3'}
+    with pytest.raises(ValueError), atomic_folder(tmp_path / 'model') as folder:
+        (folder / 'a').write_text('5')
+        raise ValueError
+    with pytest.raises(ValueError), atomic_folder(tmp_path / 'other') as folder:
+        raise ValueError
+    assert (tmp_path / 'model' / 'a').read_text() == '4' and os.listdir(tmp_path) == ['model']

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is set before Paddle is imported: guarded by the processor, overruled by the user."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from CaiT import runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+AVX512 = 'avx2 avx512f avx512dq avx512bw avx512vl avx512cd'
+KEYS = ('OMP_NUM_THREADS', 'FLAGS_use_stride_kernel', 'MKL_DEBUG_CPU_TYPE', 'CAIT_RUNTIME', 'GLOG_minloglevel')
+
+
+@pytest.mark.parametrize('cpuinfo, kind', [
+    (f'vendor_id : AuthenticAMD\nflags : fpu {AVX512}', '7'),
+    ('vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f', '5'),  # half of AVX-512 is none
+    ('vendor_id : AuthenticAMD\nflags : fpu sse2', None),
+    (f'vendor_id : GenuineIntel\nflags : fpu {AVX512}', None),
+    ('', None)])
+def test_settings_follow_the_processor(cpuinfo, kind):
+    found = runtime.settings(cpuinfo, 3)
+    assert found.get('MKL_DEBUG_CPU_TYPE') == kind
+    assert found['OMP_NUM_THREADS'] == '3' and found['FLAGS_use_stride_kernel'] == '0'
+
+
+def script(code: str, **environment: str) -> str:
+    """Output of ``code`` in a process of its own, with nothing set but ``environment``."""
+    inherited = {key: value for key, value in os.environ.items() if key not in KEYS}
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, env={**inherited, **environment}, check=True,
+                          stdout=subprocess.PIPE, text=True, timeout=60).stdout
+
+
+PREPARE = 'import os; from CaiT import runtime; print(runtime.prepare()); '
+
+
+def test_prepare_sets_and_reports():
+    found = script(PREPARE + 'print(os.environ["OMP_NUM_THREADS"], os.environ["FLAGS_use_stride_kernel"]); '
+                             'assert runtime.prepare(5) == runtime.prepare()')
+    line, values = found.splitlines()
+    assert values == f'{runtime.cores()} 0'
+    assert f'OMP_NUM_THREADS={runtime.cores()}' in line and 'FLAGS_use_stride_kernel=0' in line and 'malloc=' in line
+
+
+def test_the_users_settings_win():
+    assert 'OMP_NUM_THREADS=7' in script(PREPARE, OMP_NUM_THREADS='7')
+    found = script(PREPARE + 'print("FLAGS_use_stride_kernel" in os.environ)', CAIT_RUNTIME='off')
+    assert found.splitlines() == ['runtime: settings off (CAIT_RUNTIME)', 'False']
+
+
+def test_too_late_is_said():
+    found = script('import sys; sys.modules["paddle"] = sys; ' + PREPARE + 'print("OMP_NUM_THREADS" in os.environ)')
+    assert found.splitlines() == ['runtime: paddle was imported first, settings left as they were', 'False']
