@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of models: in the documents as in the code, rows by hand, and a document without markers."""
+from __future__ import annotations
+
+import pytest
+
+from CaiT import list_models
+from CaiT.errors import InputError
+from CaiT.tools import model_table
+
+
+@pytest.fixture(scope='module')
+def lines() -> list:
+    return model_table.table()
+
+
+def test_documents_hold_the_table_of_the_code(lines):
+    assert model_table.ROOT / 'docs' / 'models.md' in model_table.documents()
+    for path in model_table.documents():
+        text = path.read_text(encoding='utf-8')
+        assert model_table.embed(text, lines, path) == text, f'{path}: python -m CaiT.tools.model_table --write'
+
+
+def test_rows(lines):
+    assert len(lines) == 2 + len(list_models()) and {line.count('|') for line in lines} == {lines[0].count('|')}
+    assert '| `cait_xxs24_224` | 11,956,264 | 2.523 | 224 | 1.0 | 78.4 / 94.33 | facebookresearch/deit | – |' in lines
+    assert '| `deit_small_patch16_224` | 22,050,664 | 4.599 | 224 | 0.9 | 79.9 / – | DeiT paper | – |' in lines
+    assert '| `cait_m36_224` | 270,929,512 | 53.367 | 224 | 1.0 | – | – | – |' in lines
+    tiny = next(line for line in lines if 'vit_tiny' in line)
+    assert '| – | – | 88.00 / 98.33 on 300 CC BY photographs' in tiny  # 264 and 295 of 300
+
+
+def test_write_and_check(tmp_path, monkeypatch, capsys):
+    document = tmp_path / 'README.md'
+    monkeypatch.setattr(model_table, 'ROOT', tmp_path)
+    monkeypatch.setattr(model_table, 'table', lambda: ['| a |', '|---|'])
+    document.write_text('before\n<!-- model-table:start -->\nold\n<!-- model-table:end -->\nafter\n')
+    (tmp_path / 'README_cn.md').write_text('no markers')
+    assert model_table.main(['--check']) == 1 and 'README.md: holds another table' in capsys.readouterr().out
+    assert model_table.main(['--write']) == 0 and model_table.main(['--check']) == 0
+    assert document.read_text() == ('before\n<!-- model-table:start -->\n| a |\n|---|\n<!-- model-table:end -->\n'
+                                    'after\n')
+    assert (tmp_path / 'README_cn.md').read_text() == 'no markers'
+    assert model_table.main([]) == 0 and capsys.readouterr().out == '| a |\n|---|\n'
+    with pytest.raises(InputError, match='--write and --check: found both'):
+        model_table.main(['--write', '--check'])
+
+
+@pytest.mark.parametrize('text', ['', '<!-- model-table:start -->', '<!-- model-table:end --><!-- model-table:start -->'])
+def test_markers_in_disorder(text):
+    with pytest.raises(InputError, match='a.md: expected one line <!-- model-table:start -->'):
+        model_table.embed(text, [], 'a.md')
