@@ -57,12 +57,13 @@ def main(arguments: Optional[List[str]] = None) -> None:
     from CaiT.training import distributed, jobs
     config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
     distributed.start()
-    if predicting:
-        jobs.classify(config)
-    elif scoring:
-        jobs.score(config)
-    else:
-        jobs.train(config)
+    with distributed.failing_first():
+        if predicting:
+            jobs.classify(config)
+        elif scoring:
+            jobs.score(config)
+        else:
+            jobs.train(config)
 
 
 if __name__ == '__main__':

@@ -166,9 +166,10 @@ class Trainer:
         """One update from the micro-batches of ``group``."""
         progress, config = self.progress, self.config
         progress.rate = self._rate()
+        apart = config.TRAIN.RECOMPUTE  # averages gradients after the backward pass, not in it
         for number, (pictures, targets) in enumerate(group, 1):
             paddle.seed(step_seed(config.SEED, progress.epoch, progress.step, distributed.rank()))
-            with distributed.accumulating(self.net, number < len(group)), self.precision.autocast():
+            with distributed.local(self.net, apart or number < len(group)), self.precision.autocast():
                 logits = self.net(pictures)
                 loss = self.loss(logits, targets, self.teacher(pictures) if self.teacher else None)
                 # The mean over the update's pictures: without the division n micro-batches would step n times as far.
@@ -180,6 +181,8 @@ class Trainer:
             progress.loss_sum += value * len(targets)
             progress.correct += correct(logits, targets)
             progress.pictures += len(targets)
+        if apart:
+            distributed.average_gradients(self.model.parameters())
         self.optimizer.set_lr(progress.rate)
         self.precision.unscale(self.optimizer)
         progress.grad_norm = clip_gradients(self.model.parameters(), config.TRAIN.GRAD_CLIP)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes on gloo, started as users start them, against one process with the same global batch."""
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CaiT.training import checkpoint
+from CaiT.training.journal import Journal
+from tests.training.conftest import CAIT, SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+# No mixing, no dropping: those draw per batch or per process. Micro-batches and recomputation go their own way through
+# the averaging of gradients.
+SHARED = ['TRAIN.ACCUM_ITER', '2', 'TRAIN.EMA_DECAY', '0.9', 'AUG.REPEATS', '3', 'AUG.AUTO_AUGMENT',
+          'rand-m9-mstd0.5-inc1', 'SAVE_STEPS', '1']
+
+
+def words(script, stripes, folder, batch, epochs, *opts):
+    return [str(ROOT / 'CaiT' / script), '-data_path', str(stripes), '-num_classes', '3', '-batch_size', str(batch),
+            '-epochs', str(epochs), '-output_dir', str(folder), '-resume', 'auto',
+            '-opts', *CAIT, *SMALL, *SHARED, *opts]
+
+
+def launch(stripes, folder, epochs, *opts):
+    """Two processes of two pictures each; the launcher's own logs go beside the run."""
+    launcher = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2',
+                '--log_dir', str(folder) + '-log']
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(('PADDLE_', 'OMP_'))}
+    return subprocess.Popen([*launcher, *words('main_multi_gpu.py', stripes, folder, 2, epochs, *opts)], cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def alone(stripes, folder, epochs, *opts):
+    done = subprocess.run([sys.executable, *words('main_single_gpu.py', stripes, folder, 4, epochs, *opts)], cwd=ROOT,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout
+
+
+def assert_close(one, two):
+    """The same run but for the order of sums: measured 6e-7 in the weights after 12 updates, allowed ten times that."""
+    mine, theirs = (checkpoint.read(folder / 'last.pdstate') for folder in (one, two))
+    for part in ('model', 'ema'):
+        worst = max(np.abs(mine[part][name] - theirs[part][name]).max() for name in theirs[part])
+        assert worst < 6e-6, (part, worst)
+    mine, theirs = (Journal(folder, 'x').records() for folder in (one, two))
+    assert [record['epoch'] for record in mine] == [record['epoch'] for record in theirs]
+    for a, b in zip(mine, theirs):
+        for key in ('train_loss', 'train_acc', 'val_loss', 'val_top1', 'val_top5', 'ema_top1', 'lr'):
+            assert a[key] == pytest.approx(b[key], abs=2e-6), key
+
+
+@pytest.fixture(scope='module')
+def one(stripes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('one') / 'run'
+    alone(stripes, folder, 2)
+    return folder
+
+
+@pytest.mark.parametrize('recompute', ['False', 'True'])
+def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recompute):
+    """Weights, average, losses and accuracies; 11 validation pictures in 5s: neither padded nor counted twice."""
+    folder = tmp_path / 'two'
+    said, _ = (job := launch(stripes, folder, 2, 'TRAIN.RECOMPUTE', recompute)).communicate(timeout=200)
+    assert job.returncode == 0, said
+    assert_close(folder, one)
+    assert said.count('Now training epoch 1.') == 1  # the second process neither speaks nor writes
+    assert len((folder / 'log.jsonl').read_text().splitlines()) == 2
+    second = (tmp_path / 'two-log' / 'workerlog.1').read_text()
+    assert 'training epoch' not in second and 'Error' not in second
+
+
+def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stripes, one, tmp_path):
+    folder = tmp_path / 'run'
+    job = launch(stripes, folder, 2)
+    while not (folder / 'last.pdstate').exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    started = time.monotonic()
+    os.kill(member(job.pid, 1), signal.SIGKILL)
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode != 0 and time.monotonic() - started < 60
+    assert 'rank 1 status failed' in said or 'rank 0 status failed' in said
+    assert checkpoint.read(folder / 'last.pdstate')['progress']['epoch'] <= 2
+    alone(stripes, folder, 2)
+    assert_close(folder, one)
+
+
+def test_an_error_of_any_process_is_on_the_screen(stripes, tmp_path):
+    """The seventh picture of the list is broken; whoever reads it, its line is shown and the job ends."""
+    broken = tmp_path / 'broken'
+    shutil.copytree(stripes, broken)
+    (broken / 'train/0/06.png').write_text('no picture')
+    started = time.monotonic()
+    said, _ = (job := launch(broken, tmp_path / 'run', 2, 'AUG.REPEATS', '1')).communicate(timeout=100)
+    assert job.returncode != 0 and time.monotonic() - started < 90
+    assert 'line 7: picture' in said and 'cannot be decoded' in said
+
+
+def member(launcher, rank):
+    """Process id of the launcher's process of that rank."""
+    listed = subprocess.run(['pgrep', '-P', str(launcher)], stdout=subprocess.PIPE, text=True).stdout.split()
+    for pid in listed:
+        environment = Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
+        if f'PADDLE_TRAINER_ID={rank}'.encode() in environment:
+            return int(pid)
+    raise AssertionError(f'no process of rank {rank} among {listed}')
