@@ -96,9 +96,9 @@ def main() -> int:
             elif results:
                 results.write(prediction, predictor.class_name)
             else:
-                print('\n'.join(lines_of(prediction, predictor, args.topk)))
-                if args.tipc_lines:
+                if args.tipc_lines:  # first: its readers take the first line that names the picture
                     print(certification_line(prediction))
+                print('\n'.join(lines_of(prediction, predictor, args.topk)))
     finally:
         progress.close()
         if results:

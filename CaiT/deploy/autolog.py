@@ -22,7 +22,9 @@ API_VERSION = '1.0'
 class Times:
     """Seconds of each stage, batch by batch: ``start``, then ``stamp`` after every stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: bool = True) -> None:
+        """``warm_up``: the engine is to run untimed before the first batch that counts."""
+        self.warm_up = warm_up
         self.stages: List[List[float]] = [[] for _ in STAGES]
         self._row: List[float] = []
         self._last = 0.0

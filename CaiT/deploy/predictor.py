@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from CaiT.data.transforms import eval_transform
-from CaiT.deploy import metadata
+from CaiT.deploy import feed, metadata
 from CaiT.deploy.autolog import Times
 from CaiT.deploy.engines import BaseEngine, Options, engine_class
+from CaiT.deploy.progress import Progress
 from CaiT.errors import InputError
 
 WARM_UP = 2  # runs before anything is timed: engines compile their kernels in the first
@@ -52,28 +53,43 @@ class Predictor:
                              f'says {self.meta.num_classes}')
         return logits
 
-    def predict(self, paths: Sequence[str], topk: int = 1, times: Optional[Times] = None) -> Iterator[Prediction]:
-        """Predictions in the order of ``paths``, ``options.batch`` at a time; ``times`` collects what each stage takes.
-        """
-        step = self.options.batch
-        for start in range(0, len(paths), step):
-            part = paths[start:start + step]
-            if times is not None and start == 0:
-                self.warm_up(self.transform(part[0]), len(part))
-            clock = times or Times()
-            clock.start()
-            batch = np.stack([self.transform(path) for path in part])
-            clock.stamp()
-            logits = self.logits(batch)
-            clock.stamp()
-            predictions = [Prediction(path, best) for path, best in zip(part, best_classes(logits, topk))]
-            clock.stamp()
-            yield from predictions
+    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[Times] = None,
+                progress: Optional[Progress] = None) -> Iterator[Union[Prediction, InputError]]:
+        """Predictions in the order of ``paths``; a picture that cannot be decoded gives its InputError instead.
 
-    def warm_up(self, picture: np.ndarray, batch: int) -> None:
-        """Run a batch of the same picture until the engine has compiled what it needs."""
+        ``workers`` processes decode ahead of the engine. ``times`` collects what each stage takes, after a warm-up;
+        ``progress`` counts.
+        """
+        times, progress = times or Times(warm_up=False), progress or Progress(len(paths))
+        times.start()
+        for good, arrays, errors in feed.batches(feed.decoded(paths, self.transform, workers), self.options.batch):
+            yield from errors
+            if good:
+                batch = np.stack(arrays)
+                if times.warm_up and not times.batches:
+                    self.warm_up(batch)
+                    times.start()  # again, decoding included
+                    batch = np.stack([self.transform(path) for path in good])
+                times.stamp()
+                with progress:
+                    logits = self.logits(batch)
+                times.stamp()
+                predictions = [Prediction(path, best) for path, best in zip(good, best_classes(logits, topk))]
+                times.stamp()
+                yield from predictions
+            progress.step(len(good) + len(errors))
+            times.start()
+
+    def warm_up(self, batch: np.ndarray) -> None:
+        """Run a batch until the engine has compiled what it needs."""
         for _ in range(WARM_UP):
-            self.logits(np.repeat(picture[None], batch, 0))
+            self.logits(batch)
+
+    @property
+    def picture_shape(self) -> Tuple[int, int, int]:
+        """Shape of one picture as the graph takes it."""
+        size = self.meta.data.image_size
+        return (size, size, 3) if self.options.input == 'uint8' else (3, size, size)
 
     def class_name(self, class_id: int) -> str:
         """The name of a class, empty when the model was exported without names."""

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every engine at every precision: answers, batches of any size, and one line for what it cannot do."""
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from small_models import small, small_data
+
+from CaiT import runtime
+from CaiT.deploy import export as export_module
+from CaiT.deploy import metadata, parity
+from CaiT.deploy.engines import Options, backends, engine_class, paddle_engine
+from CaiT.deploy.export import export
+from CaiT.deploy.predictor import Predictor
+from CaiT.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+BF16 = 'avx512_bf16' in runtime.cpu_flags()
+PAIRS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
+         ('openvino', 'fp32'), ('openvino', 'bf16')]
+WEIGHTS = {'file': 'w.pdparams', 'sha256': '0' * 64}
+
+
+def offered(backend: str, precision: str) -> bool:
+    """Whether this machine has what the pair needs."""
+    pytest.importorskip({'onnxruntime': 'onnx'}.get(backend, backend))
+    return BF16 or precision != 'bf16'
+
+
+@pytest.fixture(scope='module', params=['cait', 'vit', 'distilled'])
+def exported(request, checks, tmp_path_factory):
+    """(dynamic model, folder with every engine's files)."""
+    folder, model = tmp_path_factory.mktemp(request.param), small(request.param)
+    targets = [(*pair, kind) for pair in PAIRS if offered(*pair) for kind in ('float', 'uint8')]
+    export(model, folder, 'x', small_data(), checks, WEIGHTS, targets, None, 2, checks)
+    return model, str(folder)
+
+
+def logits(folder: str, backend: str, precision: str, kind: str, checks, count: int, batch: int = 8) -> np.ndarray:
+    predictor = Predictor(folder, backend, Options(precision, kind, 2, batch))
+    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.picture_shape)))
+
+
+@pytest.mark.parametrize('backend, precision', PAIRS)
+def test_answers(exported, checks, backend, precision):
+    """fp32 is the same function; the others stay within a few hundredths, on both kinds of input."""
+    model, folder = exported
+    if not offered(backend, precision):
+        pytest.skip('no bf16 on this processor')
+    expected = model(paddle.to_tensor(checks.array('float'))).numpy()
+    for kind in ('float', 'uint8'):
+        found = logits(folder, backend, precision, kind, checks, len(expected))
+        error = np.abs(found - expected).max() / np.abs(expected).max()
+        assert error <= {'fp32': 1e-5, 'bf16': 0.03, 'int8': 0.08}[precision]
+        assert precision == 'fp32' or error > 1e-4  # the precision is really in force
+
+
+@pytest.mark.parametrize('backend', ['paddle', 'onnxruntime', 'openvino'])
+@pytest.mark.parametrize('count, batch', [(1, 1), (1, 8), (5, 8), (8, 8), (13, 8), (32, 32), (7, 3)])
+def test_any_number_of_pictures(exported, checks, backend, count, batch):
+    model, folder = exported
+    expected = model(paddle.to_tensor(np.resize(checks.array('float'), (count, 3, 32, 32)))).numpy()
+    found = logits(folder, backend, 'fp32', 'float', checks, count, batch)
+    assert found.shape == (count, 10) and np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_parity_is_written_for_every_artifact(exported):
+    artifacts = metadata.read(exported[1]).artifacts
+    assert len(artifacts) == 2 * sum(offered(*pair) for pair in PAIRS)
+    for one in artifacts:
+        assert one.parity['pictures'] == 7 and one.parity['relative'] <= parity.LIMITS[one.precision]
+        assert ('calibration' in one.parity) == (one.precision == 'int8')
+
+
+def test_engines_other_than_paddle_never_import_it(exported, pictures):
+    for backend in ('onnxruntime', 'openvino'):
+        code = (f"import sys; sys.argv = ['infer.py', '--model-dir', {exported[1]!r}, '--backend', {backend!r}, "
+                f"'--benchmark=True', '--img-path', {pictures[0]!r}]; from CaiT.infer import main; main(); "
+                "assert not [m for m in sys.modules if m.split('.')[0] == 'paddle']")
+        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and 'image_name: ' in done.stdout and 'paddle_version: None' in done.stdout, done.stderr
+
+
+def test_nncf_int8(checks, tmp_path):
+    pytest.importorskip('nncf')
+    model = small('cait', depth=2)
+    made = export(model, tmp_path, 'x', small_data(), checks, WEIGHTS, [('openvino', 'int8', 'uint8')], None, 2, checks)
+    assert 1e-3 < made.artifacts[0].parity['relative'] < 0.1
+    rounded = (tmp_path / 'openvino_int8_uint8.xml').read_text(encoding='utf-8')
+    # Two GEMMs with weights in attention and one in the MLP of each block: proj_l, proj_w, fc2, the head stay float.
+    assert rounded.count('blocks.0.attn.qkv') and rounded.count('type="FakeQuantize"') > 0
+
+
+def test_a_second_export_adds_and_other_weights_replace(cait, checks, tmp_path):
+    def made(weights, *targets):
+        export(cait, tmp_path, 'x', small_data(), checks, weights, targets)
+        return sorted(path.name for path in tmp_path.iterdir()), len(metadata.read(tmp_path).artifacts)
+    assert made(WEIGHTS, ('paddle', 'fp32', 'float'))[1] == 1
+    names, count = made(WEIGHTS, ('onnxruntime', 'fp32', 'float'))
+    assert count == 2 and 'inference.json' in names and 'onnxruntime.onnx' in names
+    names, count = made({**WEIGHTS, 'sha256': '1' * 64}, ('onnxruntime', 'fp32', 'float'))
+    assert count == 1 and names == ['metadata.json', 'onnxruntime.onnx']
+
+
+@pytest.mark.parametrize('backend, precision, message', [
+    ('tensorflow', 'fp32', "--backend: found 'tensorflow', expected one of onnxruntime, openvino, paddle"),
+    ('paddle', 'int8', "--precision: found 'int8', but paddle"),
+    ('onnxruntime', 'bf16', "--precision: found 'bf16', but onnxruntime")])
+def test_what_an_engine_would_ignore_is_an_error(backend, precision, message):
+    with pytest.raises(InputError, match=message):
+        engine_class(backend, precision)
+
+
+def test_backends_are_found_by_themselves():
+    assert backends() == ['onnxruntime', 'openvino', 'paddle']
+
+
+def test_missing_library_gives_the_install_line(monkeypatch):
+    monkeypatch.setattr(paddle_engine.Engine, 'module', 'no_such_library')
+    with pytest.raises(InputError, match='no_such_library is not installed; install it with: pip install paddlepaddle'):
+        engine_class('paddle')
+
+
+def test_what_was_not_exported_gives_the_command(exported):
+    with pytest.raises(InputError, match='--backend=openvino --precision=int8 --input=float --calibration=FOLDER'):
+        Predictor(exported[1], 'openvino', Options('int8'))
+
+
+def test_int8_without_calibration_is_refused(cait, checks, tmp_path):
+    with pytest.raises(InputError, match='needs --calibration FOLDER'):
+        export(cait, tmp_path / 'm', 'x', small_data(), checks, WEIGHTS, [('onnxruntime', 'int8', 'float')])
+    with pytest.raises(InputError, match='no pictures in this folder'):
+        parity.from_folder(str(tmp_path), small_data(), 3)
+    assert not (tmp_path / 'm').exists()
+
+
+def test_bf16_needs_its_instructions(exported, monkeypatch):
+    monkeypatch.setattr(runtime, 'cpu_flags', lambda: {'avx2'})
+    graphs = {'paddle': 'inference.json', 'openvino': 'openvino.xml'}
+    for backend, graph in graphs.items():
+        with pytest.raises(InputError, match='this processor has no'):
+            engine_class(backend, 'bf16')(Path(exported[1]) / graph, Options('bf16'))
+
+
+def test_models_of_paddle_2_still_load(tmp_path):
+    """A .pdmodel beside its .pdiparams. Paddle 3 can write one only for operations that its old format knows."""
+    code = (f"import os; os.environ['FLAGS_enable_pir_api'] = '0'; import paddle; n = paddle.nn\n"
+            "m = n.Sequential(n.Flatten(), n.Linear(48, 10)); m.eval(); x = paddle.ones([2, 3, 4, 4])\n"
+            f"paddle.jit.save(m, {str(tmp_path / 'inference')!r}, [paddle.static.InputSpec([None, 3, 4, 4])])\n"
+            f"paddle.save(m(x), {str(tmp_path / 'y')!r})")
+    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
+    assert (tmp_path / 'inference.pdmodel').is_file()
+    engine = engine_class('paddle')(tmp_path / 'inference.pdmodel', Options())
+    expected = paddle.load(str(tmp_path / 'y')).numpy()
+    assert np.abs(engine.run(np.ones((2, 3, 4, 4), np.float32)) - expected).max() < 1e-6
+
+
+def test_wrong_order_of_precisions_share_files(exported):
+    """fp32 and bf16 are one file, listed twice."""
+    files = {one.key: list(one.files) for one in metadata.read(exported[1]).artifacts}
+    assert not BF16 or files['openvino', 'bf16', 'float'] == files['openvino', 'fp32', 'float']
+    assert len({name for names in files.values() for name in names}) == len(list(Path(exported[1]).iterdir())) - 1
+
+
+def test_export_checks_targets_before_it_starts(cait, checks, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, 'reference_logits', lambda *_: pytest.fail('too late'))
+    for target in itertools.product(['paddle'], ['int8'], ['float']):
+        with pytest.raises(InputError, match='--precision'):
+            export(cait, tmp_path, 'x', small_data(), checks, WEIGHTS, [target])
