@@ -13,7 +13,7 @@ from CaiT.errors import InputError
 
 PathLike = Union[str, 'os.PathLike[str]']
 
-_JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+_JPEG_START = b'\xff\xd8\xff'
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
 
 
@@ -36,10 +36,10 @@ def load_picture(path: PathLike) -> Image.Image:
 
 
 def decode_fast(path: PathLike) -> np.ndarray:
-    """The picture in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a complete JPEG, else with Pillow.
+    """The picture in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a JPEG, else with Pillow.
 
-    Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. It would accept a truncated file, so a
-    JPEG that does not end as it should is left to Pillow, which says what is wrong.
+    Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. What OpenCV cannot decode is left to
+    Pillow, which says what is wrong.
     """
     try:
         with open(path, 'rb') as file:
@@ -48,7 +48,7 @@ def decode_fast(path: PathLike) -> np.ndarray:
         raise InputError(f'picture {os.fspath(path)}: no such file') from None
     except OSError as error:
         raise InputError(f'picture {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
-    if data.startswith(_JPEG_START) and data.endswith(_JPEG_END):
+    if data.startswith(_JPEG_START):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
         if pixels is not None:
             return pixels
