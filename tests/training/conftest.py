@@ -42,3 +42,23 @@ def config(stripes):
         flags = {'data_path': str(stripes), 'num_classes': 3, 'batch_size': 4, 'epochs': 2, **flags}
         return get_config(opts=[*model, *SMALL, *map(str, opts)], **flags)
     return make
+
+
+@pytest.fixture
+def tiny_teacher(monkeypatch, tmp_path):
+    """A registered model 'tiny_teacher' of another size and data config; returns a writer of its weights."""
+    from CaiT.models import registry
+    from CaiT.models.cait import CaiT
+    from CaiT.training import checkpoint
+    variants, aliases, generic = registry._tables()
+    arch = {**registry._defaults(CaiT), **dict(embed_dim=16, depth=1, depth_token_only=1, num_heads=2, patch_size=8)}
+    row = registry.Variant(CaiT, arch, registry.data_config(24, 1.0, registry.HALF), name='tiny_teacher')
+    monkeypatch.setattr(registry, '_tables', lambda: ({**variants, 'tiny_teacher': row}, aliases, generic))
+
+    def write(classes=3, bias=(0.0, 0.0, 0.0)):
+        model = registry.create_model('tiny_teacher', num_classes=classes)
+        arrays = checkpoint.weights(model)
+        arrays['head.bias'] = np.resize(np.array(bias, 'float32'), classes)
+        checkpoint.write_weights(tmp_path / 'teacher.pdparams', arrays)
+        return str(tmp_path / 'teacher')
+    return write

@@ -7,8 +7,6 @@ import pytest
 
 from CaiT.data.transforms import DataConfig, normalisation_tables, normalised
 from CaiT.errors import InputError
-from CaiT.models import registry
-from CaiT.models.cait import CaiT
 from CaiT.training import checkpoint, jobs
 from CaiT.training.distill import Teacher, build_teacher, vision_models
 from CaiT.training.losses import build_loss
@@ -70,23 +68,6 @@ def test_teacher_of_another_size_sees_the_picture_resampled(size):
     assert seen.shape == [1, 3, size, size]
     centres = ((np.arange(size) + 0.5) * 16 / size - 0.5) / 15  # half-pixel centres: the field of view is the same
     np.testing.assert_allclose(seen.numpy()[0, 0, 0, 2:-2], centres[2:-2], atol=0.01)
-
-
-@pytest.fixture
-def tiny_teacher(monkeypatch, tmp_path):
-    """A registered model 'tiny_teacher' of another size and data config; returns a writer of its weights."""
-    variants, aliases, generic = registry._tables()
-    arch = {**registry._defaults(CaiT), **dict(embed_dim=16, depth=1, depth_token_only=1, num_heads=2, patch_size=8)}
-    row = registry.Variant(CaiT, arch, registry.data_config(24, 1.0, registry.HALF), name='tiny_teacher')
-    monkeypatch.setattr(registry, '_tables', lambda: ({**variants, 'tiny_teacher': row}, aliases, generic))
-
-    def write(classes=3, bias=(0.0, 0.0, 0.0)):
-        model = registry.create_model('tiny_teacher', num_classes=classes)
-        arrays = checkpoint.weights(model)
-        arrays['head.bias'] = np.resize(np.array(bias, 'float32'), classes)
-        checkpoint.write_weights(tmp_path / 'teacher.pdparams', arrays)
-        return str(tmp_path / 'teacher')
-    return write
 
 
 def distil(weights, kind='hard', alpha=0.5, teacher='tiny_teacher'):

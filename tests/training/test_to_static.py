@@ -11,12 +11,11 @@ from CaiT.training.journal import Journal
 from CaiT.training.trainer import Trainer
 
 
-@pytest.mark.parametrize('recompute', [False, True])
-def test_static_graph_has_the_same_losses(config, tmp_path, recompute):
+def test_static_graph_has_the_same_losses(config, tmp_path):
     losses = {}
     for static in (False, True):
         folder = tmp_path / str(static)
-        settings = config('TRAIN.TO_STATIC', static, 'TRAIN.RECOMPUTE', recompute, 'MODEL.DROP_PATH_RATE', 0.1, epochs=1)
+        settings = config('TRAIN.TO_STATIC', static, 'MODEL.DROP_PATH_RATE', 0.1, epochs=1)
         trainer = Trainer(settings, folder, Journal(folder, 'log_train.txt'))
         assert isinstance(trainer.model.forward, StaticFunction) == static
         trainer.fit()
