@@ -140,7 +140,8 @@ def _configuration(flags: Dict[str, Any]) -> None:
         return
     try:
         config.get_config(str(ROOT / path) if path else None, flags['opts'],
-                          **{name: value for name, value in flags.items() if name in config.FLAGS})
+                          **{name: str(value) if isinstance(value, Path) else value
+                             for name, value in flags.items() if name in config.FLAGS})
     except InputError as error:
         raise Fault(str(error)) from None
 
