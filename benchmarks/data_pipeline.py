@@ -12,9 +12,7 @@ quality 90, about 44 KB, with the spectrum of photographs. Each side is a proces
 windows of about a second, figures are medians over the windows, and a ratio is the median of the windows' ratios,
 because the machine's speed drifts. The result goes to benchmarks/results/data_pipeline.json.
 
-The peer's Python needs timm, torch and torchvision. torchvision's wheels expect CUDA's torch: beside a CPU-only torch,
-`pip install --no-deps timm torchvision` and take `_meta_registrations` out of the import list in the installed
-torchvision/__init__.py (it registers operators that only the compiled extension has; the transforms need none).
+`bash benchmarks/make_peers.sh peers` makes the environment that has timm.
 """
 from __future__ import annotations
 
