@@ -15,7 +15,7 @@ python=${2:-python3}
 
 "$python" -m venv "$folder"
 pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" torch==2.13.0 pyyaml huggingface_hub safetensors pillow numpy
+"${pip[@]}" torch==2.13.0 pyyaml huggingface_hub safetensors pillow numpy onnx==1.17.0
 "${pip[@]}" --no-deps timm==1.0.31 torchvision==0.28.0
 package=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 sed -i 's/\b_meta_registrations,//' "$package/torchvision/__init__.py"

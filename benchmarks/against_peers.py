@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ours beside PyTorch, and beside timm's and the papers' own graphs on the same engines, in one round-robin run.
+
+    bash benchmarks/make_peers.sh                                      once: an environment with PyTorch and timm
+    python benchmarks/against_peers.py --peer-python=.venv-peers/bin/python --out=benchmarks/results/cpu
+
+Peers: timm on PyTorch (eager, torch.compile, bf16 autocast); timm's model through torch.onnx on ONNX Runtime and
+OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as the papers write it on Paddle Inference. Writes <out>.json,
+<out>.md and <out>.png. The line in the chart is the limit that this machine's fastest GEMM at this model's shapes sets.
+Peers that are not there are named. Without --peer-python only the papers' graph is compared.
+"""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from CaiT import errors, runtime  # noqa: E402
+from CaiT.errors import InputError  # noqa: E402
+from CaiT.tools import benchmark  # noqa: E402
+from CaiT.tools.benchmark import Contenders, window  # noqa: E402
+
+
+class Torch:
+    """torch_peer.py in the peers' interpreter."""
+
+    def __init__(self, python: str) -> None:
+        try:
+            self.process = subprocess.Popen([python, str(Path(__file__).parent / 'torch_peer.py')], text=True,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise InputError(f'--peer-python {python}: {error.strerror}') from None
+        self.versions: Dict[str, str] = {}
+
+    def ask(self, **order: Any) -> Dict[str, Any]:
+        """One order, its answer; InputError when the process is gone."""
+        try:
+            self.process.stdin.write(json.dumps(order) + '\n')
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            raise InputError('the peers\' process ended: has its interpreter torch and timm? see benchmarks/make_peers.sh'
+                             ) from None
+
+    def contenders(self, model: str, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
+        found: Contenders = {}
+        self.ask(do='forget')
+        for how in ('eager', 'compile', 'bf16'):
+            key = f'timm PyTorch {how}'
+            answer = self.ask(do='load', key=key, model=model, how=how, batch=batch, threads=threads)
+            if 'error' in answer:
+                absent[key] = answer['error']
+                continue
+
+            def run(seconds: float, key: str = key) -> Tuple[int, float]:
+                answer = self.ask(do='run', key=key, seconds=seconds)
+                return answer['pictures'], answer['seconds']
+            found[key] = run
+        return found
+
+
+def timm_onnx(path: Path, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
+    """timm's ONNX on ONNX Runtime and OpenVINO, as their documentation loads a model."""
+    import numpy as np
+    found: Contenders = {}
+    try:
+        import onnxruntime
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.log_severity_level = threads, 3
+        session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
+        size = session.get_inputs()[0].shape[-1]
+        pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+        found['timm onnxruntime fp32'] = window(lambda: session.run(None, {'x': pictures}), batch)
+    except ImportError as error:
+        absent['timm onnxruntime'] = str(error)
+    try:
+        import openvino
+        core = openvino.Core()
+        for precision in ('fp32', 'bf16', 'int8'):
+            file = path if precision != 'int8' else path.with_suffix('.int8.xml')
+            hint = 'f32' if precision == 'fp32' else 'bf16'
+            if precision != 'fp32' and benchmark.missing('openvino', precision):
+                absent[f'timm openvino {precision}'] = benchmark.missing('openvino', precision)
+                continue
+            compiled = core.compile_model(str(file), 'CPU', {
+                'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY'})
+            request = compiled.create_infer_request()
+            found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: pictures}), batch)
+    except ImportError as error:
+        absent['timm openvino'] = str(error)
+    return found
+
+
+def quantise_timm(path: Path, size: int) -> None:
+    """NNCF's int8 of timm's ONNX by its defaults for transformers, beside it as .int8.xml."""
+    import logging
+
+    import nncf
+    import numpy as np
+    import openvino
+    nncf.set_log_level(logging.ERROR)
+    pictures = np.random.default_rng(0).standard_normal((16, 1, 3, size, size)).astype(np.float32)
+    model = nncf.quantize(openvino.Core().read_model(str(path)), nncf.Dataset(list(pictures)),
+                          model_type=nncf.ModelType.TRANSFORMER, subset_size=16)
+    openvino.save_model(model, str(path.with_suffix('.int8.xml')), compress_to_fp16=False)
+
+
+def papers_graph(model: Any, folder: Path) -> Path:
+    """The model written as the papers write it, for Paddle Inference."""
+    import paddle
+
+    from CaiT.deploy.engines.paddle_ops import InferenceLayer
+    from CaiT.deploy.simplify import from_model
+    layer = InferenceLayer(from_model(model))
+    paddle.jit.save(layer, str(folder / 'paper'), input_spec=[paddle.static.InputSpec(layer.shape(None), 'float32', 'x')])
+    return folder / 'paper.json'
+
+
+def paper(graph: Path, size: int, batch: int, threads: int) -> Contenders:
+    """Paddle Inference on ``papers_graph``, whole batches, as its users run it."""
+    import numpy as np
+
+    from CaiT.deploy.engines import Options, engine_class
+    found: Contenders = {}
+    for precision in ('fp32', 'bf16'):
+        if benchmark.missing('paddle', precision) is None:
+            engine = engine_class('paddle')(graph, Options(precision, 'float', threads, batch))
+            pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+            found[f'papers\' graph paddle {precision}'] = window(lambda e=engine, x=pictures: e.run_batch(x), batch)
+    return found
+
+
+def gemm(model: Any, hint: str, threads: int) -> Contenders:
+    """A chain of this model's GEMMs and nothing else, 8 pictures at a time, in OpenVINO: 'pictures' are GFLOP."""
+    import numpy as np
+    import openvino
+    from openvino import opset13 as ops
+    dim, hidden = model.embed_dim, model.blocks[0].mlp.fc1.weight.shape[1]
+    rows, flop = 8 * model.patch_embed.num_patches, 0
+    start = x = ops.parameter([rows, dim], np.float32)
+    for index, (inputs, outputs) in enumerate(6 * [(dim, 3 * dim), (3 * dim, dim), (dim, dim), (dim, hidden), (hidden, dim)]):
+        weight = np.random.default_rng(index).standard_normal((inputs, outputs)).astype(np.float32) / inputs ** 0.5
+        x = ops.matmul(x, ops.constant(weight), False, False)
+        flop += 2 * rows * inputs * outputs
+    compiled = openvino.Core().compile_model(openvino.Model([x], [start]), 'CPU', {
+        'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1})
+    request, array = compiled.create_infer_request(), np.ones((rows, dim), np.float32)
+    timed = window(lambda: request.infer({0: array}), 1)
+
+    def run(seconds: float) -> Tuple[float, float]:
+        count, taken = timed(seconds)
+        return count * flop / 1e9, taken
+    return {f'GEMM {hint}, GFLOP': run}
+
+
+def measure(args: Any, torch: Optional[Torch]) -> List[Dict[str, Any]]:
+    from CaiT.models.registry import get_variant
+    from CaiT.tools.model_table import macs
+    rows: List[Dict[str, Any]] = []
+    for name in args.models:
+        size = get_variant(name).data['image_size']
+        with benchmark.exported(name) as (model, folder), tempfile.TemporaryDirectory() as other:
+            onnx, absent = Path(other) / 'timm.onnx', {}
+            if torch:
+                answer = torch.ask(do='export', model=name, path=str(onnx))
+                torch.versions = answer.get('versions', torch.versions)
+                absent.update({'timm ONNX': answer['error']} if 'error' in answer else {})
+                if onnx.is_file():
+                    quantise_timm(onnx, size)
+            graph = papers_graph(model, Path(other))
+            for threads in args.threads:
+                for batch in args.batches:
+                    contenders = {**benchmark.ours(folder, batch, threads), **paper(graph, size, batch, threads)}
+                    if torch:
+                        contenders.update(torch.contenders(name, batch, threads, absent))
+                    if onnx.is_file():
+                        contenders.update(timm_onnx(onnx, batch, threads, absent))
+                    for hint in ('f32', 'bf16'):
+                        contenders.update(gemm(model, hint, threads))
+                    rates = benchmark.round_robin(contenders, args.rounds, args.seconds)
+                    limits = {precision: rates.pop(f'GEMM {hint}, GFLOP')['median'] * 1e9 / (2 * macs(name)['total'])
+                              for hint, precision in (('f32', 'fp32'), ('bf16', 'bf16'))}
+                    rows.append({'model': name, 'threads': threads, 'batch': batch, 'rates': rates, 'limits': limits,
+                                 'absent': dict(absent)})
+                    print('\n'.join(benchmark.table(rows[-1:])), flush=True)
+                    print(f'    arithmetic limit: {limits}   absent: {absent or "none"}', flush=True)
+    return rows
+
+
+def main() -> int:
+    flags = benchmark.parser(__doc__)
+    flags.flag('peer_python', metavar='PYTHON', help='interpreter with torch, timm and onnx')
+    flags.flag('out', default='benchmarks/results/cpu', metavar='NAME')
+    args = flags.parse_args()
+    print(runtime.prepare())
+    torch = Torch(args.peer_python) if args.peer_python else None
+    if torch is None:
+        print('absent: PyTorch and timm (--peer-python was not given)')
+    result = {'machine': benchmark.machine(), 'rounds': args.rounds, 'seconds': args.seconds}
+    result['rows'] = measure(args, torch)
+    result['versions'] = {**(torch.versions if torch else {}), **_versions()}
+    from chart import draw, markdown
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix('.json').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+    out.with_suffix('.md').write_text('\n'.join(markdown(result)) + '\n', encoding='utf-8')
+    draw(result, str(out.with_suffix('.png')))
+    print(f'{out}.json, .md, .png')
+    return 0
+
+
+def _versions() -> Dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+    found = {}
+    for name in ('paddlepaddle', 'onnxruntime', 'openvino', 'nncf', 'onnx'):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = 'absent'
+    return found
+
+
+if __name__ == '__main__':
+    errors.run(main)

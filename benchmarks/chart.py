@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of against_peers.py as a table of ratios in Markdown and as a bar chart.
+
+    python benchmarks/chart.py benchmarks/results/cpu.json       draws cpu.md and cpu.png again
+"""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+PRECISIONS = ('fp32', 'bf16', 'int8')
+COLOURS = {'ours': '#1f6fb2', 'timm': '#c9702b', 'papers\'': '#8a8a8a'}
+
+
+def precision_of(name: str) -> str:
+    """The precision that a contender's name says; PyTorch eager and compiled are fp32."""
+    return next((one for one in PRECISIONS if name.endswith(one)), 'fp32')
+
+
+def markdown(result: Dict[str, Any]) -> List[str]:
+    """One table per model, threads and batch: pictures per second, and how many times the best peer and eager that is."""
+    machine, lines = result['machine'], ['# Inference on this CPU', '']
+    lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Median of '
+              f'{result["rounds"]} windows of {result["seconds"]} s, all contenders in turn; float32 arrays in, logits '
+              'out; random weights. Versions: ' + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.', '']
+    for row in result['rows']:
+        rates = {name: rate['median'] for name, rate in row['rates'].items()}
+        eager = rates.get('timm PyTorch eager')
+        lines += [f'## {row["model"]}, batch {row["batch"]}, {row["threads"]} threads', '',
+                  '| | pictures/s | x best peer of that precision | x PyTorch eager | share of the arithmetic limit |',
+                  '|---|---|---|---|---|']
+        for name, rate in sorted(rates.items(), key=lambda item: (PRECISIONS.index(precision_of(item[0])), -item[1])):
+            kind = precision_of(name)
+            peers = [value for other, value in rates.items() if not other.startswith('ours') and precision_of(other) == kind]
+            limit = row['limits'].get(kind)
+            lines.append(f'| {"**" + name + "**" if name.startswith("ours") else name} | {rate:.1f} | '
+                         f'{_ratio(rate, max(peers, default=0))} | {_ratio(rate, eager)} | '
+                         f'{f"{100 * rate / limit:.0f} %" if limit else ""} |')
+        lines += ['', 'Limit by the fastest GEMM measured in the same run: '
+                  + ', '.join(f'{kind} {value:.0f}/s' for kind, value in row['limits'].items()) + '.']
+        lines += [f'Absent: {name} ({why}).' for name, why in row['absent'].items()]
+        lines.append('')
+    return lines
+
+
+def _ratio(value: float, other: Any) -> str:
+    return f'{value / other:.2f}' if other else ''
+
+
+def draw(result: Dict[str, Any], path: str) -> None:
+    """Bars for the batch nearest to 8 and the most threads of each model, the arithmetic limits as lines."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    models = list(dict.fromkeys(row['model'] for row in result['rows']))
+    chosen = [min((row for row in result['rows'] if row['model'] == model),
+                  key=lambda row: (-row['threads'], abs(row['batch'] - 8))) for model in models]
+    figure, axes = pyplot.subplots(len(chosen), 1, figsize=(9, 4.6 * len(chosen)), squeeze=False)
+    for axis, row in zip(axes[:, 0], chosen):
+        names = sorted(row['rates'], key=lambda name: (PRECISIONS.index(precision_of(name)),
+                                                      row['rates'][name]['median']))
+        values = [row['rates'][name]['median'] for name in names]
+        axis.barh(names, values, color=[COLOURS[name.split(' ')[0]] for name in names])
+        for position, value in enumerate(values):
+            axis.text(value, position, f' {value:.0f}', va='center', fontsize=8)
+        for (kind, limit), style in zip(row['limits'].items(), ('--', ':')):
+            axis.axvline(limit, color='black', linestyle=style, linewidth=1, label=f'{kind} limit (GEMM alone)')
+        axis.set_title(f'{row["model"]}: pictures/s, batch {row["batch"]}, {row["threads"]} threads', fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=8, loc='lower right')
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == '__main__':
+    source = Path(sys.argv[1])
+    found = json.loads(source.read_text(encoding='utf-8'))
+    source.with_suffix('.md').write_text('\n'.join(markdown(found)) + '\n', encoding='utf-8')
+    draw(found, str(source.with_suffix('.png')))
