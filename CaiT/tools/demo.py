@@ -43,7 +43,7 @@ def step(title: str, seconds: Dict[str, float], *command: str) -> str:
 def answers(path: Path) -> Dict[str, Tuple[str, float]]:
     """{picture: (class id, probability)} of a table that -pred or infer.py wrote."""
     with open(path, newline='', encoding='utf-8') as file:
-        return {str(Path(row['image'])): (row['class_id'], float(row['prob'])) for row in csv.DictReader(file)}
+        return {str(Path(row['path'])): (row['class_id'], float(row['prob'])) for row in csv.DictReader(file)}
 
 
 def main() -> None:

@@ -60,12 +60,12 @@ def classify(config: CfgNode) -> Path:
     print(f'{"image":<{width}}  class_id  prob    {"class_name  " if names else ""}top-5 class_id:prob')
     with atomic_write(folder / 'predictions.csv') as file:
         writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['image', 'class_id', 'prob', 'class_name', 'top5_class_ids', 'top5_probs'])
+        writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
         for path, (ids, probabilities) in zip(paths, predict(model, loader)):
             name = names[ids[0]] if names else ''
             best = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
             print(f'{path:<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{best}')
-            writer.writerow([path, ids[0], repr(float(probabilities[0])), name, ' '.join(map(str, ids)),
+            writer.writerow([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
                              ' '.join(repr(float(p)) for p in probabilities)])
     print(f'{len(paths)} pictures, table: {folder / "predictions.csv"}')
     return folder / 'predictions.csv'
