@@ -12,6 +12,7 @@ help:
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
+	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
 	@echo 'make lint        ruff'
 
@@ -31,6 +32,15 @@ test-slow: $(READY)
 
 lint: $(READY)
 	$(RUN) ruff check .
+
+parity-all: $(READY)
+	$(RUN) python -m CaiT.tools.parity -goldens $(or $(GOLDENS),tests/goldens)
+
+align: $(READY)
+	$(RUN) python -m CaiT.tools.align
+
+align-live: $(READY)
+	$(RUN) python -m CaiT.tools.align -live -peer_python $(or $(PEER),python3)
 
 notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'

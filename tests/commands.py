@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -173,9 +174,10 @@ def _chain(script: str, words: List[str]) -> None:
 
 
 def _make(words: List[str]) -> None:
-    done = subprocess.run(['make', '-n', *words], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise Fault(done.stderr.strip())
+    done = subprocess.run(['make', '-n', *words], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'LC_ALL': 'C'})
+    if done.returncode or 'Nothing to be done' in done.stdout:  # a target that is declared but has no rule
+        raise Fault(done.stderr.strip() or done.stdout.strip())
 
 
 def _pip(words: List[str]) -> None:
