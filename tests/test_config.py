@@ -52,7 +52,8 @@ def test_later_beats_earlier(tmp_path):
     path = write(tmp_path, 'c.yaml', 'BASE: [sub/deep.yaml, b.yaml]\n'
                                      'MODEL: {NAME: cait_s36_224, DROP_PATH_RATE: 0.15}\nTRAIN: {EPOCHS: 4}')
     config = get_config(path)
-    assert (config.TRAIN.END_LR, config.TRAIN.BASE_LR, config.TRAIN.WARMUP_EPOCHS, config.TRAIN.EPOCHS) == (0.5, 2, 3, 4)
+    train = config.TRAIN
+    assert (train.END_LR, train.BASE_LR, train.WARMUP_EPOCHS, train.EPOCHS) == (0.5, 2, 3, 4)
     assert (config.MODEL.DROP_PATH_RATE, config.MODEL.INIT_VALUES) == (0.15, 1e-6)
     config = get_config(path, epochs=5, seed=None)
     assert config.TRAIN.EPOCHS == 5 and config.SEED == 0

@@ -15,9 +15,9 @@ Both sides start from the same weights and inputs (CaiT/tools/goldens.py). Each 
     train      loss, logits and accuracy after the updates                         1.5e-3
 
 A step passes when mean and maximum of |difference| are at most its threshold. The guide asks for a mean of 1e-5 in
-forward, of about 1e-6 in loss and backward, and for 0.15 % in training. Over five updates rounding grows: to 1.5e-5 here,
-to 3.2e-5 with the MKL that Paddle chooses by itself, to 5.5e-6 in the reference's own float32; hence 1e-4. The exit
-status is 1 when a step fails.
+forward, of about 1e-6 in loss and backward, and for 0.15 % in training. Over five updates rounding grows: to 1.5e-5
+here, to 3.2e-5 with the MKL that Paddle chooses by itself, to 5.5e-6 in the reference's own float32; hence 1e-4. The
+exit status is 1 when a step fails.
 """
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])  # always run by path, by another interpreter
+if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import timm

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference's numbers, and the weights and inputs behind them, which need no storing.
 
-Weights and inputs follow a rule that any framework can regenerate with NumPy alone: the SHA-256 of a parameter's public
-name seeds PCG64, whose standard normal float32 is scaled by the kind of parameter. What the reference (timm on PyTorch)
-computes from them lies in a folder of golden files: ``MANIFEST.json`` (parameter counts, MACs, how the training steps
-were made), ``names/<model>.json`` (public names with PyTorch's shapes), ``<model>.npz`` (``logits_f64``: float32 weights
-and input, computed in float64; sometimes intermediates) and ``train_<model>_nc<classes>.npz`` (AdamW steps). A clone
-carries the small ones in tests/goldens.
+Weights and inputs follow a rule that any framework can regenerate with NumPy alone: the SHA-256 of a parameter's
+public name seeds PCG64, whose standard normal float32 is scaled by the kind of parameter. What the reference (timm on
+PyTorch) computes from them lies in a folder of golden files: ``MANIFEST.json`` (parameter counts, MACs, how the
+training steps were made), ``names/<model>.json`` (public names with PyTorch's shapes), ``<model>.npz`` (``logits_f64``:
+float32 weights and input, computed in float64; sometimes intermediates) and ``train_<model>_nc<classes>.npz`` (AdamW
+steps). A clone carries the small ones in tests/goldens.
 """
 from __future__ import annotations
 

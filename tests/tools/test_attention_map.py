@@ -52,8 +52,8 @@ def test_command(tmp_path, capsys):
         (folder / name).parent.mkdir(parents=True)
         cv2.imwrite(str(folder / name), np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3))
     before = (folder / 'a' / 'one.png').read_bytes()
-    words = ['-pretrained', str(weights), '-img_path', str(folder), '-output_dir', str(tmp_path / 'out'), '-opts', *opts]
-    assert attention_map.main(words) == 0
+    words = ['-pretrained', str(weights), '-img_path', str(folder), '-output_dir', str(tmp_path / 'out')]
+    assert attention_map.main([*words, '-opts', *opts]) == 0
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['one-2.png', 'one.png']
     assert cv2.imread(str(tmp_path / 'out' / 'one.png')).shape == (2 * 228 - 4, 5 * 228 - 4, 3)
     assert (folder / 'a' / 'one.png').read_bytes() == before and 'one-2.png' in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_write_and_check(tmp_path, monkeypatch, capsys):
         model_table.main(['--write', '--check'])
 
 
-@pytest.mark.parametrize('text', ['', '<!-- model-table:start -->', '<!-- model-table:end --><!-- model-table:start -->'])
+@pytest.mark.parametrize('text', ['', model_table.START, model_table.END + model_table.START, 2 * model_table.START])
 def test_markers_in_disorder(text):
     with pytest.raises(InputError, match='a.md: expected one line <!-- model-table:start -->'):
         model_table.embed(text, [], 'a.md')
