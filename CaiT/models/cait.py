@@ -13,12 +13,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from CaiT.models.fast_grad import scale
 from CaiT.models.layers import (
-    EPS,
     Backbone,
     DropPath,
     HeadMix,
     Intermediates,
+    LayerNorm,
     Mlp,
     PatchEmbed,
     check_shape,
@@ -95,18 +96,18 @@ class Block(nn.Layer):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, init_values: float,
                  drop_rate: float, attn_drop_rate: float, drop_path_rate: float, attention: type) -> None:
         super().__init__()
-        scale = nn.initializer.Constant(init_values)
-        self.gamma_1 = self.create_parameter([dim], default_initializer=scale)
-        self.gamma_2 = self.create_parameter([dim], default_initializer=scale)
-        self.norm1 = nn.LayerNorm(dim, EPS)
+        small = nn.initializer.Constant(init_values)
+        self.gamma_1 = self.create_parameter([dim], default_initializer=small)
+        self.gamma_2 = self.create_parameter([dim], default_initializer=small)
+        self.norm1 = LayerNorm(dim)
         self.attn = attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate)
-        self.norm2 = nn.LayerNorm(dim, EPS)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+        x = x + self.drop_path(scale(self.attn(self.norm1(x)), self.gamma_1))
+        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2))
 
 
 class ClassBlock(Block):
@@ -114,8 +115,8 @@ class ClassBlock(Block):
 
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
         tokens = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
-        cls = cls + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens)))
-        return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
+        cls = cls + self.drop_path(scale(self.attn(self.norm1(tokens)), self.gamma_1))
+        return cls + self.drop_path(scale(self.mlp(self.norm2(cls)), self.gamma_2))
 
 
 class CaiT(Backbone):
@@ -141,7 +142,7 @@ class CaiT(Backbone):
             Block(*shape, drop_rate, attn_drop_rate, drop_path_rate, TalkingHeadAttention) for _ in range(depth)])
         self.blocks_token_only = nn.LayerList([
             ClassBlock(*shape, 0.0, 0.0, 0.0, ClassAttention) for _ in range(depth_token_only)])
-        self.norm = nn.LayerNorm(embed_dim, EPS)
+        self.norm = LayerNorm(embed_dim)
 
     def _embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Pictures to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""

@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models.layers import EPS, Backbone, DropPath, Intermediates, Mlp, PatchEmbed, check_shape, linear, token
+from CaiT.models.layers import Backbone, DropPath, Intermediates, LayerNorm, Mlp, PatchEmbed, check_shape, linear, token
 from CaiT.models.registry import HALF, IMAGENET, Variant, data_config
 
 
@@ -49,9 +49,9 @@ class Block(nn.Layer):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_rate: float,
                  attn_drop_rate: float, drop_path_rate: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, EPS)
+        self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate)
-        self.norm2 = nn.LayerNorm(dim, EPS)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -82,7 +82,7 @@ class ViT(Backbone):
         ramp = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.LayerList([
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate) for rate in ramp])
-        self.norm = nn.LayerNorm(embed_dim, EPS)
+        self.norm = LayerNorm(embed_dim)
 
     @property
     def prefix(self) -> Tuple[str, ...]:
