@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 import paddle
@@ -30,6 +30,7 @@ from CaiT.training.journal import Journal
 from CaiT.training.losses import build_loss, correct
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
 from CaiT.training.precision import Precision
+from CaiT.training.shards import build_shards
 from CaiT.training.stopping import Stopping, StopSignal
 
 
@@ -96,6 +97,7 @@ class Trainer:
         if config.TRAIN.TO_STATIC:
             net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
+        self.shards = build_shards(config, self.model, self.loss)
         self.charts = Charts(self.folder, config.TRAIN.VISUALDL and journal.active)
 
     def fit(self) -> Progress:
@@ -170,16 +172,12 @@ class Trainer:
         for number, (pictures, targets) in enumerate(group, 1):
             paddle.seed(step_seed(config.SEED, progress.epoch, progress.step, distributed.rank()))
             with distributed.local(self.net, apart or number < len(group)), self.precision.autocast():
-                logits = self.net(pictures)
-                loss = self.loss(logits, targets, self.teacher(pictures) if self.teacher else None)
-                # The mean over the update's pictures: without the division n micro-batches would step n times as far.
-                self.precision.backward(loss / len(group))
-            value = loss.item()
+                value, hits = self._backward(pictures, targets, len(group))
             if not math.isfinite(value):
                 raise InputError(self._blown_up(value))
             progress.step += 1
             progress.loss_sum += value * len(targets)
-            progress.correct += correct(logits, targets)
+            progress.correct += hits
             progress.pictures += len(targets)
         if apart:
             distributed.average_gradients(self.model.parameters())
@@ -190,6 +188,17 @@ class Trainer:
         self.optimizer.clear_grad()
         if self.ema:
             self.ema.update(self.model)
+
+    def _backward(self, pictures: paddle.Tensor, targets: paddle.Tensor, share: int) -> Tuple[float, int]:
+        """Add the gradients of one micro-batch, one of ``share``; returns its loss and how many it has right."""
+        told = self.teacher(pictures) if self.teacher else None
+        if self.shards and len(pictures) >= self.shards.least:
+            return self.shards(pictures, targets, told, share)
+        logits = self.net(pictures)
+        loss = self.loss(logits, targets, told)
+        # The mean over the update's pictures: without the division n micro-batches would step n times as far.
+        self.precision.backward(loss / share)
+        return loss.item(), correct(logits, targets)
 
     def _validate(self, record: Dict[str, Any], stop: StopSignal) -> bool:
         """Score the weights, and their average, into ``record``; True when the weights are the best so far."""
