@@ -179,3 +179,33 @@ def test_amp_on_a_cpu_says_so_and_trains(config, tmp_path):
 def test_seeds_and_groups():
     assert len({step_seed(0, e, s, r) for e in range(5) for s in range(5) for r in range(2)}) == 50
     assert list(grouped(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_path, monkeypatch):
+    """All steps of the epoch are done and saved; what is left of it is the evaluation and its record."""
+    from CaiT.training import trainer as module
+    opts = ['DATA.NUM_WORKERS', 2, 'TRAIN.EMA_DECAY', 0.9]
+    jobs.train(config(*opts, output_dir=str(tmp_path / 'whole')))
+    evaluate, calls = module.evaluate, []
+
+    def signalled(model, loader, *rest):
+        calls.append(loader)
+        if len(calls) == 2:  # in the middle of epoch 1's second evaluation, the average's
+            loader.stop.seen = True
+        return evaluate(model, loader, *rest)
+
+    monkeypatch.setattr(module, 'evaluate', signalled)
+    with pytest.raises(SystemExit) as stopped:
+        jobs.train(config(*opts, output_dir=str(tmp_path / 'parts')))
+    assert stopped.value.code == 143
+    assert checkpoint.read(tmp_path / 'parts' / 'last.pdstate')['progress']['step'] == 6
+    monkeypatch.setattr(module, 'evaluate', evaluate)
+    jobs.train(config(*opts, output_dir=str(tmp_path / 'parts'), resume='auto'))
+    for tag in ('last', 'best'):
+        whole, parts = (checkpoint.read(tmp_path / name / f'{tag}.pdstate') for name in ('whole', 'parts'))
+        for part in ('model', 'ema', 'optimizer'):
+            assert_same(whole[part], parts[part])
+        assert whole['progress'] == parts['progress']
+    records = [Journal(tmp_path / name, 'x').records() for name in ('whole', 'parts')]
+    for key in ('epoch', 'lr', 'train_loss', 'grad_norm', 'val_loss', 'ema_loss'):
+        assert [record[key] for record in records[0]] == [record[key] for record in records[1]], key
