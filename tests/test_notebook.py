@@ -75,11 +75,11 @@ def test_outputs_become_markdown():
         {'cell_type': 'markdown', 'source': 'see [data](../docs/data.md)'},
         {'cell_type': 'code', 'source': 'x', 'outputs': [
             {'output_type': 'stream', 'name': 'stdout', 'text': '\x1b[33m one \x1b[0m\n'},
+            {'output_type': 'stream', 'name': 'stdout', 'text': 'two\n'},
             {'output_type': 'stream', 'name': 'stderr', 'text': 'noise'},
-            {'output_type': 'display_data', 'data': {'image/png': png, 'text/plain': '<Figure>'}},
-            {'output_type': 'execute_result', 'data': {'text/plain': '2'}}]}])
-    assert text == run_notebook.HEAD + ('\nsee [data](data.md)\n\n```python\nx\n```\n\n```\n one\n```\n\n'
-                                        '![quickstart-1](images/quickstart-1.png)\n\n```\n2\n```\n')
+            {'output_type': 'display_data', 'data': {'image/png': png, 'text/plain': '<Figure>'}}]}])
+    assert text == run_notebook.HEAD + ('\nsee [data](data.md)\n\n```python\nx\n```\n\n```\n one \ntwo\n```\n\n'
+                                        '![quickstart-1](images/quickstart-1.png)\n')
     assert pictures == {'quickstart-1.png': b'\x89PNG\r\n\x1a\n'}
 
 

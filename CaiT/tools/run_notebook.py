@@ -50,24 +50,23 @@ def execute(path: Path, timeout: int) -> Any:
 
 
 def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
-    """The executed cells as Markdown, and the pictures it shows: {name in docs/images: PNG}."""
+    """The executed cells as Markdown, what a cell printed before what it drew, and the pictures: {name in docs/images:
+    PNG}. What went to stderr, warnings of the machine it ran on, is left out."""
     parts, pictures = [HEAD], {}
     for cell in cells:
         if cell['cell_type'] == 'markdown':
             parts.append(cell['source'].replace('](../docs/', '](') + '\n')
             continue
         parts.append(f'```python\n{cell["source"]}\n```\n')
+        said = ''.join(output['text'] for output in cell['outputs'] if output.get('name') == 'stdout')
+        said = re.sub(r'\x1b\[[\d;]*m', '', said).rstrip()
+        if said:
+            parts.append(f'```\n{said}\n```\n')
         for output in cell['outputs']:
-            data = output.get('data', {})
-            if 'image/png' in data:
+            if 'image/png' in output.get('data', {}):
                 name = f'quickstart-{len(pictures) + 1}.png'
-                pictures[name] = base64.b64decode(data['image/png'])
+                pictures[name] = base64.b64decode(output['data']['image/png'])
                 parts.append(f'![{name[:-4]}](images/{name})\n')
-                continue
-            text = output.get('text', data.get('text/plain', ''))
-            text = re.sub(r'\x1b\[[\d;]*m', '', text).rstrip()
-            if text and output.get('name') != 'stderr':  # stderr: warnings of the machine it ran on
-                parts.append(f'```\n{text}\n```\n')
     return '\n'.join(parts), pictures
 
 
