@@ -20,11 +20,11 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from CaiT import errors, runtime  # noqa: E402
-from CaiT.cli import Parser  # noqa: E402
-from CaiT.deploy.engines import backends  # noqa: E402
-from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256  # noqa: E402
-from CaiT.errors import InputError  # noqa: E402
+from CaiT import errors, runtime
+from CaiT.cli import Parser
+from CaiT.deploy.engines import backends
+from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256
+from CaiT.errors import InputError
 
 CONFIG = Path(__file__).resolve().parent / 'configs' / 'cait_xxs24_224.yaml'
 WEIGHTS = 'CaiT/cait_xxs24_224'
@@ -70,7 +70,8 @@ def weights_of(args) -> str:
     """The weight file that is meant; InputError when two are named or there is none."""
     from CaiT.weights.readers import resolve
     if args.model_path and args.pretrained and args.model_path != args.pretrained:
-        raise InputError(f'--model_path {args.model_path} and --pretrained {args.pretrained} name two files, expected one')
+        raise InputError(f'--model_path {args.model_path} and --pretrained {args.pretrained} name two files, '
+                         'expected one')
     path = args.model_path or args.pretrained or WEIGHTS
     try:
         return resolve(path)

@@ -18,16 +18,16 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from CaiT import errors, runtime  # noqa: E402
-from CaiT.cli import Parser  # noqa: E402
-from CaiT.data.lists import pictures_in  # noqa: E402
-from CaiT.deploy import autolog, feed  # noqa: E402
-from CaiT.deploy.engines import BATCH, Options, backends  # noqa: E402
-from CaiT.deploy.metadata import INPUTS, PRECISIONS  # noqa: E402
-from CaiT.deploy.predictor import Prediction, Predictor, certification_line  # noqa: E402
-from CaiT.deploy.progress import Progress  # noqa: E402
-from CaiT.deploy.results import ResultFile  # noqa: E402
-from CaiT.errors import InputError  # noqa: E402
+from CaiT import errors, runtime
+from CaiT.cli import Parser
+from CaiT.data.lists import pictures_in
+from CaiT.deploy import autolog, feed
+from CaiT.deploy.engines import BATCH, Options, backends
+from CaiT.deploy.metadata import INPUTS, PRECISIONS
+from CaiT.deploy.predictor import Prediction, Predictor, certification_line
+from CaiT.deploy.progress import Progress
+from CaiT.deploy.results import ResultFile
+from CaiT.errors import InputError
 
 MODEL_DIR = 'output/infer'
 FEW = 64  # pictures that are decoded before worker processes would have started
@@ -49,8 +49,8 @@ def parser() -> Parser:
     flags.flag('output', metavar='FILE', help='write to a .csv or .jsonl as results come, instead of the screen')
     flags.switch('resume', help='go on with the file of an interrupted run')
     flags.flag('shard', default='1/1', metavar='K/N', help='take part K of N of the pictures: one part per machine')
-    flags.flag('workers', type=int, default=-1, metavar='N', help='decoding processes; default: half the cores for more '
-               f'than {FEW} pictures, else 0')
+    flags.flag('workers', type=int, default=-1, metavar='N', help='decoding processes; default: half the cores for '
+               f'more than {FEW} pictures, else 0')
     flags.switch('benchmark', metavar='True|False', help='print the auto_log report')
     flags.switch('tipc_lines', metavar='True|False', help='also print <file name><tab>[class id, probability]')
     return flags

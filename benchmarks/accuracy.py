@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from CaiT import errors, runtime  # noqa: E402
-from CaiT.cli import Parser  # noqa: E402
-from CaiT.errors import InputError  # noqa: E402
+from CaiT import errors, runtime
+from CaiT.cli import Parser
+from CaiT.errors import InputError
 
 TARGETS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
            ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]

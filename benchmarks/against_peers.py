@@ -5,8 +5,9 @@
     python benchmarks/against_peers.py --peer-python=.venv-peers/bin/python --out=benchmarks/results/cpu
 
 Peers: timm on PyTorch (eager, torch.compile, bf16 autocast); timm's model through torch.onnx on ONNX Runtime and
-OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as the papers write it on Paddle Inference. Writes <out>.json,
-<out>.md and <out>.png. The line in the chart is the limit that this machine's fastest GEMM at this model's shapes sets.
+OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as the papers write it on Paddle Inference. Writes
+<out>.json, <out>.md and <out>.png. The line in the chart is the limit that this machine's fastest GEMM at this model's
+shapes sets.
 Peers that are not there are named. Without --peer-python only the papers' graph is compared.
 """
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from CaiT import errors, runtime  # noqa: E402
-from CaiT.errors import InputError  # noqa: E402
-from CaiT.tools import benchmark  # noqa: E402
-from CaiT.tools.benchmark import Contenders, window  # noqa: E402
+from CaiT import errors, runtime
+from CaiT.errors import InputError
+from CaiT.tools import benchmark
+from CaiT.tools.benchmark import Contenders, window
 
 
 class Torch:
@@ -44,8 +45,8 @@ class Torch:
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (OSError, ValueError):
-            raise InputError('the peers\' process ended: has its interpreter torch and timm? see benchmarks/make_peers.sh'
-                             ) from None
+            raise InputError('the peers have ended: has their interpreter torch, timm and onnx? '
+                             'see benchmarks/make_peers.sh') from None
 
     def contenders(self, model: str, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
         found: Contenders = {}
@@ -117,7 +118,8 @@ def papers_graph(model: Any, folder: Path) -> Path:
     from CaiT.deploy.engines.paddle_ops import InferenceLayer
     from CaiT.deploy.simplify import from_model
     layer = InferenceLayer(from_model(model))
-    paddle.jit.save(layer, str(folder / 'paper'), input_spec=[paddle.static.InputSpec(layer.shape(None), 'float32', 'x')])
+    spec = [paddle.static.InputSpec(layer.shape(None), 'float32', 'x')]
+    paddle.jit.save(layer, str(folder / 'paper'), input_spec=spec)
     return folder / 'paper.json'
 
 
@@ -131,7 +133,7 @@ def paper(graph: Path, size: int, batch: int, threads: int) -> Contenders:
         if benchmark.missing('paddle', precision) is None:
             engine = engine_class('paddle')(graph, Options(precision, 'float', threads, batch))
             pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-            found[f'papers\' graph paddle {precision}'] = window(lambda e=engine, x=pictures: e.run_batch(x), batch)
+            found[f"papers' graph paddle {precision}"] = window(lambda e=engine, x=pictures: e.run_batch(x), batch)
     return found
 
 
@@ -143,7 +145,8 @@ def gemm(model: Any, hint: str, threads: int) -> Contenders:
     dim, hidden = model.embed_dim, model.blocks[0].mlp.fc1.weight.shape[1]
     rows, flop = 8 * model.patch_embed.num_patches, 0
     start = x = ops.parameter([rows, dim], np.float32)
-    for index, (inputs, outputs) in enumerate(6 * [(dim, 3 * dim), (3 * dim, dim), (dim, dim), (dim, hidden), (hidden, dim)]):
+    block = [(dim, 3 * dim), (3 * dim, dim), (dim, dim), (dim, hidden), (hidden, dim)]
+    for index, (inputs, outputs) in enumerate(6 * block):
         weight = np.random.default_rng(index).standard_normal((inputs, outputs)).astype(np.float32) / inputs ** 0.5
         x = ops.matmul(x, ops.constant(weight), False, False)
         flop += 2 * rows * inputs * outputs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 PRECISIONS = ('fp32', 'bf16', 'int8')
-COLOURS = {'ours': '#1f6fb2', 'timm': '#c9702b', 'papers\'': '#8a8a8a'}
+COLOURS = {'ours': '#1f6fb2', 'timm': '#c9702b', "papers'": '#8a8a8a'}
 
 
 def precision_of(name: str) -> str:
@@ -20,11 +20,12 @@ def precision_of(name: str) -> str:
 
 
 def markdown(result: Dict[str, Any]) -> List[str]:
-    """One table per model, threads and batch: pictures per second, and how many times the best peer and eager that is."""
+    """One table per model, threads and batch: pictures per second, and ratios to the best peer and to eager."""
     machine, lines = result['machine'], ['# Inference on this CPU', '']
     lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Median of '
               f'{result["rounds"]} windows of {result["seconds"]} s, all contenders in turn; float32 arrays in, logits '
-              'out; random weights. Versions: ' + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.', '']
+              'out; random weights. Versions: ' + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.',
+              '']
     for row in result['rows']:
         rates = {name: rate['median'] for name, rate in row['rates'].items()}
         eager = rates.get('timm PyTorch eager')
@@ -33,7 +34,8 @@ def markdown(result: Dict[str, Any]) -> List[str]:
                   '|---|---|---|---|---|']
         for name, rate in sorted(rates.items(), key=lambda item: (PRECISIONS.index(precision_of(item[0])), -item[1])):
             kind = precision_of(name)
-            peers = [value for other, value in rates.items() if not other.startswith('ours') and precision_of(other) == kind]
+            peers = [value for other, value in rates.items()
+                     if not other.startswith('ours') and precision_of(other) == kind]
             limit = row['limits'].get(kind)
             lines.append(f'| {"**" + name + "**" if name.startswith("ours") else name} | {rate:.1f} | '
                          f'{_ratio(rate, max(peers, default=0))} | {_ratio(rate, eager)} | '

@@ -18,8 +18,8 @@ from CaiT.data.transforms import DataConfig
 from CaiT.deploy import parity
 from CaiT.deploy.engines import Options, engine_class
 from CaiT.deploy.metadata import FILE, Artifact, Metadata, read
-from CaiT.errors import InputError
 from CaiT.deploy.simplify import from_model
+from CaiT.errors import InputError
 from CaiT.files import PathLike, atomic_folder
 from CaiT.weights.translate import load_weights
 
@@ -46,8 +46,8 @@ def reference_logits(model: nn.Layer, pictures: np.ndarray) -> np.ndarray:
 
 
 def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
-           weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None, threads: int = 1,
-           calibration: Optional[parity.CheckSet] = None) -> Metadata:
+           weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None,
+           threads: int = 1, calibration: Optional[parity.CheckSet] = None) -> Metadata:
     """Write ``model`` for every target into ``folder`` with its metadata; InputError, and nothing written, when one
     of them answers differently.
 

@@ -39,8 +39,9 @@ class Predictor:
             there = ', '.join('/'.join(one.key) for one in self.meta.artifacts)
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
             raise InputError(f'{Path(folder) / metadata.FILE}: found {there}; add what is wanted with: python '
-                             f'export_model.py --save-inference-dir={folder} --backend={backend} --precision='
-                             f'{options.precision} --input={options.input}{calibration} -pretrained={self.meta.weights["file"]}')
+                             f'export_model.py --save-inference-dir={folder} --backend={backend} '
+                             f'--precision={options.precision} --input={options.input}{calibration} '
+                             f'-pretrained={self.meta.weights["file"]}')
         graph = metadata.check_files(folder, artifact)
         self.engine: BaseEngine = engine(graph, options)
         self.transform = eval_transform(self.meta.data, normalise=options.input == 'float')

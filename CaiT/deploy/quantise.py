@@ -69,8 +69,8 @@ def input_maxima(net: Network, pictures: Array, batch: int = 8) -> Dict[str, Arr
 
 
 def weight_layers(net: Network) -> List[str]:
-    """Names of the Linear layers to round: all that run on every token, but fc2. Its input, the GELU's output, has a few
-    channels tens of times larger than the rest, and rounding it costs more accuracy than all others together."""
+    """Names of the Linear layers to round: all that run on every token, but fc2. Its input, the GELU's output, has a
+    few channels tens of times larger than the rest, and rounding it costs more accuracy than all others together."""
     return [name[:-len('.weight')] for name in net.arrays
             if name.startswith('blocks.') and net.arrays[name].ndim == 2 and '.proj_' not in name
             and not name.endswith('.mlp.fc2.weight')]

@@ -55,7 +55,8 @@ class ResultFile:
                 rows, columns = list(reader), list(reader.fieldnames or self.columns)
             self.done = {row['path'] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot go on with it ({error})') from None
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot go on with it ({error})'
+                             ) from None
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
                              f'{", ".join(self.columns)}; give the same --topk')

@@ -121,8 +121,8 @@ def low_rank_class_attention(net: Network) -> Network:
     """Where few tokens ask, keys and values of all tokens need not be computed. Per head h, with u the normalised
     tokens and u₀ the asking one:
 
-        q_h · k_h(u) = (u₀ Wq_h + bq_h) (u Wk_h + bk_h)ᵀ = (u₀ A_h + a_h) · u + const,  A_h = Wq_h Wk_hᵀ, a_h = bq_h Wk_hᵀ
-        Σ_h (P_h (u Wv_h + bv_h)) Wp_h + bp = Σ_h (P_h u) V_h + (bv Wp + bp),           V_h = Wv_h Wp_h
+        (u₀ Wq_h + bq_h) (u Wk_h + bk_h)ᵀ = (u₀ A_h + a_h) · u + const,        A_h = Wq_h Wk_hᵀ, a_h = bq_h Wk_hᵀ
+        Σ_h (P_h (u Wv_h + bv_h)) Wp_h + bp = Σ_h (P_h u) V_h + (bv Wp + bp),  V_h = Wv_h Wp_h
 
     because rows of P sum to one and the softmax does not see the constant. Used in CaiT's class attention and in the
     last block of ViT and DeiT (after ``last_block_on_prefix``), while A and V are small enough to stay in cache.
@@ -213,7 +213,8 @@ def _low_rank(net: Network, name: str) -> None:
     heads, dim = net.num_heads, net.dim
     taken = {f'{part}.{kind}': net.arrays.pop(f'{name}.{part}.{kind}', None)
              for part in ('q', 'k', 'v', 'proj') for kind in ('weight', 'bias')}
-    bias = {part: np.zeros(dim) if taken[f'{part}.bias'] is None else taken[f'{part}.bias'] for part in ('q', 'v', 'proj')}
+    bias = {part: np.zeros(dim) if taken[f'{part}.bias'] is None else taken[f'{part}.bias']
+            for part in ('q', 'v', 'proj')}
     scale = net.arrays.pop(f'{name}.scale', 1.0)
     wq, wk, wv = (taken[f'{part}.weight'].reshape(dim, heads, -1) for part in 'qkv')  # [C, H, d]
     out = taken['proj.weight'].reshape(heads, -1, dim)  # [H, d, C]

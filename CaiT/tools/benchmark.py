@@ -107,10 +107,10 @@ def ours(folder: str, batch: int, threads: int) -> Contenders:
 
 def machine() -> Dict[str, Any]:
     """What the figures were measured on."""
-    name = next((line.split(':')[1].strip() for line in _cpuinfo() if line.startswith('model name')), platform.machine())
+    names = [line.split(':')[1].strip() for line in _cpuinfo() if line.startswith('model name')]
     flags = sorted(runtime.cpu_flags() & {'avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8'})
-    return {'cpu': name, 'cores': runtime.cores(), 'instructions': flags, 'system': platform.platform(),
-            'python': platform.python_version()}
+    return {'cpu': names[0] if names else platform.machine(), 'cores': runtime.cores(), 'instructions': flags,
+            'system': platform.platform(), 'python': platform.python_version()}
 
 
 def _cpuinfo() -> List[str]:

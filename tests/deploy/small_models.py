@@ -9,6 +9,7 @@ from CaiT import runtime
 runtime.prepare()
 
 import paddle  # noqa: E402
+
 from CaiT.data.transforms import DataConfig  # noqa: E402
 from CaiT.models.registry import create_model  # noqa: E402
 

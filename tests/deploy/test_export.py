@@ -130,7 +130,8 @@ def test_scripts_as_the_certification_calls_them(trained, pictures, tmp_path, ca
 
 
 def test_two_names_for_the_weights_must_agree(trained, tmp_path):
-    done = run('export_model.py', f'--pretrained={trained}/best', '--model_path=other', f'-save_inference_dir={tmp_path}')
+    done = run('export_model.py', f'--pretrained={trained}/best', '--model_path=other',
+               f'-save_inference_dir={tmp_path}')
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == (
         f'error: --model_path other and --pretrained {trained}/best name two files, expected one')

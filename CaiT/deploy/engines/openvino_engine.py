@@ -65,7 +65,8 @@ class Engine(BaseEngine):
         self.core = openvino.Core()
         self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
-        self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': options.threads}
+        self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
+                         'INFERENCE_NUM_THREADS': options.threads}
         self.streams = max(1, min(options.threads, self.chunk // PART))
         self.part = self.chunk // self.streams
         self.requests: Dict[int, List[Any]] = {}
@@ -118,6 +119,7 @@ def _quantised(model: Any, net: Network, calibration: np.ndarray) -> Any:
     except ImportError:
         raise InputError('--precision int8: nncf is not installed; install it with: pip install nncf') from None
     import logging
+
     from CaiT.deploy.quantise import weight_layers
     nncf.set_log_level(logging.ERROR)
     keep = set(weight_layers(net))
