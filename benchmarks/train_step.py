@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures per second and peak memory of CaiT-XXS24's training step: this project's trainer and timm in PyTorch.
+
+    bash benchmarks/make_peers.sh peers
+    python benchmarks/train_step.py --peer-python peers/bin/python
+
+float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 that lie in memory; stochastic depth as
+published. `ours` is one update of CaiT.training.trainer as a user gets it; `plain` the same with everything off that
+makes it quick (CAIT_RUNTIME=off, TRAIN.SHARDS False, no backward passes of our own); `timm` is PyTorch eager with as
+many threads as there are cores. Each is a process of its own, one batch size at a time; they take turns, step by step,
+so that the machine's drift meets all alike. Figures are medians (and best) over the rounds after one to warm up, a
+ratio is the median of the rounds' ratios; memory is the process's peak resident set.
+
+Measure on a quiet machine: where other programs compete for the cores, PyTorch's threads wait for each other and it
+falls behind by far more than a real difference (the load average beforehand is in the result for that reason).
+The result goes to benchmarks/results/train_step.json.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+from CaiT import runtime  # noqa: E402
+from CaiT.cli import Parser  # noqa: E402
+from CaiT.errors import InputError, run  # noqa: E402
+from CaiT.files import atomic_write  # noqa: E402
+
+MODEL, DROP_PATH, DECAY = 'cait_xxs24_224', 0.05, 0.05
+SIDES = ('ours', 'plain', 'timm')
+RESULT = ROOT / 'benchmarks' / 'results' / 'train_step.json'
+Step = Callable[[], Any]
+
+
+def our_step(batch: int, plain: bool) -> Step:
+    """One update of the trainer on a batch in memory."""
+    import numpy as np
+    import paddle
+
+    from CaiT.config import get_config
+    from CaiT.models import fast_grad
+    from CaiT.training.journal import Journal
+    from CaiT.training.trainer import Trainer
+    if plain:
+        fast_grad.wanted = lambda *tensors: False
+    with tempfile.TemporaryDirectory() as folder:
+        config = get_config(data_path=_pictures(Path(folder)), batch_size=batch, device='cpu', opts=[
+            'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH), 'TRAIN.WEIGHT_DECAY', str(DECAY),
+            'DATA.NUM_WORKERS', '0', 'TRAIN.SHARDS', str(not plain)])
+        trainer = Trainer(config, Path(folder), Journal(Path(folder), 'train.log'))
+    trainer.model.train()
+    rng = np.random.default_rng(0)
+    pictures = paddle.to_tensor(rng.standard_normal((batch, 3, 224, 224), dtype=np.float32))
+    targets = paddle.to_tensor(rng.integers(0, 1000, batch))
+    return lambda: trainer._update([(pictures, targets)])
+
+
+def _pictures(folder: Path) -> str:
+    """The data set that a trainer must have, though none of its pictures is read here."""
+    for split in ('train', 'val'):
+        (folder / f'{split}_list.txt').write_text(''.join(f'{index}.jpg {index}\n' for index in range(64)))
+    for index in range(64):
+        (folder / f'{index}.jpg').touch()
+    return str(folder)
+
+
+def timm_step(batch: int) -> Step:
+    """The same in PyTorch eager."""
+    import timm
+    import torch
+    torch.set_num_threads(runtime.cores())
+    torch.manual_seed(0)
+    model = timm.create_model(MODEL, drop_path_rate=DROP_PATH).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=DECAY)
+    pictures, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
+
+    def step() -> None:
+        loss = torch.nn.functional.cross_entropy(model(pictures), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+    return step
+
+
+def serve(side: str, batch: int) -> None:
+    """One side's process: says its settings when ready; then a step for every line on stdin, its seconds and the peak
+    memory so far on stdout."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    settings = '' if side == 'timm' else runtime.prepare()
+    step = timm_step(batch) if side == 'timm' else our_step(batch, side == 'plain')
+    print(json.dumps({'settings': settings}), file=answers, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes, on Linux
+        print(json.dumps({'seconds': seconds, 'peak': peak}), file=answers, flush=True)
+
+
+class Side:
+    """A running ``serve`` process."""
+
+    def __init__(self, name: str, python: str, batch: int) -> None:
+        environment = {**os.environ, 'CAIT_RUNTIME': 'off'} if name == 'plain' else None
+        self.name = name
+        self.process = subprocess.Popen([python, __file__, '--serve', name, '--batches', str(batch)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.settings = self._answer()['settings']
+
+    def step(self) -> Dict[str, float]:
+        """Take one step and wait for it: {'seconds', 'peak' (MB)}."""
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Dict[str, Any]:
+        try:
+            return json.loads(self.process.stdout.readline())
+        except ValueError:
+            raise InputError(f'the process of {self.name} ended (its own message is above); is its Python complete?'
+                             ) from None
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(batch: int, rounds: int, pythons: Dict[str, str]) -> Tuple[Dict[str, Any], str]:
+    """Rates and memory of all sides at one batch size, and the settings of ours."""
+    sides = [Side(name, python, batch) for name, python in pythons.items()]
+    rates: Dict[str, List[float]] = {side.name: [] for side in sides}
+    peaks: Dict[str, float] = {}
+    for number in range(rounds + 1):
+        for side in sides if number % 2 else sides[::-1]:
+            taken = side.step()
+            peaks[side.name] = taken['peak']
+            if number:  # the first one warms up
+                rates[side.name].append(batch / taken['seconds'])
+        print(f'batch {batch}, round {number}: ' + ', '.join(
+            f'{name} {found[-1] if found else 0:.2f}' for name, found in rates.items()), flush=True)
+    for side in sides:
+        side.close()
+    rows = {name: {
+        'pictures/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
+        'against timm': round(statistics.median(a / b for a, b in zip(found, rates['timm'])), 2),
+        'peak MB': round(peaks[name]), 'memory against timm': round(peaks[name] / peaks['timm'], 2),
+        'rounds': [round(rate, 2) for rate in found]} for name, found in rates.items()}
+    return rows, sides[0].settings
+
+
+def versions(python: str, *modules: str) -> Dict[str, str]:
+    """Versions of ``modules`` in an interpreter."""
+    code = ('import importlib.metadata as m, json, platform, sys; print(json.dumps('
+            '{"python": platform.python_version(), **{name: m.version(name) for name in sys.argv[1:]}}))')
+    result = subprocess.run([python, '-c', code, *modules], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise InputError(f'{python} lacks something: {result.stderr.strip().splitlines()[-1]}')
+    return json.loads(result.stdout)
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    parser = Parser(__doc__)
+    parser.flag('peer_python', help='an interpreter with timm and torch, see make_peers.sh', metavar='PATH')
+    parser.flag('batches', nargs='+', type=int, default=[16, 32])
+    parser.flag('rounds', type=int, default=9)
+    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('serve', choices=SIDES, help='be one side; the program starts these itself')
+    flags = parser.parse_args(arguments)
+    if flags.serve:
+        serve(flags.serve, flags.batches[0])
+        return
+    if not flags.peer_python:
+        raise InputError('--peer-python: found nothing, expected an interpreter with timm and torch')
+    packages = {'ours': versions(sys.executable, 'paddlepaddle', 'numpy'),
+                'timm': versions(flags.peer_python, 'torch', 'timm')}
+    load = os.getloadavg()[0]
+    pythons = {'ours': sys.executable, 'plain': sys.executable, 'timm': flags.peer_python}
+    results, settings = {}, ''
+    for batch in flags.batches:
+        results[batch], settings = measure(batch, flags.rounds, pythons)
+    line = ('batch {:<3} {:<6} {pictures/s:>6.2f} pictures/s (best {best:>6.2f}) {against timm:>5.2f}x timm, '
+            'peak {peak MB:>5} MB {memory against timm:>5.2f}x')
+    for batch, found in results.items():
+        for name, row in found.items():
+            print(line.format(batch, name, **row))
+    machine = {'processor': _processor(), 'cores': runtime.cores(), 'system': platform.platform(),
+               'load average before': round(load, 1)}  # of other programs: it slows all sides, if not equally
+    report = {'model': MODEL, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
+    with atomic_write(flags.output) as file:
+        json.dump(report, file, indent=1)
+        file.write('\n')
+    print(f'written to {flags.output}')
+
+
+def _processor() -> str:
+    """The processor's name, family and model (virtual machines hide the name's number)."""
+    fields = dict(part for part in (tuple(map(str.strip, line.split(':', 1))) for line in runtime._cpu().splitlines()
+                                    if ':' in line))
+    if 'model name' not in fields:
+        return platform.processor()
+    return f'{fields["model name"]} (family {fields["cpu family"]}, model {fields["model"]})'
+
+
+if __name__ == '__main__':
+    run(main)
