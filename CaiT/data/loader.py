@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import mmap
 import os
 import re
 import signal
+import sys
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -56,9 +58,12 @@ class Loader:
         """OpenCV's own threads would compete with the other workers and with the model.
 
         Schedulers send SIGTERM to every process of a job, and a worker that dies of it takes the trainer along before
-        that has saved. So workers leave it alone, until this process ends and terminates them.
+        that has saved. So workers leave it alone, until this process ends and terminates them. When it is killed, the
+        kernel kills them: Paddle's own watch over the parent never runs, its wait for work has no time limit.
         """
         cv2.setNumThreads(0)
+        if sys.platform == 'linux':
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self._ending[0] else None)
 
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:

@@ -53,6 +53,12 @@ def wait_for(process, path, seconds=120):
     raise AssertionError(f'{path} did not appear in {seconds} s')
 
 
+def children(process):
+    """Process ids of its data workers."""
+    listed = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True)
+    return [int(word) for word in listed.stdout.split()]
+
+
 def result(folder):
     """What must not depend on how often a run was killed: the final state, the best one, the records but for times."""
     last, best = (checkpoint.read(folder / f'{tag}.pdstate') for tag in ('last', 'best'))
@@ -84,7 +90,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
 
     After the first kill there is a state from inside an epoch; each later run gets a little further before its own.
     """
-    folder, kills, inside = tmp_path / 'run', 0, 0
+    folder, kills, inside, readers = tmp_path / 'run', 0, 0, []
     for delay in (0.0, 0.3, 0.05):
         process = start(command(stripes, folder))
         saved = folder / 'last.pdstate'
@@ -92,6 +98,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
         while process.poll() is None and not (saved.exists() and saved.stat().st_mtime_ns != mark):
             time.sleep(0.005)  # until this run has written a state of its own
         time.sleep(delay)
+        readers += children(process)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -103,6 +110,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
     assert f'resumed from {folder}/last.pdstate: epoch ' in said
     assert_same_run(result(folder), whole)
     assert not list(folder.glob('.*.tmp'))
+    assert readers and not any(Path(f'/proc/{pid}').exists() for pid in readers)
 
 
 @pytest.mark.parametrize('group', [False, True], ids=['process', 'process group'])
@@ -127,8 +135,7 @@ def test_a_reader_that_dies_is_one_line(stripes, tmp_path):
     assert wait_for(process, folder / 'last.pdstate')
     victims = []
     while not victims and process.poll() is None:  # between two epochs there are none
-        listed = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True)
-        victims = [int(word) for word in listed.stdout.split()]
+        victims = children(process)
     os.kill(victims[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2, said
