@@ -26,7 +26,6 @@ from CaiT.deploy.engines import BATCH, Options, backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS
 from CaiT.deploy.predictor import Prediction, Predictor, certification_line
 from CaiT.deploy.progress import Progress
-from CaiT.deploy.results import ResultFile
 from CaiT.errors import InputError
 
 MODEL_DIR = 'output/infer'
@@ -82,6 +81,7 @@ def main() -> int:
     predictor = Predictor(args.model_dir, args.backend, options)
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.Times() if args.benchmark else None
+    from CaiT.deploy.results import ResultFile
     results = ResultFile(args.output, max(args.topk, 1), args.resume) if args.output else None
     if results and results.done:
         print(f'{args.output}: {len(results.done)} pictures are done already')

@@ -7,12 +7,8 @@ returns.
 """
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
 import sys
 import time
-from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, TextIO
 
 STAGES = ('preprocess_time', 'inference_time', 'postprocess_time')
@@ -98,6 +94,7 @@ def report(times: Times, model_name: str, precision: str, batch_size: int, input
 
 def emit(lines: List[str], stream: Optional[TextIO] = None) -> None:
     """Print the lines as the root logger of the package would."""
+    from datetime import datetime
     stamp = datetime.now().strftime('%Y/%m/%d %H:%M:%S')
     for line in lines:
         print(f'[{stamp}] root INFO: {line}', file=stream or sys.stdout)
@@ -117,6 +114,7 @@ def peak_rss_mb() -> float:
 
 def _os() -> str:
     """'Ubuntu 22.04' where the system says so, else its kernel's name and version."""
+    import platform
     values: Dict[str, str] = {}
     try:
         with open('/etc/os-release', encoding='utf-8') as file:
@@ -138,6 +136,8 @@ def _cudnn(paddle: Any) -> Optional[str]:
 
 def _gpu() -> Dict[str, str]:
     """Memory (MiB), use (%) and driver of the first GPU; empty when nvidia-smi is not there or does not answer."""
+    import shutil
+    import subprocess
     if shutil.which('nvidia-smi') is None:
         return {}
     command = ['nvidia-smi', '--query-gpu=memory.used,utilization.gpu,driver_version', '--format=csv,noheader,nounits']

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
-import multiprocessing
-from typing import Callable, Deque, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -40,10 +38,13 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
         for path in paths:
             yield decode(path, transform)
         return
+    import concurrent.futures  # both take longer to import than a picture takes
+    import multiprocessing
+
     # Started afresh: a forked process would inherit locks held by the engine's threads.
     context = multiprocessing.get_context('spawn')
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (transform,))
-    waiting: Deque[concurrent.futures.Future] = collections.deque()
+    waiting: Deque[Any] = collections.deque()
     try:
         for path in paths:
             waiting.append(pool.submit(_decode, path))

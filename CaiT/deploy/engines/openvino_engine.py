@@ -70,18 +70,17 @@ class Engine(BaseEngine):
         self.streams = max(1, min(options.threads, self.chunk // PART))
         self.part = self.chunk // self.streams
         self.requests: Dict[int, List[Any]] = {}
-        self._compiled(self.part)
+        try:
+            self.model = self.core.read_model(str(graph))
+        except RuntimeError as error:
+            raise InputError(f'{graph}: OpenVINO cannot load this model ({reason(error)})') from None
 
     def _compiled(self, part: int) -> List[Any]:
         """Inference requests, one per stream, for a fixed batch of ``part``; compiled when first wanted."""
         if part not in self.requests:
             streams = 1 if part == 1 else self.streams
-            try:
-                model = self.core.read_model(str(self.graph))
-                model.reshape([part, *[axis.get_length() for axis in list(model.inputs[0].partial_shape)[1:]]])
-                compiled = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
-            except RuntimeError as error:
-                raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
+            self.model.reshape([part, *[axis.get_length() for axis in list(self.model.inputs[0].partial_shape)[1:]]])
+            compiled = self.core.compile_model(self.model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
             self.requests[part] = [compiled.create_infer_request() for _ in range(streams)]
         return self.requests[part]
 
