@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training results on a small machine: run them, keep their logs, print their table.
+
+python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
+python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
+python benchmarks/training.py digits -data_path dataset/digits
+python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best
+python benchmarks/training.py -table
+
+A run is ``output/benchmark/<name>-<seed>``; started again, it goes on where it was. Its config, log.jsonl and log are
+copied to benchmarks/results/training, without the paths of the machine. Data: any data set in ImageNet layout with ten
+classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The accuracy in the table is that of the last epoch,
+which nothing was chosen by; the best epoch's stands beside it.
+"""
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Dict, List
+
+if not __package__:  # run by path: find the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT.cli import Parser
+from CaiT.errors import InputError, run
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = Path(__file__).resolve().parent / 'recipes'
+KEPT = ROOT / 'benchmarks' / 'results' / 'training'
+# experiment -> (its runs' recipes, seeds)
+EXPERIMENTS = {
+    'imagenette': (['imagenette'], [0]),
+    'cifar10': (['cifar10'], [0]),
+    'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),
+    'distillation': (['distillation_none', 'distillation_hard'], [0, 1, 2]),
+}
+
+
+def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
+    """One run to its end, and its logs to ``KEPT``."""
+    name = f'{recipe}-{seed}'
+    folder = ROOT / 'output' / 'benchmark' / name
+    words = [sys.executable, str(ROOT / 'CaiT' / 'main_single_gpu.py'), '-cfg', str(RECIPES / f'{recipe}.yaml'),
+             '-data_path', flags['data_path'], '-seed', str(seed), '-output_dir', str(folder), '-resume', 'auto']
+    if flags['pretrained']:
+        words += ['-pretrained', flags['pretrained']]
+    if recipe == 'distillation_hard':
+        words += ['-opts', 'TRAIN.DISTILL.TEACHER_WEIGHTS', flags['teacher']]
+    subprocess.run(words, check=True, cwd=ROOT)
+    keep(folder, KEPT / name)
+
+
+def keep(folder: Path, place: Path) -> None:
+    """Copy a run's text files; of paths only the last part stays."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ('config.yaml', 'log.jsonl', 'log_train.txt'):
+        text = (folder / name).read_text(encoding='utf-8')
+        (place / name).write_text(re.sub(r'(?:\.{0,2}/)(?:[\w.-]+/)+(?=[\w.-]+)', '', text), encoding='utf-8')
+
+
+def table() -> List[str]:
+    """A row per recipe over the seeds that are there."""
+    rows = ['| recipe | seeds | last epoch, top-1 % | best epoch, top-1 % | minutes per run |', '|---|---|---|---|---|']
+    for recipe in [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]:
+        places = sorted(KEPT.glob(f'{recipe}-*'))
+        if places:
+            scores = [[100 * record['val_top1'] for record in map(json.loads, (place / 'log.jsonl').open())
+                       if 'val_top1' in record] for place in places]
+            minutes = mean(sum(map(float, re.findall(r', time: ([\d.]+)', (place / 'log_train.txt').read_text()))) / 60
+                           for place in places)
+            rows.append(f'| {recipe} | {len(places)} | {_spread([one[-1] for one in scores])} | '
+                        f'{_spread([max(one) for one in scores])} | {minutes:.0f} |')
+    return rows
+
+
+def _spread(values: List[float]) -> str:
+    return f'{mean(values):.2f}' + (f' ± {stdev(values):.2f}' if len(values) > 1 else '')
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('experiment', nargs='?', choices=sorted(EXPERIMENTS), help='what to run')
+    parser.flag('data_path', help='folder of its data set')
+    parser.flag('pretrained', default='', help='weights to start from, where the experiment does')
+    parser.flag('teacher', default='', help='weights of the teacher: those that the first experiment ends with')
+    parser.switch('table', help='print the table of all results that are there')
+    flags = vars(parser.parse_args())
+    if flags['experiment']:
+        if not flags['data_path']:
+            raise InputError('-data_path: found nothing, expected the folder of the data set')
+        recipes, seeds = EXPERIMENTS[flags['experiment']]
+        for seed in seeds:
+            for recipe in recipes:
+                train(recipe, seed, flags)
+    if flags['table'] or not flags['experiment']:
+        print('\n'.join(table()))
+
+
+if __name__ == '__main__':
+    run(main)
