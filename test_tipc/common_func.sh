@@ -3,7 +3,8 @@
 # What the certification scripts share: reading a configuration file, running steps, reporting them.
 # Sourced by the scripts beside it, which have gone to the repository root first.
 
-MODES=(lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer benchmark_train)
+# All modes on one line: the documents' test reads it.
+MODES=(lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer benchmark_train paddle2onnx_infer)
 
 die() {  # die MESSAGE: one line, status 2
     printf 'error: %s\n' "$1" >&2
@@ -31,12 +32,12 @@ read_config() {
 
 # expect NUMBER KEY: line NUMBER has this key.
 expect() {
-    case ${lines[$1]-nothing} in "$2":*) return ;; esac
+    case ${lines[$1]-nothing} in "$2":*) return 0 ;; esac
     die "$config, line $1: found '${lines[$1]-nothing}', expected $2:… (is a line missing, or one too many?)"
 }
 
 expect_title() {  # expect_title NUMBER TITLE
-    case ${lines[$1]-nothing} in ==*"$2"==*) return ;; esac
+    case ${lines[$1]-nothing} in ==*"$2"==*) return 0 ;; esac
     die "$config, line $1: found '${lines[$1]-nothing}', expected ===$2==="
 }
 
@@ -44,14 +45,14 @@ key() { printf '%s' "${lines[$1]%%:*}"; }
 
 value() { printf '%s' "${lines[$1]#*:}"; }
 
-# mode_value NUMBER: the value of line NUMBER in this mode, of `mode=value|mode=value` or of a plain `value`. Fails where
-# the line has other modes only.
+# mode_value NUMBER: the value of line NUMBER in this mode, of `mode=value|mode=value` or of a plain `value`. Fails
+# where the line has other modes only.
 mode_value() {
     local all item mode plain=yes
     all=$(value "$1")
     while IFS= read -r -d '|' item; do
         for mode in "${MODES[@]}"; do [ "${item%%=*}" != "$mode" ] || [ "$item" = "$mode" ] || plain=no; done
-        [ "${item%%=*}" != "$MODE" ] || { printf '%s' "${item#*=}"; return; }
+        [ "${item%%=*}" != "$MODE" ] || { printf '%s' "${item#*=}"; return 0; }
     done <<< "$all|"
     [ $plain = yes ] && printf '%s' "$all"
 }
@@ -67,11 +68,22 @@ word() { if [[ $1 =~ ^[A-Za-z0-9_./,:=@%+-]+$ ]]; then printf '%s' "$1"; else pr
 # argument KEY VALUE: ` KEY=VALUE` for a command line, nothing where either is null or blank.
 argument() { empty "$1" || empty "$2" || printf ' %s=%s' "$1" "$(word "$2")"; }
 
-check_mode() {  # check_mode MODE ALLOWED…
-    local mode=$1 allowed
+# one_of WHAT FOUND ALLOWED…: FOUND is one of ALLOWED.
+one_of() {
+    local what=$1 found=$2 allowed
+    shift 2
+    for allowed in "$@"; do [ "$found" != "$allowed" ] || return 0; done
+    die "$what: found '$found', expected one of $*"
+}
+
+# begin CONFIG FORM…: go to the repository's root, read the file and check it against the forms and $MODE.
+begin() {
+    local file
+    file=$(realpath -m -- "$1")
+    cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+    read_config "$(realpath -m --relative-to=. -- "$file")"
     shift
-    for allowed in "$@"; do [ "$mode" != "$allowed" ] || return 0; done
-    die "mode: found '$mode', expected one of $*"
+    read_form "$@"
 }
 
 # ---------------------------------------------------------------- the machine
@@ -83,15 +95,18 @@ find_python() {
     python=$(word "$python")
 }
 
-# count_gpus: how many GPUs this Paddle can use, into `gpus`.
-count_gpus() {
-    local probe output
-    probe='"import paddle; print(\"gpus:\", paddle.device.cuda.device_count(), paddle.is_compiled_with_cuda())"'
-    output=$(eval "$python -c $probe" 2>&1) && gpus=$(sed -n 's/^gpus: //p' <<< "$output") && [ -n "$gpus" ] \
-        || die "$python: cannot import paddle ($(tail -n 1 <<< "$output")); activate its environment or set PYTHON"
+# probe_paddle: how many GPUs this Paddle can use, its version and its commit into `gpus`, `frame_version` and
+# `frame_commit`.
+probe_paddle() {
+    local code output cuda
+    code='import paddle as p
+print("gpus:", p.device.cuda.device_count(), p.is_compiled_with_cuda(), p.__version__, p.version.commit)'
+    if ! output=$(eval "$python -c $(word "$code")" 2>&1); then
+        die "$python: cannot import paddle ($(tail -n 1 <<< "$output")); activate its environment or set PYTHON"
+    fi
+    read -r _ gpus cuda frame_version frame_commit < <(grep '^gpus: ' <<< "$output")
     # A CPU build's launcher takes this variable, even an empty one, for the sign of GPUs.
-    [ "${gpus#* }" = True ] || unset CUDA_VISIBLE_DEVICES
-    gpus=${gpus% *}
+    [ "$cuda" = True ] || unset CUDA_VISIBLE_DEVICES
 }
 
 # ---------------------------------------------------------------- steps and their report
@@ -112,7 +127,7 @@ start_report() {
     trap 'printf "\ninterrupted\n" >&2; exit 130' INT TERM
 }
 
-row() { rows+=("$1|$2|$3|$4"); }
+row() { rows+=("$1|$2|$3|${4##*/}"); }
 
 # run_step NAME LOG COMMAND [CHECK ARGUMENT…]: run COMMAND, its output into LOG and on the screen. The step has passed
 # when the command's status is 0 and CHECK finds its result; CHECK prints what is wrong.
@@ -150,7 +165,7 @@ not_run() { row "$1" - "not run: $2" -; }
 finish() {
     local passed=$((runs - failures))
     {
-        printf '\nSummary of %s in mode %s\n' "$config" "$MODE"
+        printf '\nSummary of %s in mode %s, logs in %s\n' "$config" "$MODE" "$LOG_PATH"
         printf '%s\n' "${rows[@]}" | aligned
         printf 'total time: %s s; %s steps passed, %s failed, %s not run\n' \
             "$SECONDS" "$passed" "$failures" "$((${#rows[@]} - 1 - runs))"
@@ -175,13 +190,15 @@ aligned() {
 has_files() {
     local folder=$1 file
     shift
-    for file in "$@"; do [ -s "$folder/$file" ] || printf '%s/%s was not written' "$folder" "$file"; done
+    for file in "$@"; do
+        [ -s "$folder/$file" ] || { printf '%s was not written' "$file"; return 0; }
+    done
 }
 
 # finite_losses LOG: it reports a loss, and never one that is not a number.
 finite_losses() {
     local found
-    found=$(grep -o '[Ll]oss: [^ ,]*' "$1") || { printf '%s reports no loss' "$1"; return; }
+    found=$(grep -o '[Ll]oss: [^ ,]*' "$1") || { printf '%s reports no loss' "$1"; return 0; }
     found=$(grep -vE ': [-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$' <<< "$found") || return 0
     printf '%s reports %s' "$1" "${found%%$'\n'*}"
 }

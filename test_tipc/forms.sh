@@ -1,32 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# The two forms of a train_infer_python.txt: where each setting stands. They are told apart by where their titles stand.
-# Sourced after common_func.sh.
+# The forms of a configuration file: where each setting stands. They are told apart by their titles: which stands in
+# line 1, and for training where ===eval_params=== stands. Sourced after common_func.sh.
 
 declare -A at     # setting -> number of its line
 declare -A given  # setting -> its value in this mode, null where the form has no such setting
 SETTINGS=(device autocast epochs output batch pretrained weights train_images data trainer eval eval_data save_infer
     export_weights inference_dir whole_model whole_export quant inference use_gpu mkldnn threads infer_batch trt
-    precision model_dir images infer_extra benchmark infer_last)
+    precision model_dir images infer_extra benchmark infer_last quantise_gpu calibration calibration_count
+    calibration_batch quantise convert paddle_model paddle_graph paddle_params onnx_file opset onnx_checker onnx_input)
 
+# read_form WANTED…: what the lines mean; `form` is 32 or 51 (training), ptq or paddle2onnx, and one of WANTED.
 read_form() {
-    local eval_line
-    eval_line=$(grep -n -m 1 '^==*eval_params=' "$config" | cut -d : -f 1 || true)
-    case $eval_line in
-        16) form=32 ;;
-        23) form=51 ;;
-        '') die "$config: found no ===eval_params=== title, expected one in line 16 (32-line form) or 23 (51-line form)" ;;
-        *) die "$config: found ===eval_params=== in line $eval_line, expected line 16 (32-line form) or 23 (51-line form)" ;;
+    local eval_line trainer
+    case ${lines[1]-nothing} in
+        *ptq_params*) form=ptq ;;
+        *paddle2onnx_params*) form=paddle2onnx ;;
+        *)
+            expect_title 1 train_params
+            eval_line=$(grep -n -m 1 '^==*eval_params=' "$config" | cut -d : -f 1 || true)
+            case $eval_line in
+                16) form=32 ;;
+                23) form=51 ;;
+                *) die "$config: found ===eval_params=== in line ${eval_line:-none}, expected line 16 (32-line form) \
+or line 23 (51-line form)" ;;
+            esac
+            expect 4 gpu_list
+            ;;
     esac
-    expect_title 1 train_params
+    one_of "$config, the form" "$form" "$@"
     expect 2 model_name
     expect 3 python
-    expect 4 gpu_list
-    "read_$form"
+    case $form in 32) read_32 ;; 51) read_51 ;; ptq) read_ptq ;; paddle2onnx) read_paddle2onnx ;; esac
     model_name=$(value 2)
     read_settings
     allow use_gpu True False
     allow autocast null fp32 amp
+    [ -n "${at[trainer]-}" ] || return 0
+    list trainer
+    for trainer in "${items[@]}"; do trainer_line "$trainer" > /dev/null || exit; done
 }
 
 # read_settings: every setting's value in this mode.
@@ -61,7 +73,7 @@ allow() {
 }
 
 read_32() {
-    [ "${#lines[@]}" -eq 32 ] || die "$config: found ${#lines[@]} lines, expected 32"
+    expect_count 32
     expect 10 train_model_name
     expect 13 trainer
     expect 17 eval
@@ -102,6 +114,28 @@ read_51() {
     first_export=30
 }
 
+read_ptq() {
+    expect_count 20
+    expect 11 trainer
+    expect 12 PTQ
+    expect_title 14 infer_params
+    expect 15 inference
+    at=([quantise_gpu]=4 [export_weights]=5 [save_infer]=6 [calibration]=7 [calibration_count]=8 [calibration_batch]=9
+        [quantise]=12 [inference]=15 [use_gpu]=16 [infer_batch]=17 [model_dir]=18 [images]=19 [benchmark]=20)
+}
+
+read_paddle2onnx() {
+    expect_count 15
+    expect 4 2onnx
+    expect 11 train_model
+    expect 12 inference
+    at=([convert]=4 [paddle_model]=5 [paddle_graph]=6 [paddle_params]=7 [onnx_file]=8 [opset]=9 [onnx_checker]=10
+        [whole_model]=11 [inference]=12 [model_dir]=13 [onnx_input]=14 [images]=15)
+}
+
+# expect_count N: the file has N lines.
+expect_count() { [ "${#lines[@]}" -eq "$1" ] || die "$config: found ${#lines[@]} lines, expected $1"; }
+
 # list NAME: the items of a setting into `items`.
 list() { split "${given[$1]:-null}"; }
 
@@ -116,9 +150,15 @@ flag() {
 # trainer_line TRAINER: the number of its command's line.
 trainer_line() {
     local number
-    [ "$form" = 51 ] || { printf '%s' "$first_trainer"; return; }
+    [ "$form" = 51 ] || { printf '%s' "$first_trainer"; return 0; }
     for ((number = first_trainer; number <= last_trainer; number++)); do
-        [ "$(key "$number")" != "$1" ] || { printf '%s' "$number"; return; }
+        [ "$(key "$number")" != "$1" ] || { printf '%s' "$number"; return 0; }
     done
     die "$config, line ${at[trainer]}: found trainer '$1', expected a key of lines $first_trainer to $last_trainer"
+}
+
+# there NUMBER PATH: the data that line NUMBER names is there.
+there() {
+    empty "$2" || compgen -G "$2*" > /dev/null \
+        || die "$config, line $1: $2 is not there; run bash test_tipc/prepare.sh $config $MODE first"
 }

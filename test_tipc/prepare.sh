@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Make, or look for, the data that a configuration file needs in a mode. Offline; running it again changes nothing.
+# Make, or look for, what a configuration file needs in a mode. Offline; running it again changes nothing.
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_infer_python.txt 'lite_train_lite_infer'
 #
-# dataset/lite_data: 16 training and 16 validation pictures of the embedded digits, in ImageNet layout. dataset/digits:
-# all 1,797 of them. Other data sets, and weights, are the user's own: they are looked for and never touched.
+# Made when they are not there: dataset/lite_data, 16 training and 16 validation pictures of the embedded digits in
+# ImageNet layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
+# output/digits/infer, its export. Other data sets and weights are the user's own: they are looked for, never touched.
+# Modes: those of test_train_inference_python.sh, and paddle2onnx_infer.
 set -euo pipefail
 # shellcheck source=test_tipc/common_func.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
@@ -45,18 +47,35 @@ spaced() {
         'int(NR * wanted / lines) > int((NR - 1) * wanted / lines)' "$1"
 }
 
-# embedded PATH: makes the embedded data that PATH lies in, where it is not there yet.
+# embedded PATH: makes what of the embedded set PATH lies in, where it is not there yet.
 embedded() {
     case ${1#./}/ in
         dataset/lite_data/*) [ -e dataset/lite_data ] || make_lite dataset/lite_data ;;
         dataset/digits/*) [ -e dataset/digits/test_list.txt ] || make_digits dataset/digits ;;
+        output/digits/*)
+            embedded dataset/digits
+            [ -e output/digits ] \
+                || eval "$python CaiT/main_single_gpu.py -cfg=CaiT/configs/cait_digits.yaml -output_dir=output/digits"
+            ;;
     esac
+    case ${1#./}/ in
+        output/digits/infer/)
+            [ -e output/digits/infer ] || eval "$python CaiT/export_model.py -pretrained=output/digits/best.pdparams \
+--save-inference-dir=output/digits/infer"
+            ;;
+    esac
+}
+
+# present NUMBER PATH: what line NUMBER names is there, made if it is of the embedded set.
+present() {
+    empty "$2" && return 0
+    embedded "$2"
+    compgen -G "$2*" > /dev/null || die "$config, line $1: $2: not there; put it there or name another"
 }
 
 # lists NUMBER FOLDER: the data set of line NUMBER is there, with its lists.
 lists() {
     local folder=${2%/} list
-    [ -d "$folder" ] || die "$config, line $1: $folder: no such folder; unpack the data set there"
     for list in train_list.txt val_list.txt; do
         [ -s "$folder/$list" ] || die "$folder/$list: missing; write it with $python -m CaiT.tools.make_lists $folder"
         printf '%s: %s lines\n' "$folder/$list" "$(wc -l < "$folder/$list")"
@@ -65,21 +84,16 @@ lists() {
 
 [ $# -eq 2 ] || die "usage: bash $0 CONFIG MODE"
 MODE=$2
-read_config "$(realpath -m -- "$1")"
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-config=$(realpath -m --relative-to=. -- "$config")
-check_mode "$MODE" "${MODES[@]}"
-read_form
+one_of mode "$MODE" "${MODES[@]}"
+begin "$1" 32 51 ptq paddle2onnx
 find_python
-folder=${given[data]}
-embedded "$folder"
-embedded "$pictures"
-empty "$folder" || lists "${at[data]}" "$folder"
-if [ "$MODE" = whole_infer ]; then
+present "${at[data]-}" "${given[data]}"
+empty "${given[data]}" || lists "${at[data]}" "${given[data]}"
+if [ "$MODE" = whole_infer ] || [ "$form" = paddle2onnx ]; then
     list whole_model
-    for model in "${items[@]}"; do
-        compgen -G "$model*" > /dev/null \
-            || die "$config, line ${at[whole_model]}: $model: no such weights; train a model or put its checkpoint there"
-    done
+    for model in "${items[@]}"; do present "${at[whole_model]-}" "$model"; done
 fi
-empty "$pictures" || [ -e "$pictures" ] || die "$config, line ${at[images]}: $pictures: no such picture, list or folder"
+[ "$form" != ptq ] || present "${at[export_weights]}" "${given[export_weights]}"
+present "${at[calibration]-}" "${given[calibration]}"
+present "${at[paddle_model]-}" "${given[paddle_model]}"
+present "${at[images]-}" "$pictures"
