@@ -49,7 +49,7 @@ def read_truth(path: str) -> Truth:
             for row in csv.DictReader(file):
                 try:
                     classes = map(int, row['top5_class_ids'].split())
-                    truth[row['path']] = dict(zip(classes, map(float, row['top5_probs'].split())))
+                    truth[os.path.normpath(row['path'])] = dict(zip(classes, map(float, row['top5_probs'].split())))
                 except (KeyError, ValueError, AttributeError):
                     raise InputError(f'{path}: found {row}, expected the columns that -pred writes') from None
         else:
@@ -58,7 +58,7 @@ def read_truth(path: str) -> Truth:
                 if record is None:
                     raise InputError(f'{path}, line {number}: found {line.strip()!r}, '
                                      'expected <picture><tab>[class id, probability]')
-                truth[record[0]] = {record[1]: record[2]}
+                truth[os.path.normpath(record[0])] = {record[1]: record[2]}
     if not truth:
         raise InputError(f'{path}: holds no results')
     return truth
@@ -94,9 +94,10 @@ def matched(truth: Truth, records: Sequence[Record]) -> Dict[str, Record]:
         by_name.setdefault(os.path.basename(picture), []).append(picture)
     found: Dict[str, Record] = {}
     for record in records:
-        same = [record[0]] if record[0] in truth else by_name.get(os.path.basename(record[0]), [])
+        picture = os.path.normpath(record[0])
+        same = [picture] if picture in truth else by_name.get(os.path.basename(picture), [])
         if len(same) > 1:
-            raise InputError(f'{record[0]}: {len(same)} stored pictures have this file name, expected one')
+            raise InputError(f'{picture}: {len(same)} stored pictures have this file name, expected one')
         if same:
             found.setdefault(same[0], record)
     missing = [picture for picture in truth if picture not in found]

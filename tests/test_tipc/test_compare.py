@@ -39,6 +39,7 @@ def compare(tmp_path):
 def test_same_answers(compare, capsys):
     assert compare(TABLE, 'args\n' + GOOD + '[2026] root INFO: x\n') == 0
     assert 'Assert allclose passed! The results of ' in capsys.readouterr().out
+    assert compare(TABLE, GOOD.replace('d/', './d/')) == 0
 
 
 @pytest.mark.parametrize('old, new, error', [
@@ -83,7 +84,7 @@ def test_official_lines(compare):
 @pytest.mark.parametrize('truth, error', [
     ('', 'holds no results'), ('a.png 3\n', 'expected <picture><tab>[class id, probability]'),
     ('path,class_id\nd/a.png,3\n', 'expected the columns that -pred writes'),
-    ('x/b.png\t[7, 0.9]\ny/b.png\t[7, 0.9]\n', '2 stored pictures have this file name')])
+    ('x/b.png\t[7, 0.9]\ny/b.png\t[7, 0.9]\n', 'd/b.png: 2 stored pictures have this file name')])
 def test_stored_results_that_are_none(compare, truth, error):
     with pytest.raises(InputError) as raised:
         compare(truth, GOOD)
