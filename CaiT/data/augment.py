@@ -5,8 +5,9 @@ Names, magnitudes and policies are timm's (which takes them from Google's code a
 recipe string means here what it meant there. The operations themselves are in operations.py.
 
 - 'rand-m9-mstd0.5-inc1': RandAugment (Cubuk et al. 2019): two operations drawn with replacement, each applied with
-  probability 0.5 at magnitude N(9, 0.5) in [0, 10]; 'inc1' is the set whose strength rises with the magnitude. n and p
-  may be given ('rand-m7-n3-p0.7-mstd0.5-inc1').
+  probability 0.5 at magnitude N(9, 0.5) in [0, 10]. 'inc1' is the set whose strength rises with the magnitude; without
+  it posterise, solarise and the enhancements keep AutoAugment's scales. n and p may be given
+  ('rand-m7-n3-p0.7-mstd0.5-inc1').
 - 'autoaugment': the ImageNet policy of the AutoAugment paper (Cubuk et al. 2018, appendix A), timm's 'original'.
 - '3augment': DeiT III (Touvron et al. 2022): one of grey, solarise, Gaussian blur, each as likely.
 """
@@ -63,6 +64,7 @@ MOVEMENTS: Dict[str, Movement] = {
 OPERATIONS: Dict[str, Operation] = {
     # bits kept; 0 would be a black picture (Pillow 13 refuses it), so at least 1
     'PosterizeIncreasing': Operation(ops.posterize, lambda level, sign: max(1, 4 - int(level / MAX_LEVEL * 4))),
+    'Posterize': Operation(ops.posterize, lambda level, sign: max(1, int(level / MAX_LEVEL * 4))),
     'PosterizeOriginal': Operation(ops.posterize, lambda level, sign: int(level / MAX_LEVEL * 4) + 4),
     'Solarize': Operation(ops.solarize, _solarize),
     'SolarizeIncreasing': Operation(ops.solarize, lambda level, sign: 256 - _solarize(level, sign)),
@@ -71,6 +73,7 @@ OPERATIONS: Dict[str, Operation] = {
     'ColorIncreasing': Operation(ops.color, _enhance_increasing),
     'Contrast': Operation(ops.contrast, _enhance),
     'ContrastIncreasing': Operation(ops.contrast, _enhance_increasing),
+    'Brightness': Operation(ops.brightness, _enhance),
     'BrightnessIncreasing': Operation(ops.brightness, _enhance_increasing),
     'Sharpness': Operation(ops.sharpness, _enhance),
     'SharpnessIncreasing': Operation(ops.sharpness, _enhance_increasing),
@@ -86,6 +89,7 @@ RANDAUGMENT = (
     'ColorIncreasing', 'ContrastIncreasing', 'BrightnessIncreasing', 'SharpnessIncreasing', 'ShearX', 'ShearY',
     'TranslateXRel', 'TranslateYRel',
 )
+RANDAUGMENT_PLAIN = tuple(name.replace('Increasing', '') for name in RANDAUGMENT)  # timm's set without 'inc1'
 # (operation, probability, level) twice for each of the 25 sub-policies of arXiv:1805.09501, table 9
 AUTOAUGMENT = (
     (('PosterizeOriginal', 0.4, 8), ('Rotate', 0.6, 9)),
@@ -140,16 +144,17 @@ class RandAugment:
     def __init__(self, text: str, applier: Applier) -> None:
         parts = dict(re.findall(r'-(mstd|m|n|p|inc)(\d+(?:\.\d+)?)(?=-|$)', text))
         if text != 'rand' + ''.join(re.findall(r'-(?:mstd|m|n|p|inc)\d+(?:\.\d+)?(?=-|$)', text)) or 'm' not in parts \
-                or parts.get('inc') != '1' or not parts.get('n', '2').isdigit():
+                or parts.get('inc', '1') != '1' or not parts.get('n', '2').isdigit():
             raise InputError(f"auto_augment: found {text!r}, expected 'rand-m<0..10>[-n<count>][-p<probability>]"
-                             "[-mstd<number>]-inc1' (only the increasing set is here)")
+                             "[-mstd<number>][-inc1]'")
         self.applier = applier
+        self.names = RANDAUGMENT if 'inc' in parts else RANDAUGMENT_PLAIN
         self.level, self.deviation = float(parts['m']), float(parts.get('mstd', 0))
         self.count, self.prob = int(parts.get('n', 2)), float(parts.get('p', 0.5))
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         for _ in range(self.count):
-            name = RANDAUGMENT[int(rng.random() * len(RANDAUGMENT))]
+            name = self.names[int(rng.random() * len(self.names))]
             if rng.random() < self.prob:
                 level = min(max(self.level + self.deviation * rng.standard_normal(), 0.0), MAX_LEVEL)
                 pixels = self.applier(pixels, name, level, rng)

@@ -15,7 +15,7 @@ from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
-from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+from CaiT.data.transforms import DataConfig, TrainOptions, TrainTransform, eval_transform, train_transform
 from CaiT.training import distributed
 
 
@@ -25,8 +25,7 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     Targets are class ids [B], or with mixup or CutMix distributions [B, K] that carry the label smoothing.
     """
     data, aug = config.DATA, config.AUG
-    options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
-    dataset = _dataset(config, 'train', train_transform(DataConfig(**data_config(config)), options))
+    dataset = _dataset(config, 'train', build_train_transform(config))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
                            world=distributed.world())
     mixing = None
@@ -34,6 +33,12 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
                         aug.MIX_SWITCH_PROB, aug.MIX_MODE, config.TRAIN.LABEL_SMOOTHING)
     return build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY, mixing), sampler
+
+
+def build_train_transform(config: CfgNode) -> TrainTransform:
+    """The transform of the nodes AUG and DATA; InputError for what they ask and cannot be had."""
+    options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
+    return train_transform(DataConfig(**data_config(config)), options)
 
 
 def build_val_loader(config: CfgNode, split: str = 'val') -> Any:

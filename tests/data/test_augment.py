@@ -86,7 +86,18 @@ def test_randaugment_reads_its_recipe():
     assert (randaugment.level, randaugment.deviation, randaugment.count, randaugment.prob) == (7, 1, 3, 0.7)
 
 
-@pytest.mark.parametrize('text', ['rand', 'rand-m9-mstd0.5', 'rand-m9-mstd0.5-inc0', 'rand-m9-x3-inc1', 'rand-9-inc1',
+def test_randaugment_without_inc1_keeps_the_first_scales():
+    """timm's other set: at magnitude 9 posterise keeps 3 bits, solarise begins at 230, a blend factor is 1.72."""
+    names = augment.RandAugment('rand-m9-mstd0.5', Recorder()).names
+    assert len(set(names)) == 15 and {'Posterize', 'Solarize', 'Color', 'Brightness', 'Sharpness'} < {*names}
+    assert not any('Increasing' in name for name in names)
+    found = {name: OPERATIONS[name].argument(9, 1) for name in names if name in OPERATIONS}
+    assert found == pytest.approx({'Posterize': 3, 'Solarize': 230, 'SolarizeAdd': 99, 'Color': 1.72, 'Contrast': 1.72,
+                                   'Brightness': 1.72, 'Sharpness': 1.72})
+    assert OPERATIONS['Posterize'].argument(0, 1) == 1  # no bit at all would be a black picture
+
+
+@pytest.mark.parametrize('text', ['rand', 'rand-mstd0.5', 'rand-m9-mstd0.5-inc0', 'rand-m9-x3-inc1', 'rand-9-inc1',
                                   'rand-m9-n1.5-inc1', 'randaugment', 'rand-m9-inc1x', 'original', 'autoaugment-mstd1'])
 def test_unknown_recipes_are_one_line(text):
     with pytest.raises(InputError, match='auto_augment: found'):
@@ -94,8 +105,9 @@ def test_unknown_recipes_are_one_line(text):
 
 
 def test_every_operation_of_every_recipe_runs(picture, rng):
-    names = {name for policy in augment.AUTOAUGMENT for name, _, _ in policy} | set(augment.RANDAUGMENT)
-    assert len(names) == 20 and names == {*augment.PLAIN, *MOVEMENTS, *OPERATIONS}
+    names = {name for policy in augment.AUTOAUGMENT for name, _, _ in policy}
+    names |= {*augment.RANDAUGMENT, *augment.RANDAUGMENT_PLAIN}
+    assert len(names) == 22 and names == {*augment.PLAIN, *MOVEMENTS, *OPERATIONS}
     applier = Applier(FILL, ('bilinear', 'bicubic'))
     before = picture.copy()
     for name in sorted(names):

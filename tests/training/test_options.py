@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
+from CaiT.config import get_config
+from CaiT.data.mixing import Mixing
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, jobs
-from CaiT.training.optim import optimizer_arrays, restore_optimizer
+from CaiT.training.data import build_train_transform
+from CaiT.training.losses import build_loss
+from CaiT.training.optim import build_schedule, optimizer_arrays, restore_optimizer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 EVERYTHING = [
     'MODEL.DROP_PATH_RATE', 0.2, 'MODEL.DROP_RATE', 0.1, 'MODEL.ATTN_DROP_RATE', 0.1,
@@ -98,6 +105,20 @@ def test_what_cannot_be_is_one_line(config, tmp_path, opts, message):
         jobs.train(config(*opts, batch_size=None, output_dir=str(tmp_path)))
     assert '\n' not in str(error.value)
     assert not list(tmp_path.glob('*.pdstate'))
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'CaiT/configs').glob('*.yaml')) +
+                         sorted((ROOT / 'benchmarks/recipes').glob('*.yaml')), ids=lambda path: path.stem)
+def test_shipped_recipes_can_be_trained(path):
+    """Their augmentations, losses, schedules and mixing exist. (That each model builds is tested with the configs.)"""
+    chosen = get_config(str(path))
+    build_train_transform(chosen)
+    build_loss(chosen.TRAIN.LOSS, chosen.TRAIN.LABEL_SMOOTHING)
+    schedule, _ = build_schedule(chosen, 1024)
+    assert schedule.peak >= schedule.at(chosen.TRAIN.EPOCHS) >= 0 and chosen.TRAIN.WARMUP_EPOCHS < chosen.TRAIN.EPOCHS
+    if chosen.AUG.MIXUP or chosen.AUG.CUTMIX:
+        Mixing(chosen.AUG.MIXUP, chosen.AUG.CUTMIX, 10, chosen.DATA.BATCH_SIZE, chosen.AUG.MIX_PROB,
+               chosen.AUG.MIX_SWITCH_PROB, chosen.AUG.MIX_MODE)
 
 
 def test_resume_with_another_optimizer_is_refused(config, tmp_path):
