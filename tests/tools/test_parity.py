@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parity command: its table, its exit status, and folders that are not what they should be."""
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from CaiT.errors import InputError
+from CaiT.tools import goldens, parity
+
+NAME = 'deit_tiny_patch16_224'
+
+
+def test_table_and_status(capsys, monkeypatch):
+    assert parity.main(['-models', NAME]) == 0
+    head, row, last = capsys.readouterr().out.splitlines()
+    assert row.split()[:3] == [NAME, '5717416', '1253683200'] and row.endswith('  ok') and last == 'all equal'
+    monkeypatch.setattr(parity, 'TOLERANCE', 1e-9)
+    assert parity.main(['-models', NAME]) == 1
+    assert capsys.readouterr().out.splitlines()[1:][-2].endswith('outside 1e-09')
+
+
+def test_another_count_fails(tmp_path, capsys):
+    """A manifest with one parameter more; without a golden file nothing is built."""
+    text = (goldens.FOLDER / 'MANIFEST.json').read_text(encoding='utf-8')
+    (tmp_path / 'names').mkdir()
+    shutil.copy(goldens.FOLDER / 'names' / f'{NAME}.json', tmp_path / 'names')
+    (tmp_path / 'MANIFEST.json').write_text(text.replace('5717416', '5717417'), encoding='utf-8')
+    assert parity.main(['-goldens', str(tmp_path), '-models', NAME]) == 1
+    assert 'parameters: 5717416, reference 5717417' in capsys.readouterr().out
+
+
+def test_faults(tmp_path):
+    with pytest.raises(InputError, match='-models resnet50: has no entry in .*MANIFEST.json'):
+        parity.main(['-models', 'resnet50'])
+    with pytest.raises(InputError, match='golden file .*MANIFEST.json: no such file; a clone of the repository'):
+        parity.main(['-goldens', str(tmp_path)])
