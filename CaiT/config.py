@@ -156,12 +156,12 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     return node
 
 
-def build_model(config: CfgNode) -> nn.Layer:
-    """The model that ``config`` describes, with its weights when MODEL.PRETRAINED names some."""
+def build_model(config: CfgNode, pretrained: bool = True) -> nn.Layer:
+    """The model that ``config`` describes, with its weights when MODEL.PRETRAINED names some and they are wanted."""
     model = config.MODEL
     arch = {name: model[name.upper()] for name in get_variant(model.NAME).arch}
-    return create_model(model.NAME, model.PRETRAINED, model.STRICT, image_size=config.DATA.IMAGE_SIZE,
-                        num_classes=model.NUM_CLASSES, **arch)
+    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT,
+                        image_size=config.DATA.IMAGE_SIZE, num_classes=model.NUM_CLASSES, **arch)
 
 
 def data_config(config: CfgNode) -> Dict[str, Any]:

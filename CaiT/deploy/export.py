@@ -31,12 +31,9 @@ def load(model: nn.Layer, path: PathLike) -> List[str]:
 
     Raises InputError when the file does not hold the classifier: exporting a random one would look like success.
     """
-    audit = load_weights(model, path)
-    if audit.initial:
-        raise InputError(f'{audit.path}: does not hold {audit.initial[0]} for {model.num_classes} classes; give the '
-                         'number of classes it was trained with (-num_classes) and its config (-cfg)')
+    lines = load_weights(model, path, whole=True).lines()
     model.eval()
-    return audit.lines()
+    return lines
 
 
 def reference_logits(model: nn.Layer, pictures: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import csv
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import paddle
+from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
@@ -21,6 +21,7 @@ from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import Score, evaluate, predict
 from CaiT.training.journal import Journal
 from CaiT.training.trainer import Progress, Trainer
+from CaiT.weights.translate import load_weights
 
 
 @worker_deaths()
@@ -31,7 +32,7 @@ def train(config: CfgNode) -> Progress:
     if (folder / 'last.pdstate').exists() and not config.RESUME:
         raise InputError(f'-output_dir {folder}: holds a run already; add -resume auto to go on with it, '
                          'or name another folder')
-    journal = _open(config, folder, 'log_train.txt')
+    journal = _open(config, folder, 'train')
     trainer = Trainer(config, folder, journal)
     progress = trainer.fit()
     journal.line(f'best Acc@1 {progress.best_top1:.4f} (epoch {progress.best_epoch}), weights: {folder}/best.pdparams')
@@ -44,7 +45,7 @@ def train(config: CfgNode) -> Progress:
 def score(config: CfgNode) -> Score:
     """Evaluate MODEL.PRETRAINED on the validation list."""
     _set_device(config)
-    journal = _open(config, _folder(config, 'eval'), 'log_eval.txt')
+    journal = _open(config, _folder(config, 'eval'), 'eval')
     return evaluate(_weighted(config), build_val_loader(config), journal, config.REPORT_FREQ)
 
 
@@ -53,7 +54,7 @@ def classify(config: CfgNode) -> Path:
     """Predict with MODEL.PRETRAINED: a table on the console and ``predictions.csv``, whose path is returned."""
     _set_device(config)
     folder = _folder(config, 'pred')
-    _open(config, folder, 'log_pred.txt')
+    _open(config, folder, 'pred')
     model = _weighted(config)
     loader, paths, names = build_prediction_loader(config)
     width = max(len(path) for path in paths)
@@ -101,19 +102,27 @@ def _folder(config: CfgNode, job: str) -> Path:
     return Path('output') / time.strftime(f'{job}-%Y%m%d-%H-%M-%S')
 
 
-def _open(config: CfgNode, folder: Path, log: str) -> Journal:
-    """The run's journal, opened with the settings in force; the config is saved beside it."""
-    journal = Journal(folder, log, active=distributed.rank() == 0)
+def _open(config: CfgNode, folder: Path, job: str) -> Journal:
+    """The journal of a job, opened with the settings in force; the config is saved beside it.
+
+    Training's is ``config.yaml``, which belongs to the weights it makes: other jobs in the same folder leave it alone.
+    """
+    journal = Journal(folder, f'log_{job}.txt', active=distributed.rank() == 0)
+    saved = folder / ('config.yaml' if job == 'train' else f'config_{job}.yaml')
     if journal.active:
-        with atomic_write(folder / 'config.yaml') as file:
+        with atomic_write(saved) as file:
             file.write(config.dump())
-    journal.line(f'config ({folder}/config.yaml):\n{config.dump().rstrip()}')
+    journal.line(f'config ({saved}):\n{config.dump().rstrip()}')
     journal.line(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
                  f'python {sys.version.split()[0]}')
     return journal
 
 
-def _weighted(config: CfgNode) -> Any:
+def _weighted(config: CfgNode) -> nn.Layer:
+    """The model with the weights of -pretrained, all of them: a head left at random would score and classify noise."""
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
-    return build_model(config)
+    model = build_model(config, pretrained=False)
+    strict = config.MODEL.STRICT
+    print('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    return model

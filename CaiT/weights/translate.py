@@ -26,17 +26,22 @@ HEADS = ('head', 'head_dist')
 _HEADER_HINT = f", unless its header says {{'format': 'pd'}} for Paddle's {PADDLE}"
 
 
-def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool = True) -> Audit:
+def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool = True,
+                 whole: bool = False) -> Audit:
     """Set the weights of ``model`` from anyone's checkpoint and return what was done, for the caller to print.
 
     ``path`` may leave out the extension. Nothing is set unless everything fits; see ``fit`` for what fits and for
-    ``strict``. Raises InputError, one line, for a file that is damaged, hostile, unknown or of another model. Beside
-    the model, memory holds the file's arrays once.
+    ``strict``. With ``whole`` nothing may be left at initialisation, which is for models that are about to answer: a
+    random head would look like success. Raises InputError, one line, for a file that is damaged, hostile, unknown or of
+    another model. Beside the model, memory holds the file's arrays once.
     """
     checkpoint = read_checkpoint(path)
     arrays, audit = normalise(checkpoint)
     parameters = model.state_dict()
     arrays = fit(arrays, {name: tuple(p.shape) for name, p in parameters.items()}, audit, strict)
+    if whole and audit.initial:
+        raise InputError(f'{audit.path}: does not hold {audit.initial[0]} for {model.num_classes} classes; give the '
+                         'number of classes it was trained with (-num_classes) and its config (-cfg)')
     for name in list(arrays):
         parameter, array = parameters[name], arrays.pop(name)
         kind = str(parameter.dtype).split('.')[-1]  # 'paddle.float32'
