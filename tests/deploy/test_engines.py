@@ -100,6 +100,9 @@ def test_nncf_int8(checks, tmp_path):
 
 
 def test_a_second_export_adds_and_other_weights_replace(cait, checks, tmp_path):
+    for module in ('onnx', 'onnxruntime'):
+        pytest.importorskip(module)
+
     def made(weights, *targets):
         export(cait, tmp_path, 'x', small_data(), checks, weights, targets)
         return sorted(path.name for path in tmp_path.iterdir()), len(metadata.read(tmp_path).artifacts)
@@ -135,6 +138,8 @@ def test_what_was_not_exported_gives_the_command(exported):
 
 
 def test_int8_without_calibration_is_refused(cait, checks, tmp_path):
+    for module in ('onnx', 'onnxruntime'):
+        pytest.importorskip(module)
     with pytest.raises(InputError, match='needs --calibration FOLDER'):
         export(cait, tmp_path / 'm', 'x', small_data(), checks, WEIGHTS, [('onnxruntime', 'int8', 'float')])
     with pytest.raises(InputError, match='no pictures in this folder'):
