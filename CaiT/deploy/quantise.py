@@ -14,7 +14,7 @@ import numpy as np
 from CaiT.deploy.graph import Array, Network
 from CaiT.deploy.simplify import attentions
 
-ALPHA = 0.8  # how much of the range moves into the weights; 0.5, 0.65 and 0.8 were tried on trained weights
+ALPHA = 0.8  # how much of the range moves into the weights; best of 0.5, 0.65 and 0.8 on a trained ViT-Tiny
 
 
 def smoothed_layers(net: Network) -> Dict[str, List[str]]:

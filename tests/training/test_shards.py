@@ -93,15 +93,15 @@ def test_every_run_is_the_same_and_threads_follow_the_weights():
 
 
 def test_where_batches_pass_whole(config, monkeypatch):
-    loss = build_loss('CE', 0.0)
-    assert shards.build_shards(config(), build(), loss).least >= 2
-    assert shards.build_shards(config('TRAIN.SHARDS', False), build(), loss) is None
-    assert shards.build_shards(config('TRAIN.RECOMPUTE', True), build(), loss) is None
-    assert shards.build_shards(config('TRAIN.TO_STATIC', True), build(), loss) is None
-    dropping = create_model('cait_xxs24_224', image_size=32, depth=1, drop_rate=0.1)
-    assert shards.build_shards(config(), dropping, loss) is None
-    monkeypatch.setenv('PADDLE_TRAINERS_NUM', '2')
+    loss, on = build_loss('CE', 0.0), ('TRAIN.SHARDS', True)
+    assert shards.build_shards(config(*on), build(), loss).least >= 2
     assert shards.build_shards(config(), build(), loss) is None
+    assert shards.build_shards(config(*on, 'TRAIN.RECOMPUTE', True), build(), loss) is None
+    assert shards.build_shards(config(*on, 'TRAIN.TO_STATIC', True), build(), loss) is None
+    dropping = create_model('cait_xxs24_224', image_size=32, depth=1, drop_rate=0.1)
+    assert shards.build_shards(config(*on), dropping, loss) is None
+    monkeypatch.setenv('PADDLE_TRAINERS_NUM', '2')
+    assert shards.build_shards(config(*on), build(), loss) is None
 
 
 def test_size_of_a_piece(config, monkeypatch):
@@ -109,5 +109,5 @@ def test_size_of_a_piece(config, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     loss = build_loss('CE', 0.0)
     for name, expected in (('cait_xxs24_224', 4), ('cait_xxs24_384', 1), ('cait_s24_224', 2)):
-        split = shards.build_shards(config(), create_model(name, depth=1), loss)
+        split = shards.build_shards(config('TRAIN.SHARDS', True), create_model(name, depth=1), loss)
         assert (split.size, split.least) == (expected, 2 * expected)
