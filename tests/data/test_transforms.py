@@ -79,7 +79,7 @@ def test_data_config_survives_json_and_refuses_nonsense():
 
 @pytest.mark.parametrize('change', [
     {'kind': 'crop'}, {'interpolation': 'cubic'}, {'scale': (0.9, 0.1)}, {'scale': (0.1, 1.5)}, {'ratio': (0, 1)},
-    {'hflip': 1.5}, {'erase_prob': -0.1}, {'zoom': 0.95}, {'erase_mode': 'white'}, {'auto_augment': 'rand-m9'},
+    {'hflip': 1.5}, {'erase_prob': -0.1}, {'zoom': 0.95}, {'erase_mode': 'white'}, {'auto_augment': 'rand-x9'},
 ])
 def test_impossible_training_options_are_one_line(change):
     with pytest.raises(InputError) as error:
