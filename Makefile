@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint parity-all align align-live notebook clean
+.PHONY: help demo test test-slow lint parity-all tipc tipc-all align align-live notebook clean
 
 help:
 	@echo 'make demo        train, evaluate, export and serve a small CaiT on scanned digits'
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
+	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (half an hour)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
@@ -35,6 +37,14 @@ lint: $(READY)
 
 parity-all: $(READY)
 	$(RUN) python -m CaiT.tools.parity -goldens $(or $(GOLDENS),tests/goldens)
+
+tipc: $(READY)
+	$(RUN) PYTHON=python bash test_tipc/prepare.sh $(CHAIN) lite_train_lite_infer
+	$(RUN) PYTHON=python bash test_tipc/test_train_inference_python.sh $(CHAIN) lite_train_lite_infer
+
+tipc-all: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnxruntime]' paddle2onnx
+	$(RUN) PYTHON=python bash test_tipc/run_all.sh
 
 align: $(READY)
 	$(RUN) python -m CaiT.tools.align

@@ -5,11 +5,14 @@
         --log_file='test_tipc/output/ViT/whole_infer/python_infer_*.log' --atol=1e-3 --rtol=1e-3
 
 Stored results are lines ``<picture><tab>[class id, probability]``, or the table ``predictions.csv`` that -pred writes.
-A log holds ``image_name: <picture>, class_id: 213, prob: 0.9664`` lines, or lines like the stored ones. A picture is
-known by its path, else by its file name. fp32, fp16, bf16 or int8 in a file's name says which stored file a log is
-compared with; without the word, or without such a file, it is fp32's. The comparison fails when a class differs, a
-probability is further off than atol + rtol x the stored one, a picture is missing, or there is nothing to compare.
-A class that the table finds as likely as its best, within the same limits, is no difference.
+A log holds ``image_name: <picture>, class_id: 213, prob: 0.9664`` lines, lines like the stored ones, or one of those
+before each of these, for its further digits. A picture is known by its path, else by its file name. fp32, fp16, bf16 or
+int8 in a file's name says which stored file a log is compared with; without the word, or without such a file, it is
+fp32's.
+
+The comparison fails when a class differs, a probability is further off than atol + rtol x the stored one (and half of
+its last digit), a picture is missing, or there is nothing to compare. A class that the table finds as likely as its
+best, within the same limits, is no difference.
 """
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ from CaiT.errors import InputError, run
 
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 Truth = Dict[str, Dict[int, float]]  # picture -> {class id: probability}, the best class first
-Record = Tuple[str, int, float]      # picture, class id, probability
+Record = Tuple[str, int, str]        # picture, class id, probability as it is written
 
-_PRINTED = re.compile(r'image_name: (.+), class_id: (\S+), prob: (\S+)$')
+_PRINTED = re.compile(r'image_name: (.+), class_id: (\d+), prob: (\S+)$')
 
 
 def precision_of(path: str) -> str:
@@ -58,7 +61,7 @@ def read_truth(path: str) -> Truth:
                 if record is None:
                     raise InputError(f'{path}, line {number}: found {line.strip()!r}, '
                                      'expected <picture><tab>[class id, probability]')
-                truth[os.path.normpath(record[0])] = {record[1]: record[2]}
+                truth[os.path.normpath(record[0])] = {record[1]: float(record[2])}
     if not truth:
         raise InputError(f'{path}: holds no results')
     return truth
@@ -66,25 +69,39 @@ def read_truth(path: str) -> Truth:
 
 def read_log(path: str) -> List[Record]:
     """The answers in a log, in its order."""
+    printed: List[Record] = []
+    pairs: List[Record] = []
+    before: Optional[Record] = None  # the record in the line before
     with open(path, encoding='utf-8', errors='replace') as file:
-        lines = file.read().splitlines()
-    printed = [match.groups() for match in map(_PRINTED.search, lines) if match]
-    if not printed:
-        return [record for record in map(_pair, lines) if record]
-    try:
-        return [(picture, int(class_id), float(probability)) for picture, class_id, probability in printed]
-    except ValueError as error:
-        raise InputError(f'{path}: {error}') from None
+        for line in file:
+            match = _PRINTED.search(line)
+            if match:
+                record = (match[1], int(match[2]), match[3])
+                if before and before[0] == os.path.basename(record[0]):
+                    if before[1] != record[1]:
+                        raise InputError(f'{record[0]}: found class {before[1]} in a line and {record[1]} in the next')
+                    record = (*record[:2], before[2])
+                printed.append(record)
+            before = _pair(line)
+            if before:
+                pairs.append(before)
+    return printed or pairs
 
 
 def _pair(line: str) -> Optional[Record]:
     """The record of a ``<picture><tab>[class id, probability]`` line, None for any other line."""
     picture, tab, values = line.rstrip('\r\n').partition('\t')
     try:
-        class_id, probability = json.loads(values) if tab else ()
-        return picture, int(class_id), float(probability)
+        class_id, probability = json.loads(values, parse_float=str, parse_constant=str) if tab else ()
+        return picture, int(class_id), str(probability)
     except (ValueError, TypeError):
         return None
+
+
+def half_a_digit(number: str) -> float:
+    """Half of the last digit of a number as it is written: 0.00005 for 0.9664."""
+    mantissa, _, exponent = number.lower().partition('e')
+    return 0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition('.')[2]))
 
 
 def matched(truth: Truth, records: Sequence[Record]) -> Dict[str, Record]:
@@ -110,12 +127,15 @@ def differences(truth: Truth, found: Dict[str, Record], atol: float, rtol: float
     """One line for each picture whose answer is another than the stored one."""
     wrong = []
     for picture, stored in truth.items():
-        _, class_id, probability = found[picture]
+        _, class_id, written = found[picture]
         best_class, best = next(iter(stored.items()))
         expected = stored.get(class_id, math.nan)
-        allowed = atol + rtol * abs(best)
+        try:
+            probability, allowed = float(written), atol + rtol * abs(best) + half_a_digit(written)
+        except ValueError:
+            raise InputError(f'{picture}: found probability {written}, expected a number') from None
         if not (abs(probability - expected) <= allowed and best - expected <= allowed):
-            wrong.append(f'{picture}: found class {class_id}, probability {probability}, '
+            wrong.append(f'{picture}: found class {class_id}, probability {written}, '
                          f'expected class {best_class}, probability {best:.6f} within {allowed:g}')
     return wrong
 

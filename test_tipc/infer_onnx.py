@@ -19,7 +19,7 @@ from CaiT.cli import Parser
 from CaiT.data.lists import pictures_in
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import metadata
-from CaiT.deploy.predictor import best_classes
+from CaiT.deploy.predictor import Prediction, best_classes, certification_line
 from CaiT.errors import InputError, run
 
 
@@ -42,6 +42,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     for path in pictures_in(args.img_path):
         logits = session.run(None, {name: transform(path)[None]})[0]
         (class_id, probability), = best_classes(logits, 1)[0]
+        print(certification_line(Prediction(path, [(class_id, probability)])))
         print(f'image_name: {path}, class_id: {class_id}, prob: {probability:.4f}')
     return 0
 

@@ -7,7 +7,7 @@
 # Modes: lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer, whole_infer, benchmark_train.
 # Writes test_tipc/output/<model_name>/<mode>: the logs, results_python.log (a line per step) and summary.txt. The exit
 # status is 0 when every step passed, 1 when one failed, 2 when the file, the mode or the data are not as they must be.
-# PYTHON=<interpreter> takes the place of the file's line 3.
+# PYTHON=<interpreter> takes the place of the file's line 3. A third argument after whole_infer names the GPU to use.
 set -euo pipefail
 # shellcheck source=test_tipc/common_func.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
@@ -70,8 +70,9 @@ $(flag export_weights "$weights")$(flag save_infer "$folder")" exported "$folder
     done
 }
 
-[ $# -eq 2 ] || die "usage: bash $0 CONFIG MODE"
+[ $# -eq 2 ] || [ "$#${2-}" = 3whole_infer ] || die "usage: bash $0 CONFIG MODE, or CONFIG whole_infer GPU"
 MODE=$2
+[ $# -eq 2 ] || export CUDA_VISIBLE_DEVICES="$3"
 one_of mode "$MODE" lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer benchmark_train
 begin "$1" 32 51
 if [ "$MODE" = whole_infer ]; then

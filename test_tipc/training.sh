@@ -39,8 +39,9 @@ first_machine() {
 
 # trained GPU_ITEM: the leg's weights are there and a loss was reported, always a number.
 trained() {
-    ! first_machine "$1" || has_files "$folder" "${given[weights]}"
-    finite_losses "$folder.log"
+    local missing=
+    ! first_machine "$1" || missing=$(has_files "$folder" "${given[weights]}")
+    if [ -n "$missing" ]; then printf '%s' "$missing"; else finite_losses "$folder.log"; fi
 }
 
 # report_every_step TRAINER: its command, made to report the loss and the speed of every step.

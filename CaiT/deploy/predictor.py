@@ -113,6 +113,7 @@ def best_classes(logits: np.ndarray, topk: int) -> List[List[Tuple[int, float]]]
 
 
 def certification_line(prediction: Prediction) -> str:
-    """``<file name><tab>[class id, probability]``, what the certification's compare_results reads."""
+    """``<file name><tab>[class id, probability]``, what the certification's compare_results reads. All digits of a
+    float32: probabilities of a thousand classes can be alike."""
     class_id, probability = prediction.best[0]
-    return f'{os.path.basename(prediction.path)}\t[{class_id}, {probability:.4f}]'
+    return f'{os.path.basename(prediction.path)}\t[{class_id}, {probability:.9f}]'

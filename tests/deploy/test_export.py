@@ -119,7 +119,8 @@ def test_scripts_as_the_certification_calls_them(trained, pictures, tmp_path, ca
                '--tipc-lines', f'--img-path={pictures[0]}')
     assert done.returncode == 0, done.stderr
     line = re.search(r'^image_name: (\S+), class_id: (\d+), prob: (0\.\d{4})$', done.stdout, re.M)
-    assert line.group(1) == pictures[0] and f'0.png\t[{line.group(2)}, {line.group(3)}]' in done.stdout
+    exact = re.search(rf'^0\.png\t\[{line.group(2)}, (0\.\d{{9}})\]$', done.stdout, re.M)
+    assert line.group(1) == pictures[0] and f'{float(exact.group(1)):.4f}' == line.group(3)
     assert done.stdout.index('0.png') == done.stdout.index('0.png\t[')  # the first line that names it
     assert 'batch_size: 1' in done.stdout and 'data_num: 1' in done.stdout
     transform = Predictor(f'{tmp_path}/m', 'paddle', Options()).transform

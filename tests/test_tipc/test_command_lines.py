@@ -83,6 +83,12 @@ def test_long_form(trained, mode, gpus):
     assert_recorded(f'long_{mode}_{gpus}_gpus', result)
 
 
+def test_whole_infer_on_the_gpu_it_is_given(trained):
+    result = trained.run('test_train_inference_python.sh', CONFIG, 'whole_infer', '3', STUB_GPUS='1')
+    assert result.status == 0, result.output
+    assert {command.split()[0] for command in result.commands} == {'[3]'}
+
+
 def test_other_machines_only_train(tree):
     tree.edit(LONG, 4, 'gpu_list:192.0.2.1,192.0.2.2;0,1')
     result = tree.chain(LONG, STUB_GPUS='2', STUB_BREAK='train writes nothing')

@@ -43,19 +43,34 @@ def test_same_answers(compare, capsys):
 
 
 @pytest.mark.parametrize('old, new, error', [
-    ('class_id: 7', 'class_id: 1', 'd/b.png: found class 1, probability 0.9, expected class 7'),
+    ('class_id: 7', 'class_id: 1', 'd/b.png: found class 1, probability 0.9000, expected class 7'),
     ('class_id: 7', 'class_id: 4', 'expected class 7'),
-    ('prob: 0.9000', 'prob: 0.8980', 'are inconsistent! (1 of 2 pictures'),
+    ('prob: 0.9000', 'prob: 0.8989', 'are inconsistent! (1 of 2 pictures'),
     ('prob: 0.9000', 'prob: nan', 'are inconsistent!'),
-    ('prob: 0.9000', 'prob: high', "'high'"),
+    ('prob: 0.9000', 'prob: high', 'd/b.png: found probability high, expected a number'),
+    ('image_name: d/b', 'b.png\t[7, 0.9]\nimage_name: d/b', None),
+    ('image_name: d/b', 'b.png\t[7, 0.8983]\nimage_name: d/b', 'probability 0.8983, expected class 7'),
+    ('image_name: d/b', 'b.png\t[7, NaN]\nimage_name: d/b', 'are inconsistent!'),
+    ('image_name: d/b', 'b.png\t[1, 0.9]\nimage_name: d/b', 'found class 1 in a line and 7 in the next'),
     ('d/b.png', 'd/c.png', '1 of 2 stored pictures are not in the log, the first: d/b.png'),
     ('image_name', 'picture', 'not in the log'),
     (GOOD, '', '2 of 2 stored pictures are not in the log'),
 ])
 def test_different_answers(compare, old, new, error):
+    if error is None:
+        assert compare(TABLE, GOOD.replace(old, new)) == 0
+        return
     with pytest.raises(InputError) as raised:
         compare(TABLE, GOOD.replace(old, new))
     assert error in str(raised.value)
+
+
+def test_a_number_is_known_to_half_its_last_digit(compare):
+    assert results.half_a_digit('0.9664') == pytest.approx(5e-5)
+    assert results.half_a_digit('1e-3') == pytest.approx(5e-4)
+    assert compare(TABLE.replace('0.9 0.1', '0.90104 0.1'), GOOD) == 0
+    with pytest.raises(InputError):
+        compare(TABLE.replace('0.9 0.1', '0.90106 0.1'), GOOD)
 
 
 def test_share(compare):
