@@ -82,7 +82,7 @@ SCRIPT = """
 import os, signal, sys
 import numpy as np
 from CaiT import errors
-from CaiT.data.loader import build_loader
+from CaiT.data.loader import build_loader, worker_deaths
 from CaiT.data.sampler import EvalSampler
 
 class Data:
@@ -96,6 +96,7 @@ class Data:
             raise errors.InputError('list.txt, line 8: picture x')
         return np.zeros((3, 4, 4), np.float32), np.int64(0)
 
+@worker_deaths()  # as the jobs do: the signal may come while a batch is being used
 def main():
     for images, labels in build_loader(Data(), EvalSampler(12, 2), 2, True):
         print(len(images))
