@@ -12,7 +12,7 @@ help:
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
-	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (half an hour)'
+	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
