@@ -22,6 +22,7 @@ from CaiT.models.layers import (
     LayerNorm,
     Mlp,
     PatchEmbed,
+    SelfAttention,
     check_shape,
     linear,
     token,
@@ -29,7 +30,7 @@ from CaiT.models.layers import (
 from CaiT.models.registry import IMAGENET, Variant, data_config
 
 
-class TalkingHeadAttention(nn.Layer):
+class TalkingHeadAttention(SelfAttention):
     """Self-attention whose heads are mixed before and after the softmax (Shazeer et al., 2020)."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
@@ -43,20 +44,8 @@ class TalkingHeadAttention(nn.Layer):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Tokens [B, N, C] to the mixed attention [B, H, N, N] and the values [B, H, N, d]."""
-        _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, dim // self.num_heads])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
-        scores = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, N, N]
-        return self.proj_w(F.softmax(self.proj_l(scores))), v
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        _, tokens, dim = x.shape
-        attention, v = self.attend(x)
-        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
-        x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
-        return self.proj_drop(self.proj(x))
+    def weigh(self, scores: paddle.Tensor) -> paddle.Tensor:
+        return self.proj_w(F.softmax(self.proj_l(scores)))
 
 
 class ClassAttention(nn.Layer):

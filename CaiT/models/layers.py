@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, NamedTuple, Optional, Set
+from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 import paddle
@@ -141,6 +141,29 @@ class HeadMix(nn.Layer):
         heads, rows, columns = attention.shape[1:]
         flat = attention.reshape([-1, heads, rows * columns])  # [B, H, N*M]
         return fast_grad.mix(flat, self.weight, self.bias).reshape([-1, heads, rows, columns])
+
+
+class SelfAttention(nn.Layer):
+    """What self-attention computes from its layers ``qkv``, ``proj``, ``attn_drop`` and ``proj_drop``, with
+    ``num_heads`` heads and scores times ``scale``; a family says by ``weigh`` how scores become weights."""
+
+    def weigh(self, scores: paddle.Tensor) -> paddle.Tensor:
+        """Scores [B, H, N, N] to attention of the same shape."""
+        return F.softmax(scores)
+
+    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens [B, N, C] to attention [B, H, N, N] and values [B, H, N, d]."""
+        _, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, dim // self.num_heads])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
+        return self.weigh(paddle.matmul(q * self.scale, k, transpose_y=True)), v
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        _, tokens, dim = x.shape
+        attention, v = self.attend(x)
+        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
+        x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        return self.proj_drop(self.proj(x))
 
 
 class Backbone(nn.Layer):

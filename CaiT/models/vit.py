@@ -9,14 +9,24 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models.layers import Backbone, DropPath, Intermediates, LayerNorm, Mlp, PatchEmbed, check_shape, linear, token
+from CaiT.models.layers import (
+    Backbone,
+    DropPath,
+    Intermediates,
+    LayerNorm,
+    Mlp,
+    PatchEmbed,
+    SelfAttention,
+    check_shape,
+    linear,
+    token,
+)
 from CaiT.models.registry import HALF, IMAGENET, Variant, data_config
 
 
-class Attention(nn.Layer):
+class Attention(SelfAttention):
     """Multi-head self-attention."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
@@ -27,20 +37,6 @@ class Attention(nn.Layer):
         self.proj = linear(dim, dim)
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
-
-    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Tokens [B, N, C] to attention [B, H, N, N] and values [B, H, N, d]."""
-        _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, dim // self.num_heads])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
-        return F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True)), v
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        _, tokens, dim = x.shape
-        attention, v = self.attend(x)
-        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
-        x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
-        return self.proj_drop(self.proj(x))
 
 
 class Block(nn.Layer):
