@@ -77,9 +77,6 @@ DEFAULTS: Dict[str, Any] = {
         'LABEL_SMOOTHING': 0.0,
         'EMA_DECAY': 0.0,          # moving average of the weights, 0: none
         'RECOMPUTE': False,        # less memory, a quarter more time
-        # On a CPU: small pieces of a batch on all cores at once, with less memory. Exact, and off until it has been run
-        # for days: it needs Paddle's eager engine to bear several threads.
-        'SHARDS': False,
         'TO_STATIC': False,        # train the model compiled to a static graph: the same losses
         'VISUALDL': False,         # scalars for the dashboard (pip install visualdl)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},

@@ -66,6 +66,11 @@ def _keep_big_blocks() -> bool:
     return all([mallopt(-3, 1 << 25), mallopt(-1, 2**31 - 1), mallopt(-2, 1 << 28)])
 
 
+def off() -> bool:
+    """Whether the user has switched all of it off (CAIT_RUNTIME=off)."""
+    return os.environ.get('CAIT_RUNTIME', '').lower() in ('off', '0', 'false')
+
+
 def prepare(threads: int = 0) -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
@@ -76,7 +81,7 @@ def prepare(threads: int = 0) -> str:
     if _report:
         return _report
     warnings.filterwarnings('ignore', message='No ccache found')
-    if os.environ.get('CAIT_RUNTIME', '').lower() in ('off', '0', 'false'):
+    if off():
         _report = 'runtime: settings off (CAIT_RUNTIME)'
     elif 'paddle' in sys.modules:
         _report = 'runtime: paddle was imported first, settings left as they were'

@@ -6,10 +6,10 @@
 
 float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 that lie in memory; stochastic depth as
 published. `ours` is one update of CaiT.training.trainer as a user gets it; `plain` the same with everything off that
-makes it quick (CAIT_RUNTIME=off, TRAIN.SHARDS False, no backward passes of our own); `timm` is PyTorch eager with as
-many threads as there are cores. Each is a process of its own, one batch size at a time; they take turns, step by step,
-so that the machine's drift meets all alike. Figures are medians (and best) over the rounds after one to warm up, a
-ratio is the median of the rounds' ratios; memory is the process's peak resident set.
+makes it quick (CAIT_RUNTIME=off); `timm` is PyTorch eager with as many threads as there are cores. Each is a process of
+its own, one batch size at a time; they take turns, step by step, so that the machine's drift meets all alike. Figures
+are medians (and best) over the rounds after one to warm up, a ratio is the median of the rounds' ratios; memory is the
+process's peak resident set.
 
 Measure on a quiet machine: where other programs compete for the cores, PyTorch's threads wait for each other and it
 falls behind by far more than a real difference (the load average beforehand is in the result for that reason).
@@ -39,25 +39,23 @@ from CaiT.files import atomic_write  # noqa: E402
 
 MODEL, DROP_PATH, DECAY = 'cait_xxs24_224', 0.05, 0.05
 SIDES = ('ours', 'plain', 'timm')
+PAUSE = 0.4  # seconds: OpenMP's idle threads spin for 0.2 s after a step, at the cost of the next side's
 RESULT = ROOT / 'benchmarks' / 'results' / 'train_step.json'
 Step = Callable[[], Any]
 
 
-def our_step(batch: int, plain: bool) -> Step:
+def our_step(batch: int) -> Step:
     """One update of the trainer on a batch in memory."""
     import numpy as np
     import paddle
 
     from CaiT.config import get_config
-    from CaiT.models import fast_grad
     from CaiT.training.journal import Journal
     from CaiT.training.trainer import Trainer
-    if plain:
-        fast_grad.wanted = lambda *tensors: False
     with tempfile.TemporaryDirectory() as folder:
         config = get_config(data_path=_pictures(Path(folder)), batch_size=batch, device='cpu', opts=[
             'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH), 'TRAIN.WEIGHT_DECAY', str(DECAY),
-            'DATA.NUM_WORKERS', '0', 'TRAIN.SHARDS', str(not plain)])
+            'DATA.NUM_WORKERS', '0'])
         trainer = Trainer(config, Path(folder), Journal(Path(folder), 'train.log'))
     trainer.model.train()
     rng = np.random.default_rng(0)
@@ -99,7 +97,7 @@ def serve(side: str, batch: int) -> None:
     memory so far on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
     settings = '' if side == 'timm' else runtime.prepare()
-    step = timm_step(batch) if side == 'timm' else our_step(batch, side == 'plain')
+    step = timm_step(batch) if side == 'timm' else our_step(batch)
     print(json.dumps({'settings': settings}), file=answers, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -144,6 +142,7 @@ def measure(batch: int, rounds: int, pythons: Dict[str, str]) -> Tuple[Dict[str,
     peaks: Dict[str, float] = {}
     for number in range(rounds + 1):
         for side in sides if number % 2 else sides[::-1]:
+            time.sleep(PAUSE)
             taken = side.step()
             peaks[side.name] = taken['peak']
             if number:  # the first one warms up

@@ -13,7 +13,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models.fast_grad import scale
 from CaiT.models.layers import (
     Backbone,
     DropPath,
@@ -27,6 +26,7 @@ from CaiT.models.layers import (
     linear,
     token,
 )
+from CaiT.models.ops import residual
 from CaiT.models.registry import IMAGENET, Variant, data_config
 
 
@@ -44,8 +44,8 @@ class TalkingHeadAttention(SelfAttention):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def weigh(self, scores: paddle.Tensor) -> paddle.Tensor:
-        return self.proj_w(F.softmax(self.proj_l(scores)))
+    def mixers(self) -> Tuple[HeadMix, HeadMix]:
+        return self.proj_l, self.proj_w
 
 
 class ClassAttention(nn.Layer):
@@ -95,8 +95,11 @@ class Block(nn.Layer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = x + self.drop_path(scale(self.attn(self.norm1(x)), self.gamma_1))
-        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2))
+        x = self._add(x, self.attn(self.norm1(x)), self.gamma_1)
+        return self._add(x, self.mlp(self.norm2(x)), self.gamma_2)
+
+    def _add(self, x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
+        return residual(x, branch, gamma, self.drop_path.keep(branch))
 
 
 class ClassBlock(Block):
@@ -104,8 +107,8 @@ class ClassBlock(Block):
 
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
         tokens = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
-        cls = cls + self.drop_path(scale(self.attn(self.norm1(tokens)), self.gamma_1))
-        return cls + self.drop_path(scale(self.mlp(self.norm2(cls)), self.gamma_2))
+        cls = self._add(cls, self.attn(self.norm1(tokens)), self.gamma_1)
+        return self._add(cls, self.mlp(self.norm2(cls)), self.gamma_2)
 
 
 class CaiT(Backbone):

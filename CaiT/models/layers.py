@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from CaiT.errors import InputError
-from CaiT.models import fast_grad
+from CaiT.models import ops
 
 EPS = 1e-6  # of every LayerNorm in the three families (timm: partial(nn.LayerNorm, eps=1e-6))
 
@@ -37,7 +36,7 @@ class Linear(nn.Linear):
     """Paddle's Linear, quicker to train on a CPU."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return fast_grad.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -47,7 +46,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim, EPS)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return fast_grad.layer_norm(x, self.weight, self.bias, EPS)
+        return ops.layer_norm(x, self.weight, self.bias, EPS)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
@@ -74,23 +73,22 @@ def check_shape(family: str, image_size: int, patch_size: int, embed_dim: int, n
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: the residual branch of a picture is dropped with ``rate`` and scaled by 1 / (1 - rate).
-
-    Draws from ``generator`` where one is set, else from Paddle's global one, which threads cannot share reproducibly.
-    """
+    """Stochastic depth: the residual branch of a picture is dropped with ``rate`` and scaled by 1 / (1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.generator: Optional[np.random.Generator] = None
+
+    def keep(self, x: paddle.Tensor) -> Optional[paddle.Tensor]:
+        """What each picture of x [B, ...] is multiplied by, [B, 1, ...]; None where nothing is dropped."""
+        if not self.training or self.rate == 0.0:
+            return None
+        drawn = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1))
+        return (drawn >= self.rate).astype(x.dtype) / (1.0 - self.rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        shape = [x.shape[0]] + [1] * (x.ndim - 1)  # [B, 1, 1]
-        drawn = paddle.to_tensor(self.generator.random(shape)) if self.generator else paddle.rand(shape)
-        keep = drawn >= self.rate
-        return x * (keep.astype(x.dtype) / (1.0 - self.rate))
+        keep = self.keep(x)
+        return x if keep is None else x * keep
 
     def extra_repr(self) -> str:
         return f'rate={self.rate}'
@@ -121,7 +119,7 @@ class Mlp(nn.Layer):
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self.drop(F.gelu(self.fc1(x)))
+        x = self.drop(ops.gelu(self.fc1(x)))
         return self.drop(self.fc2(x))
 
 
@@ -140,29 +138,40 @@ class HeadMix(nn.Layer):
     def forward(self, attention: paddle.Tensor) -> paddle.Tensor:
         heads, rows, columns = attention.shape[1:]
         flat = attention.reshape([-1, heads, rows * columns])  # [B, H, N*M]
-        return fast_grad.mix(flat, self.weight, self.bias).reshape([-1, heads, rows, columns])
+        mixed = paddle.matmul(self.weight, flat, transpose_x=True) + self.bias.unsqueeze(-1)
+        return mixed.reshape([-1, heads, rows, columns])
 
 
 class SelfAttention(nn.Layer):
     """What self-attention computes from its layers ``qkv``, ``proj``, ``attn_drop`` and ``proj_drop``, with
-    ``num_heads`` heads and scores times ``scale``; a family says by ``weigh`` how scores become weights."""
+    ``num_heads`` heads and scores times ``scale``."""
 
-    def weigh(self, scores: paddle.Tensor) -> paddle.Tensor:
-        """Scores [B, H, N, N] to attention of the same shape."""
-        return F.softmax(scores)
+    def mixers(self) -> Sequence[HeadMix]:
+        """None, or two: what mixes the heads before and after the softmax."""
+        return ()
 
     def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens [B, N, C] to attention [B, H, N, N] and values [B, H, N, d]."""
-        _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, dim // self.num_heads])
+        return self._attend(self.qkv(x))
+
+    def _attend(self, qkv: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        _, tokens, width = qkv.shape
+        qkv = qkv.reshape([-1, tokens, 3, self.num_heads, width // (3 * self.num_heads)])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
-        return self.weigh(paddle.matmul(q * self.scale, k, transpose_y=True)), v
+        scores = paddle.matmul(q * self.scale, k, transpose_y=True)
+        before, after = self.mixers() or (nn.Identity(), nn.Identity())
+        return after(F.softmax(before(scores))), v
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         _, tokens, dim = x.shape
-        attention, v = self.attend(x)
-        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
-        x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        qkv = self.qkv(x)
+        mixing = [parameter for mixer in self.mixers() for parameter in (mixer.weight, mixer.bias)]
+        if ops.wanted(qkv, *mixing) and not self.attn_drop.p:
+            x = ops.attention(qkv, self.num_heads, self.scale, *mixing)
+        else:
+            attention, v = self._attend(qkv)
+            x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
+            x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
         return self.proj_drop(self.proj(x))
 
 

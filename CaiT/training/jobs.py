@@ -16,6 +16,7 @@ from CaiT.config import build_model
 from CaiT.data.loader import worker_deaths
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
+from CaiT.models import ops
 from CaiT.training import curves, distributed
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import Score, evaluate, predict
@@ -113,7 +114,7 @@ def _open(config: CfgNode, folder: Path, job: str) -> Journal:
         with atomic_write(saved) as file:
             file.write(config.dump())
     journal.line(f'config ({saved}):\n{config.dump().rstrip()}')
-    journal.line(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
+    journal.line(f'{runtime.prepare()}; {ops.note()}; paddle {paddle.__version__} on {paddle.get_device()}, '
                  f'python {sys.version.split()[0]}')
     return journal
 

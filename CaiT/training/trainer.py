@@ -30,7 +30,6 @@ from CaiT.training.journal import Journal
 from CaiT.training.losses import build_loss, correct
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
 from CaiT.training.precision import Precision
-from CaiT.training.shards import build_shards
 from CaiT.training.stopping import Stopping, StopSignal
 
 
@@ -97,7 +96,6 @@ class Trainer:
         if config.TRAIN.TO_STATIC:
             net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
-        self.shards = build_shards(config, self.model, self.loss)
         self.charts = Charts(self.folder, config.TRAIN.VISUALDL and journal.active)
 
     def fit(self) -> Progress:
@@ -192,8 +190,6 @@ class Trainer:
     def _backward(self, pictures: paddle.Tensor, targets: paddle.Tensor, share: int) -> Tuple[float, int]:
         """Add the gradients of one micro-batch, one of ``share``; returns its loss and how many it has right."""
         told = self.teacher(pictures) if self.teacher else None
-        if self.shards and len(pictures) >= self.shards.least:
-            return self.shards(pictures, targets, told, share)
         logits = self.net(pictures)
         loss = self.loss(logits, targets, told)
         # The mean over the update's pictures: without the division n micro-batches would step n times as far.
