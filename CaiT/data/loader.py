@@ -82,7 +82,7 @@ def worker_deaths() -> Iterator[None]:
     """
     try:
         yield
-    except SystemError as error:
+    except (SystemError, OSError) as error:  # OSError: Paddle's wrapping of what a backward pass of ours raises
         if not re.search('DataLoader|data reader', str(error)):  # Paddle's two ways to say it
             raise
         raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '

@@ -166,7 +166,7 @@ class SelfAttention(nn.Layer):
         _, tokens, dim = x.shape
         qkv = self.qkv(x)
         mixing = [parameter for mixer in self.mixers() for parameter in (mixer.weight, mixer.bias)]
-        if ops.wanted(qkv, *mixing) and not self.attn_drop.p:
+        if ops.wanted(qkv, *mixing) and ops.attends(qkv) and not self.attn_drop.p:
             x = ops.attention(qkv, self.num_heads, self.scale, *mixing)
         else:
             attention, v = self._attend(qkv)

@@ -50,8 +50,16 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     return _Gelu.apply(x) if wanted(x) else F.gelu(x)
 
 
+def attends(qkv: paddle.Tensor) -> bool:
+    """Whether ``attention`` can take this batch [B, N, 3 * C]. oneDNN 3.6 misreads queries and keys that lie side by
+    side when a picture's step, 3 * N * C values, happens to be B * C: its results are wrong then."""
+    batch, tokens, _ = qkv.shape
+    return batch != 3 * tokens
+
+
 def attention(qkv: paddle.Tensor, heads: int, scale: float, *mixing: paddle.Tensor) -> paddle.Tensor:
-    """Queries, keys and values side by side [B, N, 3 * C] to what each query reads [B, N, C]; only where ``wanted``.
+    """Queries, keys and values side by side [B, N, 3 * C] to what each query reads [B, N, C]; only where ``wanted`` and
+    ``attends`` say so.
 
     ``mixing``: nothing, or weight [H, H] and bias [H] of the talking heads before the softmax, and those after it.
     """

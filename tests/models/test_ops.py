@@ -43,7 +43,9 @@ PLAIN = {
 
 def attention(qkv, *mixing):
     """As layers.py decides."""
-    return ops.attention(qkv, HEADS, 0.3, *mixing) if ops.wanted(qkv, *mixing) else plain_attention(qkv, *mixing)
+    if ops.wanted(qkv, *mixing) and ops.attends(qkv):
+        return ops.attention(qkv, HEADS, 0.3, *mixing)
+    return plain_attention(qkv, *mixing)
 
 
 def plain_attention(qkv, *mixing):
@@ -103,6 +105,40 @@ def test_paddles_own_elsewhere(name, calls):
         np.testing.assert_allclose(operation(*tensors(name)).numpy(), PLAIN[name](*tensors(name, 'float64')).numpy(),
                                    rtol=0, atol=1e-5)
     assert calls
+
+
+def sizes():
+    """Random ones, and each batch that is a small multiple of its tokens: steps in memory that coincide."""
+    rng = np.random.default_rng(0)
+    yield from ((int(rng.integers(1, 20)), int(rng.integers(1, 50)), int(rng.integers(1, 9)), int(rng.integers(1, 65)))
+                for _ in range(60))
+    yield from ((batch, tokens, 4, 8) for tokens in range(1, 9) for batch in (tokens, 2 * tokens, 3 * tokens))
+
+
+def test_attention_at_many_sizes():
+    """Products with strides, against NumPy's, forward and backward; outputs begin as nan."""
+    rng = np.random.default_rng(1)
+    for batch, tokens, heads, each in sizes():
+        qkv = rng.normal(0, 1, (batch, tokens, 3, heads, each)).astype('float32')
+        given = paddle.to_tensor(qkv.reshape(batch, tokens, -1))
+        if not ops.attends(given):
+            continue
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        attention, g = (rng.normal(0, 1, shape).astype('float32') for shape in
+                        ((batch, heads, tokens, tokens), (batch, heads, tokens, each)))
+        grad = paddle.to_tensor(g.transpose(0, 2, 1, 3).reshape(batch, tokens, -1))
+        weights, to_qkv = paddle.to_tensor(attention), paddle.full_like(given, float('nan'))
+        to_attention = onednn.attend_grad(weights, given, grad, to_qkv)
+        onednn.scores_grad(given, weights, 0.5, to_qkv)
+        turned = attention.transpose(0, 1, 3, 2)
+        for found, expected in (
+                (onednn.scores(given, heads, 0.5), q @ k.transpose(0, 1, 3, 2) / 2),
+                (onednn.attend(weights, given), (attention @ v).transpose(0, 2, 1, 3).reshape(batch, tokens, -1)),
+                (to_attention, g @ v.transpose(0, 1, 3, 2)),
+                (to_qkv, np.stack([attention @ k / 2, turned @ q / 2, turned @ g]).transpose(1, 3, 0, 2, 4).reshape(
+                    batch, tokens, -1))):
+            np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max(),
+                                       err_msg=str((batch, tokens, heads, each)))
 
 
 def test_dropout_of_attention_takes_the_plain_way(calls):
