@@ -81,8 +81,10 @@ def main() -> int:
     predictor = Predictor(args.model_dir, args.backend, options)
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.Times() if args.benchmark else None
-    from CaiT.deploy.results import ResultFile
-    results = ResultFile(args.output, max(args.topk, 1), args.resume) if args.output else None
+    results = None
+    if args.output:
+        from CaiT.deploy.results import ResultFile
+        results = ResultFile(args.output, max(args.topk, 1), args.resume)
     if results and results.done:
         print(f'{args.output}: {len(results.done)} pictures are done already')
         paths = [path for path in paths if path not in results.done]

@@ -47,7 +47,8 @@ def our_tasks() -> Dict[str, Task]:
     import cv2
     import numpy as np
 
-    from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+    from CaiT.data.train_transforms import TrainOptions, train_transform
+    from CaiT.data.transforms import DataConfig, eval_transform
     cv2.setNumThreads(0)
     data = DataConfig(SIZE, CROP_PCT, 'bicubic', MEAN, STD)
     draws = iter(range(2**62))

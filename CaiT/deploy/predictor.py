@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy, Pillow and OpenCV."""
+"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
 import dataclasses
