@@ -117,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    errors.run(main)
+    errors.run(main, at_once=True)
