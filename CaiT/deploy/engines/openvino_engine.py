@@ -84,8 +84,12 @@ class Engine(BaseEngine):
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
                          'INFERENCE_NUM_THREADS': options.threads}
-        self.streams = max(1, min(options.threads, self.chunk // PART))
-        self.part = self.chunk // self.streams
+        self.set_streams(max(1, min(options.threads, self.chunk // PART)))
+
+    def set_streams(self, streams: int) -> None:
+        """Cut runs of ``chunk`` pictures into this many parts. The best number is set already; benchmarks ask for
+        others."""
+        self.streams, self.part = streams, self.chunk // streams
         self.requests: Dict[int, List[Any]] = {}
 
     def _compiled(self, part: int) -> List[Any]:
