@@ -75,6 +75,9 @@ def read(folder: PathLike) -> Metadata:
         values['artifacts'] = [Artifact(**one) for one in values['artifacts']]
         return Metadata(**values)
     except FileNotFoundError:
+        if any(Path(folder).glob('*.pdmodel')):
+            raise InputError(f'{path}: no such file; for a .pdmodel of Paddle 2 name the configuration of its model: '
+                             '-cfg=FILE') from None
         raise InputError(f'{path}: no such file; make the folder with: python export_model.py '
                          f'--save-inference-dir={os.fspath(folder)}') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:

@@ -68,7 +68,7 @@ class BaseEngine:
             raise
         except Exception as error:  # engines raise types of their own
             raise InputError(f'{self.graph}: cannot take pictures of shape {list(pictures.shape[1:])}, which '
-                             f'the metadata beside it promises ({reason(error)})') from None
+                             f'the metadata beside it (or -cfg) promises ({reason(error)})') from None
 
     def run_all(self, pictures: np.ndarray) -> np.ndarray:
         """All pictures, ``chunk`` at a time."""
