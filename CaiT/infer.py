@@ -40,7 +40,6 @@ def parser() -> Parser:
     flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'what export wrote; default {MODEL_DIR}')
     flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel of Paddle 2, which has '
                'no metadata.json')
-    flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings, with -cfg')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
@@ -63,12 +62,10 @@ def parser() -> Parser:
 def _described(args: Any, options: Options) -> Optional[Metadata]:
     """What -cfg says about a model of Paddle 2; None for our exports, which say it themselves."""
     if not args.config_dir:
-        if args.opts:
-            raise InputError('--opts: found settings but no -cfg, expected both: they describe a .pdmodel of Paddle 2')
         return None
     from CaiT.deploy.paddle2 import described
     runtime.prepare(options.threads)
-    return described(args.model_dir, args.config_dir, args.opts, args.backend, options)
+    return described(args.model_dir, args.config_dir, args.backend, options)
 
 
 def lines_of(prediction: Prediction, predictor: Predictor, topk: int) -> list:

@@ -7,7 +7,6 @@ interpolation, mean, std, and names of classes where it has a label map.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
 
 from CaiT.data.lists import read_label_map
 from CaiT.data.transforms import DataConfig
@@ -16,7 +15,7 @@ from CaiT.deploy.metadata import FILE, Artifact, Metadata, PathLike
 from CaiT.errors import InputError
 
 
-def described(folder: PathLike, config_file: PathLike, opts: Sequence[str], backend: str, options: Options) -> Metadata:
+def described(folder: PathLike, config_file: PathLike, backend: str, options: Options) -> Metadata:
     """The metadata of the only ``.pdmodel`` in ``folder``; InputError when it has metadata of its own, when there is
     not exactly one, or when something is asked for that such a model cannot do."""
     folder = Path(folder)
@@ -32,7 +31,7 @@ def described(folder: PathLike, config_file: PathLike, opts: Sequence[str], back
     if not weights.is_file():
         raise InputError(f'{weights}: no such file, expected the weights of {graphs[0].name}')
     from CaiT.config import data_config, get_config  # imports Paddle, which the engine needs in any case
-    config = get_config(str(config_file), opts)
+    config = get_config(str(config_file))
     classes = config.MODEL.NUM_CLASSES
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else None
     sizes = {file.name: file.stat().st_size for file in (graphs[0], weights)}
