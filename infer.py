@@ -6,4 +6,4 @@ from CaiT import errors
 from CaiT.infer import main
 
 if __name__ == '__main__':
-    errors.run(main)
+    errors.run(main, at_once=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from typing import Any, Optional, Sequence
@@ -39,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             name = word.split('=')[0]
             if re.match('--?[A-Za-z]', name) and name not in self.spellings:
+                import difflib  # seldom needed
                 near = difflib.get_close_matches(name, sorted(self.spellings), n=1)
                 self.error(f'unknown flag {name}' + (f', did you mean {near[0]}?' if near else ''))
         return super().parse_known_args(words, namespace)

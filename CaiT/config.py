@@ -37,7 +37,7 @@ DEFAULTS: Dict[str, Any] = {
         'NUM_CLASSES': 1000,
         # the constructor's arguments in capitals: the model's own row
     },
-    'AUG': {                       # see CaiT.data.transforms.TrainOptions
+    'AUG': {                       # see CaiT.data.train_transforms.TrainOptions
         'KIND': 'random_resized_crop',  # or pad_crop, for pictures that are small already
         'SCALE': (0.08, 1.0),      # area of the crop, of the picture's
         'RATIO': (0.75, 4 / 3),    # width / height of the crop

@@ -4,6 +4,7 @@
     python infer.py --img-path=picture.jpg                   the model in output/infer, Paddle Inference
     python infer.py --img-path a.jpg b.png folder list.txt --topk=5 --batch-size=8
     python infer.py --img-path=folder --output=results.csv --resume --shard=1/4
+    python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
 Prints, for each picture, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). Size, crop and
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, Optional
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,7 +25,7 @@ from CaiT.cli import Parser
 from CaiT.data.lists import pictures_in
 from CaiT.deploy import autolog, feed
 from CaiT.deploy.engines import BATCH, Options, backends
-from CaiT.deploy.metadata import INPUTS, PRECISIONS
+from CaiT.deploy.metadata import INPUTS, PRECISIONS, Metadata
 from CaiT.deploy.predictor import Prediction, Predictor, certification_line
 from CaiT.deploy.progress import Progress
 from CaiT.errors import InputError
@@ -36,6 +38,8 @@ def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag('img_path', nargs='+', metavar='PATH', help='pictures, folders and list files')
     flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'what export wrote; default {MODEL_DIR}')
+    flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel of Paddle 2, which has '
+               'no metadata.json')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
@@ -53,6 +57,15 @@ def parser() -> Parser:
     flags.switch('benchmark', metavar='True|False', help='print the auto_log report')
     flags.switch('tipc_lines', metavar='True|False', help='also print <file name><tab>[class id, probability]')
     return flags
+
+
+def _described(args: Any, options: Options) -> Optional[Metadata]:
+    """What -cfg says about a model of Paddle 2; None for our exports, which say it themselves."""
+    if not args.config_dir:
+        return None
+    from CaiT.deploy.paddle2 import described
+    runtime.prepare(options.threads)
+    return described(args.model_dir, args.config_dir, args.backend, options)
 
 
 def lines_of(prediction: Prediction, predictor: Predictor, topk: int) -> list:
@@ -78,11 +91,13 @@ def main() -> int:
     paths = feed.shard([picture for path in args.img_path for picture in pictures_in(path)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
-    predictor = Predictor(args.model_dir, args.backend, options)
+    predictor = Predictor(args.model_dir, args.backend, options, _described(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.Times() if args.benchmark else None
-    from CaiT.deploy.results import ResultFile
-    results = ResultFile(args.output, max(args.topk, 1), args.resume) if args.output else None
+    results = None
+    if args.output:
+        from CaiT.deploy.results import ResultFile
+        results = ResultFile(args.output, max(args.topk, 1), args.resume)
     if results and results.done:
         print(f'{args.output}: {len(results.done)} pictures are done already')
         paths = [path for path in paths if path not in results.done]
@@ -115,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    errors.run(main)
+    errors.run(main, at_once=True)

@@ -15,7 +15,6 @@ Each is left alone when the user has set it; CAIT_RUNTIME=off switches all of th
 """
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import warnings
@@ -59,6 +58,7 @@ def settings(cpuinfo: str, threads: int) -> Dict[str, str]:
 
 def _keep_big_blocks() -> bool:
     """mallopt(M_MMAP_THRESHOLD 32 MiB, M_TRIM_THRESHOLD 2 GiB, M_TOP_PAD 256 MiB); glibc only."""
+    import ctypes  # here: engines other than Paddle start without it
     try:
         mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError):

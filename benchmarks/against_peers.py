@@ -9,6 +9,9 @@ OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as the papers writ
 <out>.json, <out>.md and <out>.png. The line in the chart is the limit that this machine's fastest GEMM at this model's
 shapes sets.
 Peers that are not there are named. Without --peer-python only the papers' graph is compared.
+
+The JSON file is written after every model, thread count and batch, and the same command on the same machine goes on
+where it was cut off. Measure on a quiet machine; the load average beforehand is in the file.
 """
 from __future__ import annotations
 
@@ -17,14 +20,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from CaiT import errors, runtime
+from CaiT import errors
 from CaiT.errors import InputError
+from CaiT.files import atomic_write
 from CaiT.tools import benchmark
 from CaiT.tools.benchmark import Contenders, window
+
+MODELS = ['cait_xxs24_224', 'cait_s24_224', 'deit_tiny_patch16_224', 'vit_tiny_patch16_224']
+GEMMS = {'f32': 'fp32', 'bf16': 'bf16'}  # OpenVINO's name of a precision, ours
+SEVERAL = 8  # pictures from which OpenVINO is given two streams too: four for each
 
 
 class Torch:
@@ -36,7 +44,6 @@ class Torch:
                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         except OSError as error:
             raise InputError(f'--peer-python {python}: {error.strerror}') from None
-        self.versions: Dict[str, str] = {}
 
     def ask(self, **order: Any) -> Dict[str, Any]:
         """One order, its answer; InputError when the process is gone."""
@@ -65,17 +72,16 @@ class Torch:
         return found
 
 
-def timm_onnx(path: Path, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
+def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
     """timm's ONNX on ONNX Runtime and OpenVINO, as their documentation loads a model."""
     import numpy as np
     found: Contenders = {}
+    pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     try:
         import onnxruntime
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.log_severity_level = threads, 3
         session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
-        size = session.get_inputs()[0].shape[-1]
-        pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
         found['timm onnxruntime fp32'] = window(lambda: session.run(None, {'x': pictures}), batch)
     except ImportError as error:
         absent['timm onnxruntime'] = str(error)
@@ -84,17 +90,28 @@ def timm_onnx(path: Path, batch: int, threads: int, absent: Dict[str, str]) -> C
         core = openvino.Core()
         for precision in ('fp32', 'bf16', 'int8'):
             file = path if precision != 'int8' else path.with_suffix('.int8.xml')
-            hint = 'f32' if precision == 'fp32' else 'bf16'
             if precision != 'fp32' and benchmark.missing('openvino', precision):
                 absent[f'timm openvino {precision}'] = benchmark.missing('openvino', precision)
                 continue
-            compiled = core.compile_model(str(file), 'CPU', {
-                'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY'})
+            fast = precision != 'fp32' and benchmark.missing('openvino', 'bf16') is None
+            settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': threads}
+            compiled = core.compile_model(str(file), 'CPU', {**settings, 'PERFORMANCE_HINT': 'LATENCY'})
             request = compiled.create_infer_request()
             found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: pictures}), batch)
+            if precision != 'int8' and threads > 1 and batch >= SEVERAL:
+                compiled = core.compile_model(str(file), 'CPU', {**settings, 'NUM_STREAMS': 2})
+                queue = openvino.AsyncInferQueue(compiled, 2)
+                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: in_fours(q, pictures), batch)
     except ImportError as error:
         absent['timm openvino'] = str(error)
     return found
+
+
+def in_fours(queue: Any, pictures: Any) -> None:
+    """Four pictures at a time on whichever stream is free."""
+    for start in range(0, len(pictures), 4):
+        queue.start_async({0: pictures[start:start + 4]})
+    queue.wait_all()
 
 
 def quantise_timm(path: Path, size: int) -> None:
@@ -161,71 +178,68 @@ def gemm(model: Any, hint: str, threads: int) -> Contenders:
     return {f'GEMM {hint}, GFLOP': run}
 
 
-def measure(args: Any, torch: Optional[Torch]) -> List[Dict[str, Any]]:
-    from CaiT.models.registry import get_variant
+def limits(rates: Dict[str, Dict[str, float]], model: str) -> Dict[str, float]:
+    """Pictures per second that the GEMM rates, which are taken out of ``rates``, allow."""
     from CaiT.tools.model_table import macs
-    rows: List[Dict[str, Any]] = []
-    for name in args.models:
+    flop = 2 * macs(model)['total']
+    return {precision: rates.pop(f'GEMM {hint}, GFLOP')['median'] * 1e9 / flop
+            for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
+
+
+def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> Iterator[Dict[str, Any]]:
+    """All cells that ``results`` does not hold yet; each row is in its file when it is yielded."""
+    from CaiT.models.registry import get_variant
+    cells = benchmark.Cells(args, results)
+    for name, wanted in cells.all.items():
+        if not wanted:
+            continue
         size = get_variant(name).data['image_size']
-        with benchmark.exported(name) as (model, folder), tempfile.TemporaryDirectory() as other:
+        with benchmark.exported(name, benchmark.targets()) as (model, folder), tempfile.TemporaryDirectory() as other:
             onnx, absent = Path(other) / 'timm.onnx', {}
             if torch:
                 answer = torch.ask(do='export', model=name, path=str(onnx))
-                torch.versions = answer.get('versions', torch.versions)
                 absent.update({'timm ONNX': answer['error']} if 'error' in answer else {})
-                if onnx.is_file():
+                if onnx.is_file() and benchmark.missing('openvino', 'int8') is None:
                     quantise_timm(onnx, size)
+            else:
+                absent['PyTorch and timm'] = '--peer-python was not given'
             graph = papers_graph(model, Path(other))
-            for threads in args.threads:
-                for batch in args.batches:
-                    contenders = {**benchmark.ours(folder, batch, threads), **paper(graph, size, batch, threads)}
-                    if torch:
-                        contenders.update(torch.contenders(name, batch, threads, absent))
-                    if onnx.is_file():
-                        contenders.update(timm_onnx(onnx, batch, threads, absent))
-                    for hint in ('f32', 'bf16'):
+            for threads, batch in wanted:
+                contenders = {**benchmark.ours(folder, batch, threads), **paper(graph, size, batch, threads)}
+                if torch:
+                    contenders.update(torch.contenders(name, batch, threads, absent))
+                if onnx.is_file():
+                    contenders.update(timm_onnx(onnx, size, batch, threads, absent))
+                for hint, precision in GEMMS.items():
+                    if benchmark.missing('openvino', precision) is None:
                         contenders.update(gemm(model, hint, threads))
-                    rates = benchmark.round_robin(contenders, args.rounds, args.seconds)
-                    limits = {precision: rates.pop(f'GEMM {hint}, GFLOP')['median'] * 1e9 / (2 * macs(name)['total'])
-                              for hint, precision in (('f32', 'fp32'), ('bf16', 'bf16'))}
-                    rows.append({'model': name, 'threads': threads, 'batch': batch, 'rates': rates, 'limits': limits,
-                                 'absent': dict(absent)})
-                    print('\n'.join(benchmark.table(rows[-1:])), flush=True)
-                    print(f'    arithmetic limit: {limits}   absent: {absent or "none"}', flush=True)
-    return rows
+                rates = benchmark.round_robin(contenders, args.rounds, args.seconds)
+                results.add({'model': name, 'threads': threads, 'batch': batch, 'limits': limits(rates, name),
+                             'rates': rates, 'absent': dict(absent)})
+                yield results.rows[-1]
+                print(cells.finished(name, threads, batch), flush=True)
 
 
 def main() -> int:
     flags = benchmark.parser(__doc__)
+    flags.set_defaults(models=MODELS, threads=[1, 2])
     flags.flag('peer_python', metavar='PYTHON', help='interpreter with torch, timm and onnx')
     flags.flag('out', default='benchmarks/results/cpu', metavar='NAME')
-    args = flags.parse_args()
-    print(runtime.prepare())
+    args = benchmark.parsed(flags)
     torch = Torch(args.peer_python) if args.peer_python else None
-    if torch is None:
-        print('absent: PyTorch and timm (--peer-python was not given)')
-    result = {'machine': benchmark.machine(), 'rounds': args.rounds, 'seconds': args.seconds}
-    result['rows'] = measure(args, torch)
-    result['versions'] = {**(torch.versions if torch else {}), **_versions()}
+    header = benchmark.header(args)
+    header['versions'].update(torch.ask(do='versions') if torch else {})
+    print(header)
+    results = benchmark.Results(f'{args.out}.json', header)
+    for row in measure(args, torch, results):
+        print('\n'.join(benchmark.table([row])))
+        print(f'    arithmetic limit: {row["limits"]}   absent: {row["absent"] or "none"}', flush=True)
     from chart import draw, markdown
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix('.json').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
-    out.with_suffix('.md').write_text('\n'.join(markdown(result)) + '\n', encoding='utf-8')
-    draw(result, str(out.with_suffix('.png')))
-    print(f'{out}.json, .md, .png')
+    with atomic_write(f'{args.out}.md') as file:
+        file.write('\n'.join(markdown(results.as_dict())) + '\n')
+    draw(results.as_dict(), f'{args.out}.png')
+    print(f'{args.out}.json, .md, .png')
     return 0
-
-
-def _versions() -> Dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-    found = {}
-    for name in ('paddlepaddle', 'onnxruntime', 'openvino', 'nncf', 'onnx'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = 'absent'
-    return found
 
 
 if __name__ == '__main__':

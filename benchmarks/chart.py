@@ -22,10 +22,10 @@ def precision_of(name: str) -> str:
 def markdown(result: Dict[str, Any]) -> List[str]:
     """One table per model, threads and batch: pictures per second, and ratios to the best peer and to eager."""
     machine, lines = result['machine'], ['# Inference on this CPU', '']
-    lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Median of '
-              f'{result["rounds"]} windows of {result["seconds"]} s, all contenders in turn; float32 arrays in, logits '
-              'out; random weights. Versions: ' + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.',
-              '']
+    lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Medians of '
+              f'{result["rounds"]} windows of {result["seconds"]} s (fewer where one run takes longer), all in '
+              'turn; float32 arrays in, logits out; random weights. Versions: '
+              + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.', '']
     for row in result['rows']:
         rates = {name: rate['median'] for name, rate in row['rates'].items()}
         eager = rates.get('timm PyTorch eager')

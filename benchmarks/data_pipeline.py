@@ -33,6 +33,7 @@ if __name__ == '__main__':  # run by path: the package need not be installed
 from CaiT.cli import Parser
 from CaiT.errors import InputError, run
 from CaiT.files import atomic_write
+from CaiT.tools.benchmark import processor
 
 SIZE, CROP_PCT = 224, 0.9
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,7 +48,8 @@ def our_tasks() -> Dict[str, Task]:
     import cv2
     import numpy as np
 
-    from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+    from CaiT.data.train_transforms import TrainOptions, train_transform
+    from CaiT.data.transforms import DataConfig, eval_transform
     cv2.setNumThreads(0)
     data = DataConfig(SIZE, CROP_PCT, 'bicubic', MEAN, STD)
     draws = iter(range(2**62))
@@ -189,14 +191,6 @@ def versions(python: str, modules: Sequence[str]) -> Dict[str, str]:
     if result.returncode:
         raise InputError(f'--peer-python: {python} lacks something: {result.stderr.strip().splitlines()[-1]}')
     return json.loads(result.stdout)
-
-
-def processor() -> str:
-    """The processor's name."""
-    cpuinfo = Path('/proc/cpuinfo')
-    text = cpuinfo.read_text() if cpuinfo.exists() else ''
-    names = [line.partition(':')[2].strip() for line in text.splitlines() if line.startswith('model name')]
-    return names[0] if names else platform.processor()
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PyTorch side of against_peers.py: timm's models, in an interpreter of their own (see make_peers.sh).
 
-Reads one JSON object per line and answers with one: {"do": "export", "model", "path"} writes timm's ONNX,
-{"do": "load", "key", "model", "how", "batch", "threads"} prepares a contender, {"do": "run", "key", "seconds"} runs it,
-{"do": "forget"} frees all. ``how``: eager, compile or bf16 (eager under autocast).
+Reads one JSON object per line and answers with one: {"do": "versions"}, {"do": "export", "model", "path"} writes timm's
+ONNX, {"do": "load", "key", "model", "how", "batch", "threads"} prepares a contender, {"do": "run", "key", "seconds"}
+runs it, {"do": "forget"} frees all. ``how``: eager, compile or bf16 (eager under autocast).
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def export(model: str, path: str) -> dict:
     size = network.pretrained_cfg['input_size'][-1]
     torch.onnx.export(network, (torch.randn(2, 3, size, size),), path, input_names=['x'], output_names=['logits'],
                       dynamic_axes={'x': {0: 'batch'}, 'logits': {0: 'batch'}}, opset_version=17, dynamo=False)
-    return {'versions': {'torch': torch.__version__, 'timm': timm.__version__}}
+    return {}
 
 
 def prepared(model: str, how: str, batch: int):
@@ -47,7 +47,9 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            if order['do'] == 'export':
+            if order['do'] == 'versions':
+                answer = {'torch': torch.__version__, 'timm': timm.__version__}
+            elif order['do'] == 'export':
                 answer = export(order['model'], order['path'])
             elif order['do'] == 'load':
                 torch.set_num_threads(order['threads'])

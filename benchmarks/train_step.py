@@ -36,6 +36,7 @@ from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.errors import InputError, run  # noqa: E402
 from CaiT.files import atomic_write  # noqa: E402
+from CaiT.tools.benchmark import processor  # noqa: E402
 
 MODEL, DROP_PATH, DECAY = 'cait_xxs24_224', 0.05, 0.05
 SIDES = ('ours', 'plain', 'timm')
@@ -194,22 +195,13 @@ def main(arguments: Optional[List[str]] = None) -> None:
     for batch, found in results.items():
         for name, row in found.items():
             print(line.format(batch, name, **row))
-    machine = {'processor': _processor(), 'cores': runtime.cores(), 'system': platform.platform(),
+    machine = {'processor': processor(), 'cores': runtime.cores(), 'system': platform.platform(),
                'load average before': round(load, 1)}  # of other programs: it slows all sides, if not equally
     report = {'model': MODEL, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
     with atomic_write(flags.output) as file:
         json.dump(report, file, indent=1)
         file.write('\n')
     print(f'written to {flags.output}')
-
-
-def _processor() -> str:
-    """The processor's name, family and model (virtual machines hide the name's number)."""
-    fields = dict(part for part in (tuple(map(str.strip, line.split(':', 1))) for line in runtime._cpu().splitlines()
-                                    if ':' in line))
-    if 'model name' not in fields:
-        return platform.processor()
-    return f'{fields["model name"]} (family {fields["cpu family"]}, model {fields["model"]})'
 
 
 if __name__ == '__main__':

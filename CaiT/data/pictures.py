@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Union
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -14,7 +13,6 @@ from CaiT.errors import InputError
 PathLike = Union[str, 'os.PathLike[str]']
 
 _JPEG_START = b'\xff\xd8\xff'
-_DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
 
 
 def load_picture(path: PathLike) -> Image.Image:
@@ -49,7 +47,9 @@ def decode_fast(path: PathLike) -> np.ndarray:
     except OSError as error:
         raise InputError(f'picture {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
     if data.startswith(_JPEG_START):
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+        import cv2  # here: evaluation and inference do without it
+        how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
         if pixels is not None:
             return pixels
     return np.asarray(load_picture(path))

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture to the array a model reads: the one builder for train, eval, pred, the export check and infer.
+"""From a picture to the array a model reads: the one builder for eval, pred, the export check and infer.
 
 Evaluation goes through Pillow, because published numbers do: short side to floor(image_size / crop_pct), centre
-crop, /255, (x - mean) / std; every pixel equals what timm feeds its models. Training decodes and resamples with
-OpenCV, three times as fast. Needs numpy, Pillow and OpenCV only, so that inference never imports Paddle.
+crop, /255, (x - mean) / std; every pixel equals what timm feeds its models. Training's transform is in
+train_transforms.py. Needs numpy and Pillow only: inference imports neither Paddle nor OpenCV.
 """
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Tuple, Union
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from CaiT.data.augment import auto_augment, color_jitter
-from CaiT.data.erasing import RandomErasing
-from CaiT.data.pictures import decode_fast, load_picture
+from CaiT.data.pictures import load_picture
 from CaiT.errors import InputError
 
 Picture = Union[str, 'os.PathLike[str]', Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
@@ -29,7 +26,6 @@ INTERPOLATIONS = {
     'bicubic': Image.BICUBIC,
     'lanczos': Image.LANCZOS,
 }
-KINDS = ('random_resized_crop', 'pad_crop')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,95 +68,20 @@ class DataConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """What is random in training. The defaults are DeiT's and CaiT's, without RandAugment and erasing.
-
-    ``kind`` 'random_resized_crop' takes a random box (``scale`` of the area, ``ratio`` width/height) of a photograph;
-    'pad_crop' is for pictures that are small already (CIFAR, digits): the evaluation geometry, then a random shift
-    (+- ``shift`` of the side), rotation (+- ``rotate`` degrees) and zoom (factor 1 +- ``zoom``) over black; with the
-    three at 0 it is the evaluation geometry itself. ``interpolation`` is 'random' (bilinear or bicubic, by chance),
-    a name, or '' for the data config's. ``auto_augment`` is '', 'rand-m9-mstd0.5-inc1' (any m, n, p, mstd),
-    'autoaugment' or '3augment'. ``color_jitter`` (brightness, contrast, saturation, each 1 +- the value) is left out
-    beside RandAugment and AutoAugment, as in timm and DeiT. ``erase_prob`` and ``erase_mode`` are random erasing's.
-    """
-
-    kind: str = 'random_resized_crop'
-    scale: Tuple[float, float] = (0.08, 1.0)
-    ratio: Tuple[float, float] = (3 / 4, 4 / 3)
-    shift: float = 0.125
-    rotate: float = 0.0
-    zoom: float = 0.0
-    interpolation: str = 'random'
-    hflip: float = 0.5
-    color_jitter: float = 0.3
-    auto_augment: str = ''
-    erase_prob: float = 0.0
-    erase_mode: str = 'pixel'
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f'train transform kind: found {self.kind!r}, expected one of {", ".join(KINDS)}')
-        if self.interpolation not in ('', 'random', *INTERPOLATIONS):
-            raise InputError(f'train interpolation: found {self.interpolation!r}, '
-                             f"expected '', 'random' or one of {', '.join(INTERPOLATIONS)}")
-        for name, low, high in (('scale', 0, 1), ('ratio', 0, math.inf)):
-            pair = tuple(getattr(self, name))
-            if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
-                raise InputError(f'{name}: found {pair}, expected two rising numbers above {low}, at most {high}')
-        for name, high in (('shift', 1), ('zoom', 0.9), ('hflip', 1), ('erase_prob', 1), ('color_jitter', 1)):
-            if not 0 <= getattr(self, name) <= high:
-                raise InputError(f'{name}: found {getattr(self, name)}, expected a number from 0 to {high}')
-
-
 def eval_transform(data: DataConfig, normalise: bool = True) -> EvalTransform:
     """Picture -> float32 [3, S, S], or with ``normalise=False`` uint8 [S, S, 3] for graphs that normalise."""
     return EvalTransform(data, normalise)
-
-
-def train_transform(data: DataConfig, options: TrainOptions) -> TrainTransform:
-    """(picture, numpy Generator) -> float32 [3, S, S]; every random choice comes out of the generator."""
-    return TrainTransform(data, options)
 
 
 class EvalTransform:
     """See ``eval_transform``; an object rather than a closure, so that it can be sent to worker processes."""
 
     def __init__(self, data: DataConfig, normalise: bool = True) -> None:
-        self.data = data
-        self.tables = normalisation_tables(data) if normalise else None
+        self.data, self.normalise = data, normalise
 
     def __call__(self, picture: Picture) -> np.ndarray:
         pixels = np.asarray(eval_crop(as_pillow(picture), self.data))
-        return pixels if self.tables is None else normalised(pixels, self.tables)
-
-
-class TrainTransform:
-    """See ``train_transform``."""
-
-    def __init__(self, data: DataConfig, options: TrainOptions) -> None:
-        self.data, self.options = data, options
-        self.tables = normalisation_tables(data)
-        self.filters = {'random': ('bilinear', 'bicubic'), '': (data.interpolation,)}.get(
-            options.interpolation, (options.interpolation,))
-        fill = tuple(min(255, round(255 * value)) for value in data.mean)
-        self.augment = auto_augment(options.auto_augment, fill, self.filters)
-        self.jitter = options.color_jitter if options.auto_augment in ('', '3augment') else 0.0
-        self.erase = RandomErasing(options.erase_prob, options.erase_mode)
-
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
-        pixels = as_array(picture)
-        filter_name = self.filters[int(rng.random() * len(self.filters))]
-        if self.options.kind == 'random_resized_crop':
-            pixels = random_resized_crop(pixels, self.data.image_size, self.options, filter_name, rng)
-        else:
-            pixels = pad_crop(pixels, self.data, self.options, filter_name, rng)
-        if rng.random() < self.options.hflip:
-            pixels = cv2.flip(pixels, 1)
-        pixels = self.augment(pixels, rng)
-        if self.jitter:
-            pixels = color_jitter(pixels, self.jitter, rng)
-        return self.erase(normalised(pixels, self.tables), rng)
+        return normalised(pixels, self.data) if self.normalise else pixels
 
 
 def as_pillow(picture: Picture) -> Image.Image:
@@ -172,26 +93,12 @@ def as_pillow(picture: Picture) -> Image.Image:
     return load_picture(picture)
 
 
-def as_array(picture: Picture) -> np.ndarray:
-    """The picture as [H, W, 3] uint8 RGB; a path is decoded by the quick road."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Image.Image):
-        return np.asarray(as_pillow(picture))
-    return decode_fast(picture)
-
-
-def normalisation_tables(data: DataConfig) -> List[np.ndarray]:
-    """For each channel the 256 values (v / 255 - mean) / std in float32, the operations torchvision does in turn."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    return [((levels - np.float32(mean)) / np.float32(std)).reshape(256, 1) for mean, std in zip(data.mean, data.std)]
-
-
-def normalised(pixels: np.ndarray, tables: List[np.ndarray]) -> np.ndarray:
-    """[H, W, 3] uint8 -> float32 [3, H, W] by looking each level up: no arithmetic on pixels, so nothing to round."""
-    result = np.empty((3, *pixels.shape[:2]), np.float32)
-    for plane, table, out in zip(cv2.split(pixels), tables, result):
-        cv2.LUT(plane, table, out)
+def normalised(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
+    """[H, W, 3] uint8 -> float32 [3, H, W]: / 255, - mean, / std, each in float32, as torchvision does them in turn."""
+    result = pixels.transpose(2, 0, 1).astype(np.float32, order='C')
+    result /= np.float32(255)
+    result -= np.float32(data.mean)[:, None, None]
+    result /= np.float32(data.std)[:, None, None]
     return result
 
 
@@ -208,61 +115,3 @@ def eval_crop(image: Image.Image, data: DataConfig) -> Image.Image:
     image = image.resize(short_side(*image.size, math.floor(size / data.crop_pct)), INTERPOLATIONS[data.interpolation])
     left, top = (int(round((side - size) / 2.0)) for side in image.size)
     return image.crop((left, top, left + size, top + size))
-
-
-def resize(pixels: np.ndarray, width: int, height: int, filter_name: str) -> np.ndarray:
-    """OpenCV's resize with the filter that comes closest to Pillow's of that name.
-
-    OpenCV's filters do not widen when they shrink, so they alias; its area average does not. Mean difference to
-    Pillow on 40 photographs, grey levels: bicubic at factor 1.5 cubic 2.0, area 0.9, equal at 1.2; bilinear at 1.5
-    linear 1.6, area 0.8, equal at 1.0.
-    """
-    shrink = max(pixels.shape[1] / width, pixels.shape[0] / height)
-    if filter_name == 'nearest':
-        flag = cv2.INTER_NEAREST
-    elif filter_name == 'bilinear':
-        flag = cv2.INTER_AREA if shrink > 1.0 else cv2.INTER_LINEAR
-    elif filter_name == 'bicubic':
-        flag = cv2.INTER_AREA if shrink > 1.2 else cv2.INTER_CUBIC
-    else:
-        flag = cv2.INTER_AREA if shrink > 1.2 else cv2.INTER_LANCZOS4
-    return cv2.resize(pixels, (width, height), interpolation=flag)
-
-
-def crop_box(width: int, height: int, options: TrainOptions, rng: np.random.Generator) -> Tuple[int, int, int, int]:
-    """(left, top, width, height): area uniform in ``scale``, log ratio uniform in ``ratio``; ten tries, then the
-    largest centred box whose ratio is allowed (torchvision's RandomResizedCrop)."""
-    low, high = math.log(options.ratio[0]), math.log(options.ratio[1])
-    for _ in range(10):
-        area = width * height * (options.scale[0] + rng.random() * (options.scale[1] - options.scale[0]))
-        ratio = math.exp(low + rng.random() * (high - low))
-        w, h = int(round(math.sqrt(area * ratio))), int(round(math.sqrt(area / ratio)))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1)), w, h
-    ratio = min(max(width / height, options.ratio[0]), options.ratio[1])
-    w, h = min(width, int(round(height * ratio))), min(height, int(round(width / ratio)))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def random_resized_crop(pixels: np.ndarray, size: int, options: TrainOptions, filter_name: str,
-                        rng: np.random.Generator) -> np.ndarray:
-    """A random box of the picture as [size, size, 3]."""
-    left, top, width, height = crop_box(pixels.shape[1], pixels.shape[0], options, rng)
-    return resize(pixels[top:top + height, left:left + width], size, size, filter_name)
-
-
-def pad_crop(pixels: np.ndarray, data: DataConfig, options: TrainOptions, filter_name: str,
-             rng: np.random.Generator) -> np.ndarray:
-    """Evaluation geometry, then one random similarity about the centre over black: [size, size, 3]."""
-    size = data.image_size
-    width, height = short_side(pixels.shape[1], pixels.shape[0], math.floor(size / data.crop_pct))
-    pixels = resize(pixels, width, height, filter_name)
-    left, top = int(round((width - size) / 2.0)), int(round((height - size) / 2.0))
-    pixels = pixels[top:top + size, left:left + size]
-    angle, zoom, x, y = 2 * rng.random(4) - 1
-    if not (options.shift or options.rotate or options.zoom):
-        return np.ascontiguousarray(pixels)
-    centre = (size - 1) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), angle * options.rotate, 1 + zoom * options.zoom)
-    matrix[:, 2] += (round(x * options.shift * size), round(y * options.shift * size))
-    return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -55,7 +55,7 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError('a decoding process died (out of memory?); try --workers 1, or 0 to decode without') from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def batches(pictures: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], List[np.ndarray], List[InputError]]]:

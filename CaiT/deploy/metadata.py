@@ -7,7 +7,6 @@ which engine and precision, and how far each of them was from the dynamic model 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -76,6 +75,9 @@ def read(folder: PathLike) -> Metadata:
         values['artifacts'] = [Artifact(**one) for one in values['artifacts']]
         return Metadata(**values)
     except FileNotFoundError:
+        if any(Path(folder).glob('*.pdmodel')):
+            raise InputError(f'{path}: no such file; for a .pdmodel of Paddle 2 name the configuration of its model: '
+                             '-cfg=FILE') from None
         raise InputError(f'{path}: no such file; make the folder with: python export_model.py '
                          f'--save-inference-dir={os.fspath(folder)}') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
@@ -96,6 +98,7 @@ def check_files(folder: PathLike, artifact: Artifact) -> Path:
 
 def sha256(path: PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
+    import hashlib  # of the export only: inference compares sizes
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from CaiT.data.datasets import build_dataset, pictures_in
-from CaiT.data.transforms import DataConfig, eval_transform, normalisation_tables, normalised
+from CaiT.data.transforms import DataConfig, eval_transform, normalised
 from CaiT.errors import InputError
 
 BATCHES = (1, 3)
@@ -34,8 +34,7 @@ class CheckSet:
         """The pictures as a model of that input takes them: uint8 NHWC as they are, or float32 NCHW."""
         if input_kind == 'uint8':
             return self.pixels
-        tables = normalisation_tables(self.data)
-        return np.stack([normalised(picture, tables) for picture in self.pixels])
+        return np.stack([normalised(picture, self.data) for picture in self.pixels])
 
 
 def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:

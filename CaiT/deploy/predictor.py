@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy, Pillow and OpenCV."""
+"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
 import dataclasses
@@ -30,10 +30,11 @@ class Prediction:
 class Predictor:
     """An exported model on one engine, with the transform its metadata asks for."""
 
-    def __init__(self, folder: str, backend: str, options: Options) -> None:
-        """Raises InputError for a folder, metadata file or engine that is missing or does not fit."""
+    def __init__(self, folder: str, backend: str, options: Options, meta: Optional[metadata.Metadata] = None) -> None:
+        """``meta`` is for a folder without metadata.json (see paddle2.py). Raises InputError for a folder, metadata
+        file or engine that is missing or does not fit."""
         engine = engine_class(backend, options.precision)
-        self.meta, self.options = metadata.read(folder), options
+        self.meta, self.options = meta or metadata.read(folder), options
         artifact = self.meta.artifact(backend, options.precision, options.input)
         if artifact is None:
             there = ', '.join('/'.join(one.key) for one in self.meta.artifacts)
@@ -51,7 +52,7 @@ class Predictor:
         logits = self.engine.run(batch)
         if logits.shape != (len(batch), self.meta.num_classes):
             raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
-                             f'says {self.meta.num_classes}')
+                             f'(or -cfg) says {self.meta.num_classes}')
         return logits
 
     def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[Times] = None,

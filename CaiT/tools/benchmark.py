@@ -5,35 +5,42 @@
     python -m CaiT.tools.benchmark -models cait_s24_224 deit_tiny_patch16_224 --threads 1 2 --batches 8 --json=out.json
 
 All contenders take turns, window by window, so that a machine whose speed drifts is fair to each; the median window
-counts. Arrays in, logits out: decoding is not in it. Weights are random, which does not change the speed. For the
-comparison with PyTorch and others see benchmarks/against_peers.py.
+counts. Arrays in, logits out: decoding is not in it. Weights are random, which does not change the speed. The JSON file
+is written after every model, thread count and batch; the same command on the same machine goes on where it was cut
+off. For the comparison with PyTorch and others see benchmarks/against_peers.py.
 """
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError
+from CaiT.files import atomic_write
 
 OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
+RAW = ('paddle', 'fp32')  # also measured with raw uint8 pictures
+ENOUGH = 3  # rounds after which a cell that is over its time is left: one run may take longer than a window
+MACS_PER_SECOND = 4e10  # of one thread, roughly: for guessing how long the rest takes
+INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (pictures, seconds taken)
 Contenders = Dict[str, Window]
 
 
 def window(run: Callable[[], Any], pictures: int) -> Window:
-    """Repeats ``run``, which takes ``pictures`` pictures, for about as long as asked."""
+    """Repeats ``run``, which takes ``pictures`` pictures, for about as long as asked, once at least."""
     def measured(seconds: float) -> Tuple[int, float]:
         count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
+        while not count or time.perf_counter() - start < seconds:
             run()
             count += pictures
         return count, time.perf_counter() - start
@@ -41,21 +48,25 @@ def window(run: Callable[[], Any], pictures: int) -> Window:
 
 
 def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Dict[str, float]]:
-    """{name: {median, best, worst}} in pictures per second over ``rounds`` windows each, taken in turn."""
+    """{name: {median, best, worst, windows}} in pictures per second over ``rounds`` windows each, taken in turn; over
+    fewer, but ENOUGH, where single runs are so long that all together take twice what was asked for."""
     rates: Dict[str, List[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run(0.0)  # compile, fill caches
-    for _ in range(rounds):
+    start = time.perf_counter()
+    for done in range(rounds):
+        if done >= ENOUGH and time.perf_counter() - start > 2 * rounds * seconds * len(contenders):
+            break
         for name, run in contenders.items():
             pictures, taken = run(seconds)
             rates[name].append(pictures / taken)
-    return {name: {'median': statistics.median(found), 'best': max(found), 'worst': min(found)}
+    return {name: {'median': statistics.median(found), 'best': max(found), 'worst': min(found), 'windows': len(found)}
             for name, found in rates.items()}
 
 
 @contextlib.contextmanager
-def exported(name: str, checks_count: int = 4) -> Iterator[Tuple[Any, str]]:
-    """(dynamic model with random weights, folder with all that this machine can run)."""
+def exported(name: str, targets: Sequence[Tuple[str, str, str]]) -> Iterator[Tuple[Any, str]]:
+    """(dynamic model with random weights, folder with its ``targets``)."""
     import paddle
 
     from CaiT.data.transforms import DataConfig
@@ -65,11 +76,16 @@ def exported(name: str, checks_count: int = 4) -> Iterator[Tuple[Any, str]]:
     paddle.seed(0)
     model, data = create_model(name), DataConfig(**get_variant(name).data)
     model.eval()
-    targets = [(*pair, 'float') for pair in OURS if missing(*pair) is None]
     with tempfile.TemporaryDirectory() as folder:
-        export(model, folder, name, data, parity.synthetic(data, checks_count), {}, targets, None, runtime.cores(),
+        export(model, folder, name, data, parity.synthetic(data, 4), {}, targets, None, runtime.cores(),
                parity.synthetic(data, 16))
         yield model, folder
+
+
+def targets() -> List[Tuple[str, str, str]]:
+    """(backend, precision, input) of all that this machine can run."""
+    return [(*pair, kind) for pair in OURS if missing(*pair) is None
+            for kind in ('float', 'uint8') if kind == 'float' or pair == RAW]
 
 
 def missing(backend: str, precision: str) -> Any:
@@ -90,34 +106,113 @@ def missing(backend: str, precision: str) -> Any:
 
 
 def ours(folder: str, batch: int, threads: int) -> Contenders:
-    """Our engines on an exported folder."""
+    """Our engines on an exported folder; OpenVINO with one stream too where it would take more."""
     import numpy as np
 
     from CaiT.deploy.engines import Options
     from CaiT.deploy.predictor import Predictor
     contenders: Contenders = {}
-    for backend, precision in OURS:
-        if missing(backend, precision) is None:
-            predictor = Predictor(folder, backend, Options(precision, 'float', threads, batch))
-            pictures = np.random.default_rng(0).standard_normal((batch, *predictor.picture_shape)).astype(np.float32)
-            contenders[f'ours {backend} {precision}'] = window(
-                lambda run=predictor.engine.run, x=pictures: run(x), batch)
+    random = np.random.default_rng(0)
+
+    def enter(name: str, predictor: Predictor) -> None:
+        shape = (batch, *predictor.picture_shape)
+        raw = predictor.options.input == 'uint8'
+        pictures = (random.integers(0, 256, shape, np.uint8) if raw else random.standard_normal(shape, np.float32))
+        contenders[name] = window(lambda: predictor.engine.run(pictures), batch)
+
+    for backend, precision, kind in targets():
+        options = Options(precision, kind, threads, batch)
+        predictor = Predictor(folder, backend, options)
+        enter(f'ours {backend} {"uint8 " if kind == "uint8" else ""}{precision}', predictor)
+        if backend == 'openvino' and precision != 'int8' and predictor.engine.streams > 1:
+            predictor = Predictor(folder, backend, options)
+            predictor.engine.set_streams(1)
+            enter(f'ours {backend} 1 stream {precision}', predictor)
     return contenders
 
 
 def machine() -> Dict[str, Any]:
-    """What the figures were measured on."""
-    names = [line.split(':')[1].strip() for line in _cpuinfo() if line.startswith('model name')]
-    flags = sorted(runtime.cpu_flags() & {'avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8'})
-    return {'cpu': names[0] if names else platform.machine(), 'cores': runtime.cores(), 'instructions': flags,
+    """What the figures were measured on; ``instructions`` are those of INSTRUCTIONS that the processor offers."""
+    flags = runtime.cpu_flags()
+    return {'cpu': processor(), 'cores': runtime.cores(), 'instructions': [one for one in INSTRUCTIONS if one in flags],
             'system': platform.platform(), 'python': platform.python_version()}
 
 
-def _cpuinfo() -> List[str]:
-    try:
-        return Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:
-        return []
+def processor() -> str:
+    """The processor's name, family and model (virtual machines hide the name's number)."""
+    fields = dict(part for part in (tuple(map(str.strip, line.split(':', 1))) for line in runtime._cpu().splitlines()
+                                    if ':' in line))
+    if 'model name' not in fields:
+        return platform.processor() or platform.machine()
+    return f'{fields["model name"]} (family {fields["cpu family"]}, model {fields["model"]})'
+
+
+def versions(*names: str) -> Dict[str, str]:
+    """Versions of installed packages, 'absent' for the others."""
+    from importlib.metadata import PackageNotFoundError, version
+    found = {}
+    for name in names or ('paddlepaddle', 'onnxruntime', 'openvino', 'nncf', 'onnx'):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = 'absent'
+    return found
+
+
+class Results:
+    """Measured rows in a JSON file that is written again after each; what it holds already is not measured again."""
+
+    def __init__(self, path: Optional[str], header: Dict[str, Any]) -> None:
+        """``header`` is what rows of one file have in common; InputError when the file has another. A load average is
+        only noted."""
+        self.path, self.header, self.rows = path, header, []
+        if path and os.path.exists(path):
+            try:
+                found = json.loads(Path(path).read_text(encoding='utf-8'))
+                self.rows = found['rows']
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f'{path}: not a file of this benchmark ({error}); name another one') from None
+            for key, value in header.items():
+                if key != 'load average before' and found.get(key) != value:
+                    raise InputError(f'{path}: its {key} is {found.get(key)}, here it is {value}; name another file')
+            self.header = {key: found[key] for key in header if key in found}
+
+    def has(self, model: str, threads: int, batch: int) -> bool:
+        return any((row['model'], row['threads'], row['batch']) == (model, threads, batch) for row in self.rows)
+
+    def add(self, row: Dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.path:
+            with atomic_write(self.path) as file:
+                file.write(json.dumps(self.as_dict(), indent=1) + '\n')
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {**self.header, 'rows': self.rows}
+
+
+class Cells:
+    """The (model, threads, batch) that are to be measured, and how long the rest will take."""
+
+    def __init__(self, args: Any, results: Results) -> None:
+        self.args, self.start, self.done = args, time.perf_counter(), 0.0
+        self.all = {name: [(threads, batch) for threads in args.threads for batch in args.batches
+                           if not results.has(name, threads, batch)] for name in args.models}
+        self.weights = {(name, *cell): self._weight(name, *cell) for name, cells in self.all.items() for cell in cells}
+        skipped = len(args.models) * len(args.threads) * len(args.batches) - len(self.weights)
+        if skipped:
+            print(f'measured already: {skipped}')
+
+    def _weight(self, name: str, threads: int, batch: int) -> float:
+        """Seconds of one window, of a contender of middling speed."""
+        from CaiT.tools.model_table import macs
+        return self.args.seconds + batch * macs(name)['total'] / (threads * MACS_PER_SECOND)
+
+    def finished(self, name: str, threads: int, batch: int) -> str:
+        """How far it is, from the time that the cells until now have taken."""
+        self.done += self.weights.pop((name, threads, batch))
+        taken = time.perf_counter() - self.start
+        left = taken / self.done * sum(self.weights.values())
+        return f'cells left: {len(self.weights)}, {taken / 60:.1f} min taken, about {left / 60:.0f} min to go'
 
 
 def table(rows: List[Dict[str, Any]]) -> List[str]:
@@ -137,29 +232,51 @@ def parser(doc: str) -> Parser:
     flags.flag('models', nargs='+', default=['cait_xxs24_224'], metavar='NAME')
     flags.flag('batches', nargs='+', type=int, default=[1, 8, 32], metavar='N')
     flags.flag('threads', nargs='+', type=int, default=[runtime.cores()], metavar='N')
-    flags.flag('rounds', type=int, default=7, metavar='N', help='windows per contender; default 7')
-    flags.flag('seconds', type=float, default=1.0, metavar='S', help='length of a window; default 1')
-    flags.flag('json', metavar='FILE', help='write the figures there')
+    flags.flag('rounds', type=int, default=5, metavar='N', help='windows per contender; default 5')
+    flags.flag('seconds', type=float, default=0.5, metavar='S', help='length of a window; default 0.5')
     return flags
 
 
-def main() -> int:
-    args = parser(__doc__).parse_args()
+def parsed(flags: Parser) -> Any:
+    """The flags' values; InputError for an unknown model and for numbers that are not positive."""
+    args = flags.parse_args()
     print(runtime.prepare())
+    from CaiT.models.registry import get_variant
+    for name in args.models:
+        get_variant(name)
+    for name in ('batches', 'threads', 'rounds', 'seconds'):
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value <= 0:
+                raise InputError(f'--{name}: found {value}, expected a positive number')
+    return args
+
+
+def header(args: Any) -> Dict[str, Any]:
+    """What the rows of one file have in common."""
+    return {'machine': machine(), 'rounds': args.rounds, 'seconds': args.seconds, 'versions': versions(),
+            'load average before': round(os.getloadavg()[0], 1)}
+
+
+def main() -> int:
+    flags = parser(__doc__)
+    flags.flag('json', metavar='FILE', help='write the figures there')
+    args = parsed(flags)
     print(machine())
+    results = Results(args.json, header(args))
+    cells = Cells(args, results)
     for pair in OURS:
         if missing(*pair):
             print(f'absent: {" ".join(pair)}: {missing(*pair)}')
-    rows = []
-    for name in args.models:
-        with exported(name) as (_, folder):
-            for threads in args.threads:
-                for batch in args.batches:
-                    rates = round_robin(ours(folder, batch, threads), args.rounds, args.seconds)
-                    rows.append({'model': name, 'threads': threads, 'batch': batch, 'rates': rates})
-                    print('\n'.join(table(rows[-1:])), flush=True)
-    if args.json:
-        Path(args.json).write_text(json.dumps({'machine': machine(), 'rows': rows}, indent=1) + '\n', encoding='utf-8')
+    for name, wanted in cells.all.items():
+        if not wanted:
+            continue
+        with exported(name, targets()) as (_, folder):
+            for threads, batch in wanted:
+                rates = round_robin(ours(folder, batch, threads), args.rounds, args.seconds)
+                results.add({'model': name, 'threads': threads, 'batch': batch, 'rates': rates})
+                print('\n'.join(table(results.rows[-1:])))
+                print(cells.finished(name, threads, batch), flush=True)
     return 0
 
 

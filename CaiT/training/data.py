@@ -15,7 +15,8 @@ from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
-from CaiT.data.transforms import DataConfig, TrainOptions, TrainTransform, eval_transform, train_transform
+from CaiT.data.train_transforms import TrainOptions, TrainTransform, train_transform
+from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.training import distributed
 
 

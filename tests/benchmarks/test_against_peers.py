@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from CaiT.errors import InputError
 from CaiT.tools import benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +38,7 @@ def test_contenders_take_turns_and_the_median_counts():
         return run
     rates = benchmark.round_robin({'a': contender('a'), 'b': contender('b')}, 3, 0.1)
     assert order == ['a', 'b'] * 4  # the first turn warms up and is not counted
-    assert rates['a'] == {'median': 2, 'best': 30, 'worst': 1} and rates['b']['median'] == 5
+    assert rates['a'] == {'median': 2, 'best': 30, 'worst': 1, 'windows': 3} and rates['b']['median'] == 5
 
 
 def test_a_window_counts_pictures(monkeypatch):
@@ -44,7 +46,55 @@ def test_a_window_counts_pictures(monkeypatch):
     monkeypatch.setattr('time.perf_counter', lambda: next(clock))
     runs = []
     pictures, seconds = benchmark.window(lambda: runs.append(1), 8)(3.0)
-    assert pictures == 8 * len(runs) == 16 and seconds == 4
+    assert pictures == 8 * len(runs) == 24 and seconds == 4
+    assert benchmark.window(lambda: runs.append(1), 8)(0.0)[0] == 8  # the warm-up really runs
+
+
+def test_long_runs_get_fewer_rounds(monkeypatch):
+    """Ten rounds of a second are asked for; runs take a minute, so three count."""
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+
+    def run(seconds):
+        now[0] += 60
+        return 60, 60.0
+    assert benchmark.round_robin({'a': run}, 10, 1.0)['a'] == {'median': 1, 'best': 1, 'worst': 1, 'windows': 3}
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path, capsys):
+    path, header = str(tmp_path / 'r.json'), {'machine': {'cpu': 'a'}, 'rounds': 5, 'load average before': 0.1}
+    first = benchmark.Results(path, header)
+    first.add({'model': 'cait_xxs24_224', 'threads': 1, 'batch': 8})
+    again = benchmark.Results(path, {**header, 'load average before': 2.0})
+    assert again.rows == first.rows and again.header['load average before'] == 0.1
+    args = SimpleNamespace(models=['cait_xxs24_224', 'vit_tiny_patch16_224'], threads=[1], batches=[1, 8], seconds=0.5)
+    cells = benchmark.Cells(args, again)
+    assert cells.all == {'cait_xxs24_224': [(1, 1)], 'vit_tiny_patch16_224': [(1, 1), (1, 8)]}
+    assert 'measured already: 1' in capsys.readouterr().out
+    with pytest.raises(InputError, match="its machine is {'cpu': 'a'}, here it is {'cpu': 'b'}"):
+        benchmark.Results(path, {**header, 'machine': {'cpu': 'b'}})
+    (tmp_path / 'r.json').write_text('[]', encoding='utf-8')
+    with pytest.raises(InputError, match='not a file of this benchmark'):
+        benchmark.Results(path, header)
+
+
+def test_time_left_follows_the_work_left(tmp_path, monkeypatch):
+    """Two cells of weights 1 and 3 (seconds 0): after the first has taken 60 s, three minutes are left."""
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+    args = SimpleNamespace(models=['vit_tiny_patch16_224'], threads=[1], batches=[1, 3], seconds=0.0)
+    cells = benchmark.Cells(args, benchmark.Results(None, {}))
+    now[0] = 60.0
+    assert cells.finished('vit_tiny_patch16_224', 1, 1) == 'cells left: 1, 1.0 min taken, about 3 min to go'
+
+
+@pytest.mark.parametrize('words, message', [
+    (['-models', 'no_such_model'], 'no_such_model'), (['--rounds', '0'], '--rounds: found 0, expected a positive'),
+    (['--batches', '8', '-1'], '--batches: found -1')])
+def test_bad_flags_are_one_line(words, message, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['benchmark', *words])
+    with pytest.raises(InputError, match=message):
+        benchmark.parsed(benchmark.parser(None))
 
 
 def test_ratios_in_the_table():
@@ -68,8 +118,11 @@ def test_bf16_is_named_absent_where_the_processor_has_none(monkeypatch):
 
 @pytest.mark.slow
 def test_one_small_run(tmp_path):
-    command = ['benchmarks/against_peers.py', '-models', 'vit_tiny_patch16_224', '--batches', '1', '--rounds', '1',
-               '--seconds', '0.1', f'--out={tmp_path}/r']
+    command = ['benchmarks/against_peers.py', '-models', 'vit_tiny_patch16_224', '--batches', '1', '--threads', '1',
+               '--rounds', '1', '--seconds', '0.1', f'--out={tmp_path}/r']
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and 'absent: PyTorch and timm' in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "absent: {'PyTorch and timm': '--peer-python was not given'}" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ['r.json', 'r.md', 'r.png']
+    again = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and 'measured already: 1' in again.stdout, again.stderr

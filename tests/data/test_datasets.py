@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from CaiT.data.datasets import build_dataset
-from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+from CaiT.data.train_transforms import TrainOptions, train_transform
+from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
 
 DATA = DataConfig(16, 1.0, 'bicubic', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

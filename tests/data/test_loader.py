@@ -15,7 +15,8 @@ from CaiT.data.datasets import build_dataset
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
-from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+from CaiT.data.train_transforms import TrainOptions, train_transform
+from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
 
 DATA = DataConfig(16, 1.0, 'bicubic', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

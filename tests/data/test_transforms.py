@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CaiT.data import transforms
-from CaiT.data.transforms import DataConfig, TrainOptions, eval_transform, train_transform
+from CaiT.data import train_transforms
+from CaiT.data.train_transforms import TrainOptions, train_transform
+from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -89,7 +90,7 @@ def test_impossible_training_options_are_one_line(change):
 
 def test_crop_boxes_have_the_areas_and_ratios_asked_for(rng):
     options = TrainOptions(scale=(0.08, 1.0))
-    boxes = np.array([transforms.crop_box(500, 375, options, rng) for _ in range(4000)], float)
+    boxes = np.array([train_transforms.crop_box(500, 375, options, rng) for _ in range(4000)], float)
     left, top, width, height = boxes.T
     assert (left >= 0).all() and (top >= 0).all() and (left + width <= 500).all() and (top + height <= 375).all()
     area, ratio = width * height / (500 * 375), width / height
@@ -107,7 +108,7 @@ def test_crop_boxes_have_the_areas_and_ratios_asked_for(rng):
     ((100, 100), (0, 0, 100, 100)),
 ])
 def test_a_picture_without_a_fitting_box_gives_its_centre(size, expected, rng):
-    assert transforms.crop_box(*size, TrainOptions(scale=(1.0, 1.0), ratio=(3 / 4, 4 / 3)), _Never()) == expected
+    assert train_transforms.crop_box(*size, TrainOptions(scale=(1.0, 1.0), ratio=(3 / 4, 4 / 3)), _Never()) == expected
 
 
 class _Never:
@@ -121,14 +122,14 @@ def test_shrinking_averages_and_enlarging_interpolates():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200  # finer than the result can show: aliasing would give 0 or 200
     for name in ('bicubic', 'bilinear'):
-        assert (transforms.resize(stripes, 16, 16, name) == 100).all()
+        assert (train_transforms.resize(stripes, 16, 16, name) == 100).all()
     noise = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     for name, kind in (('bicubic', Image.BICUBIC), ('bilinear', Image.BILINEAR)):
         reference = np.asarray(Image.fromarray(noise).resize((32, 32), kind)).astype(int)
-        assert np.abs(transforms.resize(noise, 32, 32, name) - reference).mean() < 12  # OpenCV's own filters: 58
+        assert np.abs(train_transforms.resize(noise, 32, 32, name) - reference).mean() < 12  # OpenCV's own filters: 58
     ramp = np.repeat(np.arange(8, dtype=np.uint8)[None, :, None] * 30, 3, 2).repeat(8, 0)
     reference = np.asarray(Image.fromarray(ramp).resize((32, 32), Image.BILINEAR)).astype(int)
-    assert np.abs(transforms.resize(ramp, 32, 32, 'bilinear').astype(int) - reference).max() <= 1
+    assert np.abs(train_transforms.resize(ramp, 32, 32, 'bilinear').astype(int) - reference).max() <= 1
 
 
 def test_training_is_a_function_of_the_draw(pattern):
@@ -212,9 +213,10 @@ def test_colour_jitter_is_left_out_beside_randaugment():
 def test_training_decodes_jpeg_to_pillows_pixels(pattern, tmp_path):
     path = tmp_path / 'picture.jpg'
     Image.fromarray(cv2.GaussianBlur(pattern(90, 70), (0, 0), 2)).save(path, quality=90)
-    np.testing.assert_array_equal(transforms.as_array(path), np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(train_transforms.as_array(path), np.asarray(Image.open(path)))
 
 
-def test_inference_needs_no_paddle():
-    code = 'import sys; import CaiT.data.transforms, CaiT.data.lists; sys.exit("paddle" in sys.modules)'
+def test_inference_needs_neither_paddle_nor_opencv():
+    code = ('import sys; import CaiT.data.transforms, CaiT.data.lists, CaiT.deploy.predictor; '
+            'sys.exit("paddle" in sys.modules or "cv2" in sys.modules)')
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

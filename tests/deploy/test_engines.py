@@ -126,6 +126,30 @@ def test_backends_are_found_by_themselves():
     assert backends() == ['onnxruntime', 'openvino', 'paddle']
 
 
+def test_openvino_leaves_its_converter_out():
+    """It costs a third of a cold start and reports every import over the network."""
+    pytest.importorskip('openvino')
+    code = ('import sys; from CaiT.deploy.engines.openvino_engine import library; core = library().Core()\n'
+            "assert not [m for m in sys.modules if m.startswith(('openvino.tools.ovc', 'openvino_telemetry'))]\n"
+            'import openvino.tools.ovc')  # who wants it still gets it
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_openvino_file_is_for_one_picture(exported):
+    openvino = pytest.importorskip('openvino')
+    model = openvino.Core().read_model(str(Path(exported[1]) / 'openvino_uint8.xml'))
+    assert list(model.inputs[0].shape) == [1, 32, 32, 3]
+
+
+def test_a_file_that_is_no_model_is_said(tmp_path):
+    for backend, file in (('onnxruntime', 'm.onnx'), ('openvino', 'm.xml'), ('paddle', 'm.json')):
+        pytest.importorskip(backend)
+        (tmp_path / file).write_text('<nothing/>', encoding='utf-8')
+        (tmp_path / 'm.pdiparams').write_bytes(b'')
+        with pytest.raises(InputError, match='cannot load this model'):
+            engine_class(backend)(tmp_path / file, Options()).run(np.zeros((1, 3, 32, 32), np.float32))
+
+
 def test_missing_library_gives_the_install_line(monkeypatch):
     monkeypatch.setattr(paddle_engine.Engine, 'module', 'no_such_library')
     with pytest.raises(InputError, match='no_such_library is not installed; install it with: pip install paddlepaddle'):

@@ -152,7 +152,7 @@ def test_metadata_of_another_model_is_refused(cait, checks, tmp_path):
         path.write_text(json.dumps({**good, **changes}), encoding='utf-8')
 
     broken(num_classes=9)
-    with pytest.raises(InputError, match='found 10 classes, but metadata.json beside it says 9'):
+    with pytest.raises(InputError, match='found 10 classes, but metadata.json beside it .or -cfg. says 9'):
         Predictor(str(tmp_path), 'paddle', Options()).logits(checks.array('float'))
     broken(data={**good['data'], 'image_size': 48})
     predictor = Predictor(str(tmp_path), 'paddle', Options())

@@ -64,9 +64,11 @@ class BaseEngine:
         """
         try:
             return self.run_all(np.ascontiguousarray(pictures))
+        except InputError:
+            raise
         except Exception as error:  # engines raise types of their own
             raise InputError(f'{self.graph}: cannot take pictures of shape {list(pictures.shape[1:])}, which '
-                             f'the metadata beside it promises ({reason(error)})') from None
+                             f'the metadata beside it (or -cfg) promises ({reason(error)})') from None
 
     def run_all(self, pictures: np.ndarray) -> np.ndarray:
         """All pictures, ``chunk`` at a time."""

@@ -6,15 +6,17 @@ bf16 is not offered: its CPU kernels would fall back to fp32 without a word.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 
-from CaiT.data.transforms import DataConfig
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
-from CaiT.deploy.graph import Network
-from CaiT.deploy.parity import CheckSet
 from CaiT.errors import InputError
+
+if TYPE_CHECKING:  # of the export only: a start for one picture would pay for them
+    from CaiT.data.transforms import DataConfig
+    from CaiT.deploy.graph import Network
+    from CaiT.deploy.parity import CheckSet
 
 
 class Engine(BaseEngine):

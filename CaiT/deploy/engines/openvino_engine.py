@@ -2,22 +2,26 @@
 """OpenVINO on CPU: fp32, bf16, and int8 by NNCF.
 
 The graph has the heads as first axis and a fixed batch: only then does the compiler make one kernel of a talking-heads
-sum. More than one picture is cut into parts that run side by side, one stream per part and thread.
+sum. It is stored for one picture, so that a start for one picture hands the file to the compiler, whose cache knows it
+without reading it. More than one picture is cut into parts that run side by side, one stream per part and thread.
 """
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 
 from CaiT import runtime
-from CaiT.data.transforms import DataConfig
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
-from CaiT.deploy.graph import Network
-from CaiT.deploy.parity import CheckSet
 from CaiT.errors import InputError
+
+if TYPE_CHECKING:  # of the export only: a start for one picture would pay for them
+    from CaiT.data.transforms import DataConfig
+    from CaiT.deploy.graph import Network
+    from CaiT.deploy.parity import CheckSet
 
 PART = 4  # pictures per stream and run: more leave the cache, fewer do not fill the kernels
 
@@ -26,6 +30,19 @@ def cache_folder() -> str:
     """Where compiled models are kept between processes."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return os.path.join(base, 'paddle-cait', 'openvino')
+
+
+def library() -> Any:
+    """The openvino package without its model converter, unless that is there already. The package imports it only to
+    offer it; it takes as long as all the rest and reports the import to OpenVINO's makers over the network."""
+    converter = 'openvino.tools.ovc'
+    sys.modules.setdefault(converter, None)  # None: an ImportError, for which the package is prepared
+    try:
+        import openvino
+    finally:
+        if sys.modules.get(converter, 0) is None:
+            del sys.modules[converter]
+    return openvino
 
 
 class Engine(BaseEngine):
@@ -38,10 +55,9 @@ class Engine(BaseEngine):
     def write(net: Network, folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
         """``.xml`` and ``.bin``; fp32 and bf16 share them, the precision is chosen when the model is loaded."""
-        import openvino
-
         from CaiT.deploy.engines.onnx_ops import onnx_model
         from CaiT.deploy.simplify import raw_input, simplify
+        openvino = library()
         path = folder / f'{stem("openvino", options)}.xml'
         if not path.is_file():
             net = simplify(net, 'leading', False)
@@ -50,6 +66,7 @@ class Engine(BaseEngine):
             model = openvino.Core().read_model(onnx_model(net).SerializeToString())
             if options.precision == 'int8':
                 model = _quantised(model, net, calibration.array(options.input))
+            model.reshape(_with_batch(model, 1))
             openvino.save_model(model, str(path), compress_to_fp16=False)
         return [path, path.with_suffix('.bin')]
 
@@ -60,27 +77,34 @@ class Engine(BaseEngine):
         flags = runtime.cpu_flags()
         if options.precision == 'bf16' and not flags & {'avx512_bf16', 'amx_bf16'}:
             raise InputError('--precision bf16: this processor has no AVX512-BF16 or AMX instructions; use fp32')
-        import openvino
+        openvino = library()
         self.version = openvino.__version__.split('-')[0]
         self.core = openvino.Core()
         self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
                          'INFERENCE_NUM_THREADS': options.threads}
-        self.streams = max(1, min(options.threads, self.chunk // PART))
-        self.part = self.chunk // self.streams
+        self.set_streams(max(1, min(options.threads, self.chunk // PART)))
+
+    def set_streams(self, streams: int) -> None:
+        """Cut runs of ``chunk`` pictures into this many parts. The best number is set already; benchmarks ask for
+        others."""
+        self.streams, self.part = streams, self.chunk // streams
         self.requests: Dict[int, List[Any]] = {}
-        try:
-            self.model = self.core.read_model(str(graph))
-        except RuntimeError as error:
-            raise InputError(f'{graph}: OpenVINO cannot load this model ({reason(error)})') from None
 
     def _compiled(self, part: int) -> List[Any]:
-        """Inference requests, one per stream, for a fixed batch of ``part``; compiled when first wanted."""
+        """Inference requests, one per stream, for a fixed batch of ``part``; compiled when first wanted: one
+        picture does not wait for the kernels of four."""
         if part not in self.requests:
             streams = 1 if part == 1 else self.streams
-            self.model.reshape([part, *[axis.get_length() for axis in list(self.model.inputs[0].partial_shape)[1:]]])
-            compiled = self.core.compile_model(self.model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
+            model: Any = str(self.graph)
+            try:
+                if part > 1:
+                    model = self.core.read_model(model)
+                    model.reshape(_with_batch(model, part))
+                compiled = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
+            except RuntimeError as error:
+                raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
             self.requests[part] = [compiled.create_infer_request() for _ in range(streams)]
         return self.requests[part]
 
@@ -104,6 +128,11 @@ class Engine(BaseEngine):
     def describe(self) -> Dict[str, Any]:
         return {'engine': f'OpenVINO {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,
                 'tensorrt': False, 'memory_optim': True, 'threads': self.options.threads, 'streams': self.streams}
+
+
+def _with_batch(model: Any, batch: int) -> List[int]:
+    """The shape of ``batch`` pictures for a model."""
+    return [batch, *[axis.get_length() for axis in list(model.inputs[0].partial_shape)[1:]]]
 
 
 def _logits(request: Any) -> np.ndarray:

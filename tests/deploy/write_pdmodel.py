@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the small CaiT as Paddle 2 would: python write_pdmodel.py PATH makes PATH.pdmodel and PATH.pdiparams.
+
+Paddle 3.3 still writes the old format, but its matmul and gelu refuse the old format's variables: here they are
+written by operators that it still takes.
+"""
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ['FLAGS_enable_pir_api'] = '0'  # read when Paddle is imported
+
+import paddle
+from small_models import small
+
+from CaiT.deploy.engines import paddle_ops
+from CaiT.deploy.simplify import from_model, simplify
+
+
+def matmul(x, y, transpose_y=False):
+    axes = list(range(len(y.shape)))
+    return x @ (y.transpose([*axes[:-2], axes[-1], axes[-2]]) if transpose_y else y)
+
+
+layer = paddle_ops.InferenceLayer(simplify(from_model(small('cait')), 'matmul', True))
+layer.ops.matmul = matmul
+layer.ops.gelu = lambda x: x * 0.5 * (1.0 + paddle.erf(x / 2 ** 0.5))
+paddle.jit.save(layer, sys.argv[1], input_spec=[paddle.static.InputSpec(layer.shape(None), layer.dtype, 'x')])
