@@ -30,6 +30,7 @@ OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxr
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
 RAW = ('paddle', 'fp32')  # also measured with raw uint8 pictures
 ENOUGH = 3  # rounds after which a cell that is over its time is left: one run may take longer than a window
+PAUSE = 0.25  # seconds: OpenMP's idle threads spin for 0.2 s after a window, at the cost of the next contender's
 MACS_PER_SECOND = 4e10  # of one thread, roughly: for guessing how long the rest takes
 INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (pictures, seconds taken)
@@ -58,6 +59,7 @@ def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str
         if done >= ENOUGH and time.perf_counter() - start > 2 * rounds * seconds * len(contenders):
             break
         for name, run in contenders.items():
+            time.sleep(PAUSE)
             pictures, taken = run(seconds)
             rates[name].append(pictures / taken)
     return {name: {'median': statistics.median(found), 'best': max(found), 'worst': min(found), 'windows': len(found)}
