@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Iterator, Union
+from typing import IO, Any, Iterator, Union
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -38,6 +39,13 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """A value as JSON that people can read and compare line by line."""
+    with atomic_write(path) as file:
+        json.dump(value, file, indent=1)
+        file.write('\n')
 
 
 @contextlib.contextmanager

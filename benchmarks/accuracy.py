@@ -9,7 +9,6 @@ a finer measure than top-1. Calibration pictures must not be among those that ar
 """
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError
+from CaiT.files import write_json
 
 TARGETS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
            ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
@@ -70,8 +70,7 @@ def main() -> int:
     if args.out:
         result = {'model': config.MODEL.NAME, 'weights': Path(args.pretrained).name, 'pictures': len(samples),
                   'calibration_pictures': len(calibration.pixels), 'rows': rows}
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+        write_json(args.out, result)
     return 0
 
 

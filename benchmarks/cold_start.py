@@ -13,7 +13,6 @@ Measure on a quiet machine; the load average beforehand is in the result, benchm
 """
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -30,7 +29,7 @@ sys.path[0] = str(HERE.parent)
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.errors import InputError, run  # noqa: E402
-from CaiT.files import atomic_write  # noqa: E402
+from CaiT.files import write_json  # noqa: E402
 from CaiT.tools import benchmark  # noqa: E402
 
 BARE, IMPORT, FIRST = 'bare onnxruntime', 'import paddle', 'ours openvino, empty cache'
@@ -128,9 +127,7 @@ def main() -> int:
               'machine': benchmark.machine(), 'load average before': load,
               'versions': benchmark.versions('paddlepaddle', 'onnxruntime', 'openvino', 'numpy', 'Pillow'),
               'starts': found}
-    with atomic_write(args.output) as file:
-        json.dump(report, file, indent=1)
-        file.write('\n')
+    write_json(args.output, report)
     print(f'written to {args.output}')
     return 0
 

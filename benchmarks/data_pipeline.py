@@ -32,7 +32,7 @@ if __name__ == '__main__':  # run by path: the package need not be installed
 
 from CaiT.cli import Parser
 from CaiT.errors import InputError, run
-from CaiT.files import atomic_write
+from CaiT.files import write_json
 from CaiT.tools.benchmark import processor
 
 SIZE, CROP_PCT = 224, 0.9
@@ -237,9 +237,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         'pictures': {'count': len(pictures), 'mean KB': round(kilobytes, 1), 'made': not args.pictures},
         'tasks': tasks, 'pixels': differences,
     }
-    with atomic_write(args.output) as file:
-        json.dump(report, file, indent=1)
-        file.write('\n')
+    write_json(args.output, report)
     print(f'written to {args.output}')
     return 0
 

@@ -35,7 +35,7 @@ sys.path[0] = str(ROOT)
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.errors import InputError, run  # noqa: E402
-from CaiT.files import atomic_write  # noqa: E402
+from CaiT.files import write_json  # noqa: E402
 from CaiT.tools.benchmark import processor  # noqa: E402
 
 MODEL, DROP_PATH, DECAY = 'cait_xxs24_224', 0.05, 0.05
@@ -198,9 +198,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     machine = {'processor': processor(), 'cores': runtime.cores(), 'system': platform.platform(),
                'load average before': round(load, 1)}  # of other programs: it slows all sides, if not equally
     report = {'model': MODEL, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
-    with atomic_write(flags.output) as file:
-        json.dump(report, file, indent=1)
-        file.write('\n')
+    write_json(flags.output, report)
     print(f'written to {flags.output}')
 
 

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from CaiT.files import atomic_folder, atomic_write
+from CaiT.files import atomic_folder, atomic_write, write_json
 
 
 def test_written_whole(tmp_path):
@@ -55,3 +55,8 @@ def test_folder(tmp_path):
     with pytest.raises(ValueError), atomic_folder(tmp_path / 'other') as folder:
         raise ValueError
     assert (tmp_path / 'model' / 'a').read_text() == '4' and os.listdir(tmp_path) == ['model']
+
+
+def test_json_is_lines_that_read_back(tmp_path):
+    write_json(tmp_path / 'deep' / 'a.json', {'b': [1, 2.5]})
+    assert (tmp_path / 'deep' / 'a.json').read_text() == '{\n "b": [\n  1,\n  2.5\n ]\n}\n'

@@ -111,13 +111,14 @@ def linear_grad(x: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor
     to_x, to_weight, g = _empty(x.shape), _empty(weight.shape), _matrix(grad, rows, outputs)
     _multiply(g, _matrix(weight, inputs, outputs).turned(), _matrix(to_x, rows, inputs))
     _multiply(_matrix(x, rows, inputs).turned(), g, _matrix(to_weight, inputs, outputs))
-    return to_x, to_weight, weighted_sum(grad, _ones(rows))
+    return to_x, to_weight, sum_rows(grad)
 
 
-def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """The sum [C] of the rows of x [..., C], each times its weight [R]. As a product: the fastest way to sum."""
+def sum_rows(x: Tensor, weights: Optional[Tensor] = None) -> Tensor:
+    """The sum [C] of the rows of x [..., C], each times its weight [R], or 1. As a product: the fastest way to sum."""
     rows, columns = _flat(x)
     y = _empty([columns])
+    weights = _ones(rows) if weights is None else weights
     _multiply(_matrix(weights, 1, rows), _matrix(x, rows, columns), _matrix(y, 1, columns))
     return y
 
@@ -216,7 +217,6 @@ class _Kernel:
     """A primitive, called with addresses in the order of its ``arguments`` (names and shapes)."""
 
     def __init__(self, description: ctypes.c_void_p, *arguments: Tuple[int, ctypes.c_void_p]) -> None:
-        self.description = description
         self.primitive = _made('primitive_create', description)
         self.memories = [_made('memory_create', shape, _engine(), None) for _, shape in arguments]
         self.arguments = (_Argument * len(arguments))(

@@ -181,5 +181,5 @@ class _Scale(PyLayer):
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         x, factor, *keep = ctx.saved_tensor()
         batch, tokens, _ = x.shape
-        rows = paddle.ones([batch * tokens], x.dtype) if not keep else keep[0].expand([batch, tokens, 1]).reshape([-1])
-        return (onednn.times(grad, factor), onednn.weighted_sum(grad * x, rows), *(None for _ in keep))
+        rows = keep[0].expand([batch, tokens, 1]).reshape([-1]) if keep else None
+        return (onednn.times(grad, factor), onednn.sum_rows(grad * x, rows), *(None for _ in keep))

@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError
-from CaiT.files import atomic_write
+from CaiT.files import write_json
 
 OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
@@ -185,8 +185,7 @@ class Results:
     def add(self, row: Dict[str, Any]) -> None:
         self.rows.append(row)
         if self.path:
-            with atomic_write(self.path) as file:
-                file.write(json.dumps(self.as_dict(), indent=1) + '\n')
+            write_json(self.path, self.as_dict())
 
     def as_dict(self) -> Dict[str, Any]:
         return {**self.header, 'rows': self.rows}
