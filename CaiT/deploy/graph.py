@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 
 EPS = 1e-6  # of every LayerNorm in the three families, as CaiT.models.layers.EPS
-ATTENTIONS = ('linear', 'matmul', 'leading')
+ATTENTIONS = ('linear', 'matmul', 'folded', 'leading')
 Array = np.ndarray
 Tensor = Any  # the engine's own
 
@@ -211,8 +211,11 @@ class _Graph:
         """Attention of all tokens with the batch as first axis: [B, N, C] to the same."""
         q, k, v = self.queries_keys_values(u, name, tokens)
         scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, N, N]
-        scores = self.mix(scores, f'{name}.proj_l', tokens)
-        weights = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
+        if self.net.attention == 'folded' and f'{name}.proj_l.weight' in self.arrays:
+            weights = self.weights_folded(scores, name, tokens)
+        else:
+            scores = self.mix(scores, f'{name}.proj_l', tokens)
+            weights = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
         y = self.ops.transpose(self.ops.matmul(weights, v), [0, 2, 1, 3])  # [B, N, H, d]
         return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
 
@@ -224,12 +227,28 @@ class _Graph:
             mixed = self.linear(self.ops.transpose(scores, [0, 2, 3, 1]), name)  # [B, N, N, H]
             return self.ops.transpose(mixed, [0, 3, 1, 2])
         heads = self.net.num_heads
-        flat = self.ops.reshape(scores, [-1, heads, tokens * tokens])  # [B, H, N*N]
+        mixed = self.mix_flat(self.ops.reshape(scores, [-1, heads, tokens * tokens]), name)
+        return self.ops.reshape(mixed, [-1, heads, tokens, tokens])
+
+    def mix_flat(self, scores: Tensor, name: str) -> Tensor:
+        """Talking heads on [.., H, N*N]."""
         weight = self.ops.array(f'{name}.weight_t', self.arrays[f'{name}.weight'].T)
-        mixed = self.ops.matmul(weight, flat)
+        mixed = self.ops.matmul(weight, scores)
         if f'{name}.bias' in self.arrays:
             mixed = self.ops.add(mixed, self.ops.array(f'{name}.bias', self.arrays[f'{name}.bias'][:, None]))
-        return self.ops.reshape(mixed, [-1, heads, tokens, tokens])
+        return mixed
+
+    def weights_folded(self, scores: Tensor, name: str, tokens: int) -> Tensor:
+        """Scores [B, H, N, N] to weights of the same shape. Paddle's oneDNN copies for a reshape, but takes a reshape
+        and a transpose beside a product as another way to read or to write its matrices: hence the transposes, none of
+        which moves anything."""
+        reshape, transpose, heads = self.ops.reshape, self.ops.transpose, self.net.num_heads
+        x = transpose(reshape(scores, [-1, 1, heads, tokens * tokens]), [0, 1, 2, 3])
+        x = transpose(self.mix_flat(x, f'{name}.proj_l'), [0, 2, 1, 3])  # [B, H, 1, N*N]
+        x = self.ops.softmax(reshape(x, [-1, heads * tokens, tokens]))
+        x = transpose(reshape(x, [-1, heads, tokens * tokens]), [0, 1, 2])
+        x = self.mix_flat(x, f'{name}.proj_w')
+        return transpose(reshape(x, [-1, heads, tokens, tokens]), [0, 1, 2, 3])
 
     def attention_leading(self, u: Tensor, name: str, tokens: int) -> Tensor:
         """The same with the heads as first axis."""

@@ -42,6 +42,12 @@ def talking_heads_as_matmul(net: Network) -> Network:
     return net.with_arrays(attention='matmul')
 
 
+def talking_heads_folded(net: Network) -> Network:
+    """The same small matmul, its reshapes beside transposes that move nothing: for an engine that folds the pair into
+    its products (graph.weights_folded)."""
+    return net.with_arrays(attention='folded')
+
+
 def heads_leading(net: Network) -> Network:
     """The same sum over heads with the heads as first axis: Σ_h scores[h] · W[h, :], each term a scaled slice. Engines
     that fuse element-wise chains compute it in one pass."""
@@ -187,8 +193,9 @@ def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Netw
 
 
 def simplify(net: Network, attention: str, separate: bool) -> Network:
-    """Every rewrite. ``attention``: 'matmul' or 'leading'; ``separate``: queries, keys and values by three GEMMs."""
-    net = talking_heads_as_matmul(net) if attention == 'matmul' else heads_leading(net)
+    """Every rewrite. ``attention``: 'matmul', 'folded' or 'leading'; ``separate``: queries, keys and values by three
+    GEMMs."""
+    net = {'matmul': talking_heads_as_matmul, 'folded': talking_heads_folded, 'leading': heads_leading}[attention](net)
     for rewrite in (fold_embedding, fold_norm_affine, fold_layer_scale, fold_scale, last_block_on_prefix,
                     low_rank_class_attention, merge_heads):
         net = rewrite(net)

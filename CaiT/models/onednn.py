@@ -128,6 +128,12 @@ def times(x: Tensor, factor: Tensor) -> Tensor:
     return _run(_binary(_MULTIPLY, tuple(x.shape), tuple(factor.shape)), [x, factor], [x.shape])[0]
 
 
+def add_(x: Tensor, other: Tensor) -> Tensor:
+    """x plus ``other``, of one shape, in x's place."""
+    _binary(_ADD, tuple(x.shape), tuple(x.shape))(x.data_ptr(), other.data_ptr(), x.data_ptr())
+    return x
+
+
 def add_per_head_(x: Tensor, bias: Tensor) -> Tensor:
     """x [B, H, N, M] plus bias [H], in x's place."""
     batch, heads, rows, columns = x.shape

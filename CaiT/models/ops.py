@@ -69,8 +69,8 @@ def attention(qkv: paddle.Tensor, heads: int, scale: float, *mixing: paddle.Tens
 def residual(x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor,
              keep: Optional[paddle.Tensor]) -> paddle.Tensor:
     """x [B, N, C] plus its branch times LayerScale gamma [C] and, where given, stochastic depth's keep [B, 1, 1]."""
-    if wanted(branch, gamma):
-        return x + _Scale.apply(branch, gamma, keep)
+    if wanted(x, branch, gamma):
+        return _Residual.apply(x, branch, gamma, keep)
     branch = branch * gamma
     return x + (branch if keep is None else branch * keep)
 
@@ -168,18 +168,17 @@ def _mixed_grad(x: paddle.Tensor, weight: paddle.Tensor, grad: paddle.Tensor) ->
             paddle.matmul(_per_head(x), flat, transpose_y=True).sum(0))
 
 
-class _Scale(PyLayer):
-    """A branch [B, N, C] times gamma [C] and keep [B, 1, 1]."""
-
+class _Residual(PyLayer):
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, gamma: paddle.Tensor, keep: Optional[paddle.Tensor]) -> paddle.Tensor:
+    def forward(ctx: Any, x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor,
+                keep: Optional[paddle.Tensor]) -> paddle.Tensor:
         factor = gamma.reshape([1, 1, -1]) if keep is None else gamma * keep
-        ctx.save_for_backward(x, factor, *([] if keep is None else [keep]))
-        return onednn.times(x, factor)
+        ctx.save_for_backward(branch, factor, *([] if keep is None else [keep]))
+        return onednn.add_(onednn.times(branch, factor), x)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
-        x, factor, *keep = ctx.saved_tensor()
-        batch, tokens, _ = x.shape
+        branch, factor, *keep = ctx.saved_tensor()
+        batch, tokens, _ = branch.shape
         rows = keep[0].expand([batch, tokens, 1]).reshape([-1]) if keep else None
-        return (onednn.times(grad, factor), onednn.sum_rows(grad * x, rows), *(None for _ in keep))
+        return (grad, onednn.times(grad, factor), onednn.sum_rows(grad * branch, rows), *(None for _ in keep))

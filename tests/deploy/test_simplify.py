@@ -41,10 +41,11 @@ def raw_together(net):
     return s.simplify(raw(net), 'leading', False)
 
 
-ALONE = [s.talking_heads_as_matmul, s.heads_leading, s.drop_score_bias, s.fold_layer_scale, s.fold_scale,
-         s.fold_norm_affine, s.split_qkv, s.last_block_on_prefix, s.low_rank_class_attention, low_rank_last,
+ALONE = [s.talking_heads_as_matmul, s.talking_heads_folded, s.heads_leading, s.drop_score_bias, s.fold_layer_scale,
+         s.fold_scale, s.fold_norm_affine, s.split_qkv, s.last_block_on_prefix, s.low_rank_class_attention, low_rank_last,
          s.merge_heads, s.fold_embedding, raw]
-TOGETHER = [together('matmul', True), together('matmul', False), together('leading', False), together_raw, raw_together]
+TOGETHER = [together('matmul', True), together('matmul', False), together('leading', False), together('folded', True),
+            together_raw, raw_together]
 
 
 def pictures(size: int, batch: int, uint8: bool) -> tuple:
@@ -80,7 +81,7 @@ def test_same_logits(model, rewrite, batch):
 def test_same_logits_at_full_size(name, size):
     model = shaken(create_model(name, image_size=size, depth=2))
     for batch in (1, 3):
-        for rewrite in (TOGETHER[0], TOGETHER[2]):
+        for rewrite in (TOGETHER[0], TOGETHER[2], TOGETHER[3]):
             assert distance(model, rewrite, size, batch) <= 1e-5, (rewrite.__name__, batch)
 
 
