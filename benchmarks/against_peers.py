@@ -178,12 +178,17 @@ def gemm(model: Any, hint: str, threads: int) -> Contenders:
     return {f'GEMM {hint}, GFLOP': run}
 
 
-def limits(rates: Dict[str, Dict[str, float]], model: str) -> Dict[str, float]:
+def limits(rates: Dict[str, benchmark.Rate], model: str) -> Dict[str, benchmark.Rate]:
     """Pictures per second that the GEMM rates, which are taken out of ``rates``, allow."""
     from CaiT.tools.model_table import macs
-    flop = 2 * macs(model)['total']
-    return {precision: rates.pop(f'GEMM {hint}, GFLOP')['median'] * 1e9 / flop
-            for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
+    pictures = 1e9 / (2 * macs(model)['total'])  # in a GFLOP
+    found = {}
+    for hint, precision in GEMMS.items():
+        gflops = rates.pop(f'GEMM {hint}, GFLOP', None)
+        if gflops:
+            found[precision] = {key: [one * pictures for one in value] if key == 'windows' else value * pictures
+                                for key, value in gflops.items()}
+    return found
 
 
 def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> Iterator[Dict[str, Any]]:
@@ -233,7 +238,8 @@ def main() -> int:
     results = benchmark.Results(f'{args.out}.json', header)
     for row in measure(args, torch, results):
         print('\n'.join(benchmark.table([row])))
-        print(f'    arithmetic limit: {row["limits"]}   absent: {row["absent"] or "none"}', flush=True)
+        reached = {kind: round(limit['median'], 1) for kind, limit in row['limits'].items()}
+        print(f'    arithmetic limit: {reached}   absent: {row["absent"] or "none"}', flush=True)
     from chart import draw, markdown
     with atomic_write(f'{args.out}.md') as file:
         file.write('\n'.join(markdown(results.as_dict())) + '\n')

@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from CaiT.tools.benchmark import Rate, ratio
 
 PRECISIONS = ('fp32', 'bf16', 'int8')
 COLOURS = {'ours': '#1f6fb2', 'timm': '#c9702b', "papers'": '#8a8a8a'}
@@ -24,31 +28,38 @@ def markdown(result: Dict[str, Any]) -> List[str]:
     machine, lines = result['machine'], ['# Inference on this CPU', '']
     lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Medians of '
               f'{result["rounds"]} windows of {result["seconds"]} s (fewer where one run takes longer), all in '
-              'turn; float32 arrays in, logits out; random weights. Versions: '
+              'turn; a ratio is the median of those of the windows; float32 arrays in, logits out; random weights. '
+              'Versions: '
               + ', '.join(f'{k} {v}' for k, v in result['versions'].items()) + '.', '']
     for row in result['rows']:
-        rates = {name: rate['median'] for name, rate in row['rates'].items()}
-        eager = rates.get('timm PyTorch eager')
+        rates = row['rates']
         lines += [f'## {row["model"]}, batch {row["batch"]}, {row["threads"]} threads', '',
                   '| | pictures/s | x best peer of that precision | x PyTorch eager | share of the arithmetic limit |',
                   '|---|---|---|---|---|']
-        for name, rate in sorted(rates.items(), key=lambda item: (PRECISIONS.index(precision_of(item[0])), -item[1])):
+        for name in ordered(rates):
             kind = precision_of(name)
-            peers = [value for other, value in rates.items()
+            peers = [rate for other, rate in rates.items()
                      if not other.startswith('ours') and precision_of(other) == kind]
+            best = max(peers, key=lambda rate: rate['median'], default=None)
             limit = row['limits'].get(kind)
-            lines.append(f'| {"**" + name + "**" if name.startswith("ours") else name} | {rate:.1f} | '
-                         f'{_ratio(rate, max(peers, default=0))} | {_ratio(rate, eager)} | '
-                         f'{f"{100 * rate / limit:.0f} %" if limit else ""} |')
+            share = f'{100 * ratio(rates[name], limit):.0f} %' if limit else ''
+            lines.append(f'| {"**" + name + "**" if name.startswith("ours") else name} | {rates[name]["median"]:.1f} | '
+                         f'{_ratio(rates[name], best)} | {_ratio(rates[name], rates.get("timm PyTorch eager"))} | '
+                         f'{share} |')
         lines += ['', 'Limit by the fastest GEMM measured in the same run: '
-                  + ', '.join(f'{kind} {value:.0f}/s' for kind, value in row['limits'].items()) + '.']
+                  + ', '.join(f'{kind} {limit["median"]:.0f}/s' for kind, limit in row['limits'].items()) + '.']
         lines += [f'Absent: {name} ({why}).' for name, why in row['absent'].items()]
         lines.append('')
     return lines
 
 
-def _ratio(value: float, other: Any) -> str:
-    return f'{value / other:.2f}' if other else ''
+def ordered(rates: Dict[str, Rate]) -> List[str]:
+    """Names by precision, the fastest of each first."""
+    return sorted(rates, key=lambda name: (PRECISIONS.index(precision_of(name)), -rates[name]['median']))
+
+
+def _ratio(one: Rate, other: Optional[Rate]) -> str:
+    return f'{ratio(one, other):.2f}' if other else ''
 
 
 def draw(result: Dict[str, Any], path: str) -> None:
@@ -61,14 +72,13 @@ def draw(result: Dict[str, Any], path: str) -> None:
                   key=lambda row: (-row['threads'], abs(row['batch'] - 8))) for model in models]
     figure, axes = pyplot.subplots(len(chosen), 1, figsize=(9, 4.6 * len(chosen)), squeeze=False)
     for axis, row in zip(axes[:, 0], chosen):
-        names = sorted(row['rates'], key=lambda name: (PRECISIONS.index(precision_of(name)),
-                                                      row['rates'][name]['median']))
+        names = ordered(row['rates'])[::-1]  # the first bar is drawn at the bottom
         values = [row['rates'][name]['median'] for name in names]
         axis.barh(names, values, color=[COLOURS[name.split(' ')[0]] for name in names])
         for position, value in enumerate(values):
             axis.text(value, position, f' {value:.0f}', va='center', fontsize=8)
         for (kind, limit), style in zip(row['limits'].items(), ('--', ':')):
-            axis.axvline(limit, color='black', linestyle=style, linewidth=1, label=f'{kind} limit (GEMM alone)')
+            axis.axvline(limit['median'], color='black', linestyle=style, linewidth=1, label=f'{kind} limit (GEMM alone)')
         axis.set_title(f'{row["model"]}: pictures/s, batch {row["batch"]}, {row["threads"]} threads', fontsize=10)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, loc='lower right')

@@ -18,12 +18,18 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import chart  # noqa: E402
 
 
+def rate(*windows: float) -> dict:
+    return {'median': sorted(windows)[len(windows) // 2], 'best': max(windows), 'worst': min(windows),
+            'windows': list(windows)}
+
+
 def result() -> dict:
+    """Everything ran twice as fast in the first of three windows."""
     rates = {'ours openvino fp32': 80.0, 'ours paddle bf16': 120.0, 'timm openvino fp32': 64.0,
              'timm openvino bf16': 96.0, 'timm PyTorch eager': 20.0, "papers' graph paddle fp32": 40.0}
-    row = {'model': 'cait_xxs24_224', 'threads': 2, 'batch': 8, 'limits': {'fp32': 100.0, 'bf16': 160.0},
+    row = {'model': 'cait_xxs24_224', 'threads': 2, 'batch': 8, 'limits': {'fp32': rate(200.0, 100.0, 100.0), 'bf16': rate(320.0, 160.0, 160.0)},
            'absent': {'timm PyTorch compile': 'no compiler'},
-           'rates': {name: {'median': value, 'best': value, 'worst': value} for name, value in rates.items()}}
+           'rates': {name: rate(2 * value, value, value) for name, value in rates.items()}}
     machine = {'cpu': 'a cpu', 'cores': 2, 'instructions': ['avx2']}
     return {'machine': machine, 'rounds': 5, 'seconds': 1.0, 'versions': {'torch': '2'}, 'rows': [row]}
 
@@ -38,7 +44,8 @@ def test_contenders_take_turns_and_the_median_counts():
         return run
     rates = benchmark.round_robin({'a': contender('a'), 'b': contender('b')}, 3, 0.1)
     assert order == ['a', 'b'] * 4  # the first turn warms up and is not counted
-    assert rates['a'] == {'median': 2, 'best': 30, 'worst': 1, 'windows': 3} and rates['b']['median'] == 5
+    assert rates['a'] == {'median': 2, 'best': 30, 'worst': 1, 'windows': [1, 2, 30]}
+    assert rates['b']['median'] == 5 and benchmark.ratio(rates['a'], rates['b']) == 0.4  # of 0.2, 0.4 and 6
 
 
 def test_a_window_counts_pictures(monkeypatch):
@@ -58,7 +65,8 @@ def test_long_runs_get_fewer_rounds(monkeypatch):
     def run(seconds):
         now[0] += 60
         return 60, 60.0
-    assert benchmark.round_robin({'a': run}, 10, 1.0)['a'] == {'median': 1, 'best': 1, 'worst': 1, 'windows': 3}
+    assert benchmark.round_robin({'a': run}, 10, 1.0)['a'] == {'median': 1, 'best': 1, 'worst': 1,
+                                                                 'windows': [1, 1, 1]}
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,23 @@ def exported(request, checks, tmp_path_factory):
 def logits(folder: str, backend: str, precision: str, kind: str, checks, count: int, batch: int = 8) -> np.ndarray:
     predictor = Predictor(folder, backend, Options(precision, kind, 2, batch))
     return predictor.logits(np.resize(checks.array(kind), (count, *predictor.picture_shape)))
+
+
+def test_paddle_copies_no_attention(exported):
+    """Its oneDNN names every operation it runs: talking heads need no copy of the scores (2 pictures, 16 tokens)."""
+    script = ('import sys, numpy as np; from CaiT.deploy.engines import Options; '
+              'from CaiT.deploy.predictor import Predictor; '
+              "model = Predictor(sys.argv[1], 'paddle', Options('fp32', 'float', 2, 2)); "
+              'model.logits(np.zeros((2, *model.picture_shape), np.float32))')
+    said = subprocess.run([sys.executable, '-c', script, exported[1]], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, 'ONEDNN_VERBOSE': '1'}, check=True).stdout
+    run = [line.split(',') for line in said.splitlines() if line.startswith('onednn_verbose') and ',exec,' in line]
+    heads = exported[0].blocks[0].attn.num_heads
+    tokens = exported[0].pos_embed.shape[1]
+    values = 2 * heads * tokens * tokens
+    sizes = [(fields[5], math.prod(map(int, fields[-2].split('x')))) for fields in run
+             if fields[5] in ('softmax', 'reorder')]
+    assert ('softmax', values) in sizes and ('reorder', values) not in sizes
 
 
 @pytest.mark.parametrize('backend, precision', PAIRS)

@@ -42,8 +42,8 @@ def raw_together(net):
 
 
 ALONE = [s.talking_heads_as_matmul, s.talking_heads_folded, s.heads_leading, s.drop_score_bias, s.fold_layer_scale,
-         s.fold_scale, s.fold_norm_affine, s.split_qkv, s.last_block_on_prefix, s.low_rank_class_attention, low_rank_last,
-         s.merge_heads, s.fold_embedding, raw]
+         s.fold_scale, s.fold_norm_affine, s.split_qkv, s.last_block_on_prefix, s.low_rank_class_attention,
+         low_rank_last, s.merge_heads, s.fold_embedding, raw]
 TOGETHER = [together('matmul', True), together('matmul', False), together('leading', False), together('folded', True),
             together_raw, raw_together]
 
