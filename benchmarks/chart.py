@@ -78,7 +78,8 @@ def draw(result: Dict[str, Any], path: str) -> None:
         for position, value in enumerate(values):
             axis.text(value, position, f' {value:.0f}', va='center', fontsize=8)
         for (kind, limit), style in zip(row['limits'].items(), ('--', ':')):
-            axis.axvline(limit['median'], color='black', linestyle=style, linewidth=1, label=f'{kind} limit (GEMM alone)')
+            axis.axvline(limit['median'], color='black', linestyle=style, linewidth=1,
+                         label=f'{kind} limit (GEMM alone)')
         axis.set_title(f'{row["model"]}: pictures/s, batch {row["batch"]}, {row["threads"]} threads', fontsize=10)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, loc='lower right')
