@@ -181,4 +181,5 @@ class _Residual(PyLayer):
         branch, factor, *keep = ctx.saved_tensor()
         batch, tokens, _ = branch.shape
         rows = keep[0].expand([batch, tokens, 1]).reshape([-1]) if keep else None
-        return (grad, onednn.times(grad, factor), onednn.sum_rows(grad * branch, rows), *(None for _ in keep))
+        # Paddle adds x's other gradients to the tensor that it is given, which must not be the one that it gave.
+        return (grad.clone(), onednn.times(grad, factor), onednn.sum_rows(grad * branch, rows), *(None for _ in keep))

@@ -185,7 +185,8 @@ def test_switches(settings, kernels):
 
 @pytest.mark.parametrize('name', ['cait_xxs24_224', 'deit_tiny_distilled_patch16_224'])
 def test_model(name, monkeypatch):
-    """All gradients of a whole model, every parameter drawn at random, LayerScale large."""
+    """All gradients of a whole model, every parameter drawn at random, LayerScale large; those of blocks' outputs too,
+    which someone may have asked to keep."""
     model = create_model(name, image_size=64, depth=3, num_classes=9, drop_path_rate=0.0)
     rng = np.random.default_rng(2)
     for key, parameter in model.named_parameters():
@@ -193,13 +194,18 @@ def test_model(name, monkeypatch):
         parameter.set_value(rng.normal(centre, 0.1, parameter.shape).astype('float32'))
     model.train()
     pictures = paddle.to_tensor(rng.normal(0, 1, (4, 3, 64, 64)).astype('float32'))
+    outputs = []
+    for block in model.blocks:
+        block.register_forward_post_hook(lambda layer, given, output: outputs.append(output) or output.retain_grads())
 
     def run():
+        outputs.clear()
         logits = model(pictures)
         heads = logits if isinstance(logits, tuple) else [logits]
         loss = sum(F.cross_entropy(one, paddle.arange(4)) for one in heads)
         loss.backward()
         found = {key: parameter.grad.numpy() for key, parameter in model.named_parameters()}
+        found.update((f'output of block {index}', output.grad.numpy()) for index, output in enumerate(outputs))
         model.clear_gradients()
         return loss.item(), found
 
