@@ -8,6 +8,8 @@ Paddle reads these once, when it is imported:
   (AVX-512) or 5 (AVX2) gives the fast path back. It is undocumented, so it is set only when the CPU has the
   instructions, and never on Intel;
 - stride kernels: as views, transposes are copied later by one slow thread; off, the training step halves;
+- what the executor of exported models no longer needs is freed in another thread, one tensor at a time, on a core that
+  the operations need: collected to 50 MB first, one picture takes a seventh less;
 - the allocator: glibc returns big blocks to the kernel after every batch; keeping them makes batch 32 as fast
   per picture as batch 8.
 
@@ -46,7 +48,8 @@ def cpu_flags() -> Set[str]:
 
 def settings(cpuinfo: str, threads: int) -> Dict[str, str]:
     """The environment for a processor described by ``cpuinfo`` (text of /proc/cpuinfo)."""
-    values = {'OMP_NUM_THREADS': str(threads), 'FLAGS_use_stride_kernel': '0', 'GLOG_minloglevel': '2'}
+    values = {'OMP_NUM_THREADS': str(threads), 'FLAGS_use_stride_kernel': '0', 'FLAGS_eager_delete_tensor_gb': '0.05',
+              'GLOG_minloglevel': '2'}
     if 'AuthenticAMD' in cpuinfo:
         flags = set(cpuinfo.split())
         if flags.issuperset(_AVX512):
