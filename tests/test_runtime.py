@@ -13,7 +13,8 @@ from CaiT import runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 AVX512 = 'avx2 avx512f avx512dq avx512bw avx512vl avx512cd'
-KEYS = ('OMP_NUM_THREADS', 'FLAGS_use_stride_kernel', 'MKL_DEBUG_CPU_TYPE', 'CAIT_RUNTIME', 'GLOG_minloglevel')
+KEYS = ('OMP_NUM_THREADS', 'FLAGS_use_stride_kernel', 'FLAGS_eager_delete_tensor_gb', 'MKL_DEBUG_CPU_TYPE',
+        'CAIT_RUNTIME', 'GLOG_minloglevel')
 
 
 @pytest.mark.parametrize('cpuinfo, kind', [
@@ -44,6 +45,12 @@ def test_prepare_sets_and_reports():
     line, values = found.splitlines()
     assert values == f'{runtime.cores()} 0'
     assert f'OMP_NUM_THREADS={runtime.cores()}' in line and 'FLAGS_use_stride_kernel=0' in line and 'malloc=' in line
+
+
+def test_paddle_reads_them():
+    found = script(PREPARE + 'import paddle; flags = ["FLAGS_use_stride_kernel", "FLAGS_eager_delete_tensor_gb"]; '
+                             'print(*paddle.get_flags(flags).values())')
+    assert found.splitlines()[-1] == 'False 0.05'
 
 
 def test_the_users_settings_win():
