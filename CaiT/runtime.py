@@ -8,8 +8,8 @@ Paddle reads these once, when it is imported:
   (AVX-512) or 5 (AVX2) gives the fast path back. It is undocumented, so it is set only when the CPU has the
   instructions, and never on Intel;
 - stride kernels: as views, transposes are copied later by one slow thread; off, the training step halves;
-- what the executor of exported models no longer needs is freed in another thread, one tensor at a time, on a core that
-  the operations need: collected to 50 MB first, one picture takes a seventh less;
+- dead tensors: the executor of exported models frees each in another thread, on a core that the operations need.
+  Collected to 50 MB first, single pictures are 1.13 to 1.18 times as fast;
 - the allocator: glibc returns big blocks to the kernel after every batch; keeping them makes batch 32 as fast
   per picture as batch 8.
 

@@ -17,7 +17,6 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 
 EPS = 1e-6  # of every LayerNorm in the three families, as CaiT.models.layers.EPS
-ATTENTIONS = ('linear', 'matmul', 'folded', 'leading')
 Array = np.ndarray
 Tensor = Any  # the engine's own
 
