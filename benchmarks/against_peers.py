@@ -182,13 +182,8 @@ def limits(rates: Dict[str, benchmark.Rate], model: str) -> Dict[str, benchmark.
     """Pictures per second that the GEMM rates, which are taken out of ``rates``, allow."""
     from CaiT.tools.model_table import macs
     pictures = 1e9 / (2 * macs(model)['total'])  # in a GFLOP
-    found = {}
-    for hint, precision in GEMMS.items():
-        gflops = rates.pop(f'GEMM {hint}, GFLOP', None)
-        if gflops:
-            found[precision] = {key: [one * pictures for one in value] if key == 'windows' else value * pictures
-                                for key, value in gflops.items()}
-    return found
+    return {precision: benchmark.rate([one * pictures for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
+            for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
 
 
 def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> Iterator[Dict[str, Any]]:

@@ -120,6 +120,7 @@ def draw(here: Dict[str, Any], there: Dict[str, Any], path: Path) -> None:
 def main() -> None:
     from CaiT import runtime
     from CaiT.cli import Parser
+    from CaiT.files import write_json
     parser = Parser(__doc__)
     parser.flag('data_path', required=True, help='a data set in ImageNet layout')
     parser.flag('num_classes', type=int, default=10)
@@ -150,7 +151,7 @@ def main() -> None:
               'largest_difference': float(apart.max()), 'at_update': int(apart.argmax()),
               'mean_difference': float(apart.mean()), 'first_difference': float(apart[0]), 'here': here,
               'there': there}
-    (output / 'losses.json').write_text(json.dumps(result, indent=1) + '\n')
+    write_json(output / 'losses.json', result)
     draw(here, there, output / 'losses.png')
     print(f'{flags.updates} updates, losses differ by {apart.max():.2e} at most (update {apart.argmax()}), '
           f'{apart.mean():.2e} on average, {apart[0]:.2e} at the first; {output}/losses.png')

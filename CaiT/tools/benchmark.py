@@ -35,7 +35,7 @@ MACS_PER_SECOND = 4e10  # of one thread, roughly: for guessing how long the rest
 INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (pictures, seconds taken)
 Contenders = Dict[str, Window]
-Rate = Dict[str, Any]  # of a contender, see round_robin
+Rate = Dict[str, Any]  # of a contender, see rate
 
 
 def window(run: Callable[[], Any], pictures: int) -> Window:
@@ -49,10 +49,14 @@ def window(run: Callable[[], Any], pictures: int) -> Window:
     return measured
 
 
+def rate(windows: Sequence[float]) -> Rate:
+    """{median, best, worst, windows} of a contender's windows, in order."""
+    return {'median': statistics.median(windows), 'best': max(windows), 'worst': min(windows), 'windows': list(windows)}
+
+
 def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Rate]:
-    """{name: {median, best, worst, windows}} in pictures per second over ``rounds`` windows each, taken in turn; over
-    fewer, but ENOUGH, where single runs are so long that all together take twice what was asked for. ``windows`` are
-    the rates of all, in order."""
+    """{name: rate} in pictures per second over ``rounds`` windows each, taken in turn; over fewer, but ENOUGH, where
+    single runs are so long that all together take twice what was asked for."""
     rates: Dict[str, List[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run(0.0)  # compile, fill caches
@@ -64,8 +68,7 @@ def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str
             time.sleep(PAUSE)
             pictures, taken = run(seconds)
             rates[name].append(pictures / taken)
-    return {name: {'median': statistics.median(found), 'best': max(found), 'worst': min(found), 'windows': found}
-            for name, found in rates.items()}
+    return {name: rate(found) for name, found in rates.items()}
 
 
 def ratio(one: Rate, other: Rate) -> float:

@@ -18,19 +18,14 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import chart  # noqa: E402
 
 
-def rate(*windows: float) -> dict:
-    return {'median': sorted(windows)[len(windows) // 2], 'best': max(windows), 'worst': min(windows),
-            'windows': list(windows)}
-
-
 def result() -> dict:
     """Everything ran twice as fast in the first of three windows."""
     rates = {'ours openvino fp32': 80.0, 'ours paddle bf16': 120.0, 'timm openvino fp32': 64.0,
              'timm openvino bf16': 96.0, 'timm PyTorch eager': 20.0, "papers' graph paddle fp32": 40.0}
     row = {'model': 'cait_xxs24_224', 'threads': 2, 'batch': 8,
-           'limits': {'fp32': rate(200.0, 100.0, 100.0), 'bf16': rate(320.0, 160.0, 160.0)},
+           'limits': {'fp32': benchmark.rate([200.0, 100.0, 100.0]), 'bf16': benchmark.rate([320.0, 160.0, 160.0])},
            'absent': {'timm PyTorch compile': 'no compiler'},
-           'rates': {name: rate(2 * value, value, value) for name, value in rates.items()}}
+           'rates': {name: benchmark.rate([2 * value, value, value]) for name, value in rates.items()}}
     machine = {'cpu': 'a cpu', 'cores': 2, 'instructions': ['avx2']}
     return {'machine': machine, 'rounds': 5, 'seconds': 1.0, 'versions': {'torch': '2'}, 'rows': [row]}
 
