@@ -21,12 +21,13 @@ from CaiT.models.layers import (
     LayerNorm,
     Mlp,
     PatchEmbed,
+    Residual,
     SelfAttention,
+    added,
     check_shape,
     linear,
     token,
 )
-from CaiT.models.ops import residual
 from CaiT.models.registry import IMAGENET, Variant, data_config
 
 
@@ -79,7 +80,7 @@ class ClassAttention(nn.Layer):
         return self.proj_drop(self.proj(y))
 
 
-class Block(nn.Layer):
+class Block(Residual):
     """Attention and MLP, each normalised before, scaled by LayerScale and added to what came in."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, init_values: float,
@@ -95,11 +96,7 @@ class Block(nn.Layer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self._add(x, self.attn(self.norm1(x)), self.gamma_1)
-        return self._add(x, self.mlp(self.norm2(x)), self.gamma_2)
-
-    def _add(self, x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor) -> paddle.Tensor:
-        return residual(x, branch, gamma, self.drop_path.keep(branch))
+        return self.add_mlp(self.add_attention(x, self.gamma_1), self.gamma_2)
 
 
 class ClassBlock(Block):
@@ -107,8 +104,8 @@ class ClassBlock(Block):
 
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
         tokens = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
-        cls = self._add(cls, self.attn(self.norm1(tokens)), self.gamma_1)
-        return self._add(cls, self.mlp(self.norm2(cls)), self.gamma_2)
+        cls = added(cls, self.attn(self.norm1(tokens)), self.gamma_1, self.drop_path.keep(cls))
+        return self.add_mlp(cls, self.gamma_2)
 
 
 class CaiT(Backbone):

@@ -152,11 +152,8 @@ class SelfAttention(nn.Layer):
 
     def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens [B, N, C] to attention [B, H, N, N] and values [B, H, N, d]."""
-        return self._attend(self.qkv(x))
-
-    def _attend(self, qkv: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        _, tokens, width = qkv.shape
-        qkv = qkv.reshape([-1, tokens, 3, self.num_heads, width // (3 * self.num_heads)])
+        _, tokens, width = x.shape
+        qkv = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, width // self.num_heads])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d] each
         scores = paddle.matmul(q * self.scale, k, transpose_y=True)
         before, after = self.mixers() or (nn.Identity(), nn.Identity())
@@ -164,15 +161,60 @@ class SelfAttention(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         _, tokens, dim = x.shape
-        qkv = self.qkv(x)
-        mixing = [parameter for mixer in self.mixers() for parameter in (mixer.weight, mixer.bias)]
-        if ops.wanted(qkv, *mixing) and ops.attends(qkv) and not self.attn_drop.p:
-            x = ops.attention(qkv, self.num_heads, self.scale, *mixing)
-        else:
-            attention, v = self._attend(qkv)
-            x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
-            x = x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
-        return self.proj_drop(self.proj(x))
+        attention, v = self.attend(x)
+        x = paddle.matmul(self.attn_drop(attention), v)  # [B, H, N, d]
+        return self.proj_drop(self.proj(x.transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])))
+
+
+class Residual(nn.Layer):
+    """A block: ``attn`` after ``norm1``, ``mlp`` after ``norm2``, each added to what came in, unless ``drop_path``
+    drops it, and multiplied by a LayerScale before if the family has one.
+
+    On a CPU such a branch is one operation, in which only the pictures that are kept are computed; where someone
+    listens to its layers, has put others in their place or wants dropout, the layers are called.
+    """
+
+    def add_attention(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+        """x [B, N, C] plus its attention, times gamma [C]."""
+        keep, attn = self.drop_path.keep(x), self.attn
+        if untouched(self.norm1, attn):
+            pictures, learned = ops.kept(keep), parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers())
+            if ops.wanted(x, x if gamma is None else gamma, *learned) and ops.attends(pictures.count(x.shape[0]), x.shape[1]):
+                return ops.attention(x, pictures, learned, gamma, attn.num_heads, attn.scale, EPS)
+        return added(x, attn(self.norm1(x)), gamma, keep)
+
+    def add_mlp(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+        """x [B, N, C] plus its MLP, times gamma [C]."""
+        keep = self.drop_path.keep(x)
+        if untouched(self.norm2, self.mlp):
+            learned = parameters(self.norm2, self.mlp.fc1, self.mlp.fc2)
+            if ops.wanted(x, x if gamma is None else gamma, *learned):
+                return ops.mlp(x, ops.kept(keep), learned, gamma, EPS)
+        return added(x, self.mlp(self.norm2(x)), gamma, keep)
+
+
+def added(x: paddle.Tensor, branch: paddle.Tensor, gamma: Optional[paddle.Tensor],
+          keep: Optional[paddle.Tensor]) -> paddle.Tensor:
+    """x [B, N, C] plus its branch, times gamma [C] and what stochastic depth says of each picture [B, 1, 1]."""
+    branch = branch if gamma is None else branch * gamma
+    return x + (branch if keep is None else branch * keep)
+
+
+def parameters(*layers: nn.Layer) -> List[paddle.Tensor]:
+    """Weight and bias of each layer."""
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+
+
+def untouched(*layers: nn.Layer) -> bool:
+    """Whether these layers, run eagerly, compute what this file says: nobody listens to one, has put another in its
+    place or wants dropout."""
+    return paddle.in_dynamic_mode() and not any(
+        layer._forward_pre_hooks or layer._forward_post_hooks or 'forward' in vars(layer) or
+        (layer.p and layer.training if isinstance(layer, nn.Dropout) else type(layer).forward not in OURS)
+        for one in layers for layer in one.sublayers(include_self=True))
+
+
+OURS = {kind.forward for kind in (Linear, LayerNorm, HeadMix, Mlp, SelfAttention)}
 
 
 class Backbone(nn.Layer):

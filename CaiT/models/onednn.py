@@ -34,6 +34,7 @@ _CPU, _FLOAT32, _IN_ORDER, _AXES, _BYTES = 1, 3, 1, 12, 4
 _PLACE = paddle.CPUPlace()
 
 Tensor, Sizes = paddle.Tensor, Tuple[int, ...]
+Runs = Sequence[Tuple[int, int]]  # of pictures: the first, how many
 _thread = threading.local()  # kernels: they keep the addresses of their call, so threads cannot share them
 
 
@@ -65,9 +66,10 @@ def gelu(x: Tensor) -> Tensor:
     return _run(_gelu(math.prod(x.shape))[0], [x], [x.shape])[0]
 
 
-def gelu_grad(x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient to x, from that to gelu(x)."""
-    return _run(_gelu(math.prod(x.shape))[1], [x, grad], [x.shape])[0]
+def gelu_grad_(x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient to x, from that to gelu(x), in that one's place."""
+    _gelu(math.prod(x.shape))[1](x.data_ptr(), grad.data_ptr(), grad.data_ptr())
+    return grad
 
 
 def softmax_(x: Tensor) -> Tensor:
@@ -114,24 +116,61 @@ def linear_grad(x: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor
     return to_x, to_weight, sum_rows(grad)
 
 
-def sum_rows(x: Tensor, weights: Optional[Tensor] = None) -> Tensor:
-    """The sum [C] of the rows of x [..., C], each times its weight [R], or 1. As a product: the fastest way to sum."""
+def sum_rows(x: Tensor) -> Tensor:
+    """The sum [C] of the rows of x [..., C]. As a product: the fastest way to sum."""
     rows, columns = _flat(x)
     y = _empty([columns])
-    weights = _ones(rows) if weights is None else weights
-    _multiply(_matrix(weights, 1, rows), _matrix(x, rows, columns), _matrix(y, 1, columns))
+    _multiply(_matrix(_ones(rows), 1, rows), _matrix(x, rows, columns), _matrix(y, 1, columns))
+    return y
+
+
+def sum_tokens(x: Tensor, channels: int) -> Tensor:
+    """The sums [B, channels] over the tokens of x [B, N, C]'s last channels."""
+    batch, tokens, width = x.shape
+    y = _empty([batch, channels])
+    start = x.data_ptr() + (width - channels) * _BYTES
+    _multiply(_View(_ones(batch * tokens).data_ptr(), (batch, 1, tokens), (tokens, tokens, 1)),
+              _View(start, (batch, tokens, channels), (tokens * width, width, 1)),
+              _View(y.data_ptr(), (batch, 1, channels), (channels, channels, 1)))
     return y
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:
-    """x [B, N, C] times factor [B or 1, 1, C]."""
-    return _run(_binary(_MULTIPLY, tuple(x.shape), tuple(factor.shape)), [x, factor], [x.shape])[0]
+    """x [..., C] times ``factor``, of the same shape or [C]."""
+    rows, columns = _flat(x)
+    kernel = _binary(_MULTIPLY, (rows, columns), (math.prod(factor.shape) // columns, columns))
+    return _run(kernel, [x, factor], [x.shape])[0]
 
 
-def add_(x: Tensor, other: Tensor) -> Tensor:
-    """x plus ``other``, of one shape, in x's place."""
-    _binary(_ADD, tuple(x.shape), tuple(x.shape))(x.data_ptr(), other.data_ptr(), x.data_ptr())
-    return x
+def take(x: Tensor, runs: Optional[Runs]) -> Tensor:
+    """The pictures of x [B, N, C] in ``runs``, one after the other; x itself where all are meant."""
+    if runs is None:
+        return x
+    y = _empty([sum(count for _, count in runs), *x.shape[1:]])
+    size, done = math.prod(x.shape[1:]) * _BYTES, 0
+    for first, count in runs:
+        ctypes.memmove(y.data_ptr() + done * size, x.data_ptr() + first * size, count * size)
+        done += count
+    return y
+
+
+def add(x: Tensor, y: Tensor, runs: Optional[Runs]) -> Tensor:
+    """x [B, N, C] plus y [B or fewer, N, C], whose pictures belong to those of x in ``runs``. Takes y's place if it
+    can."""
+    shape = tuple(x.shape)
+    if runs is None:
+        _binary(_ADD, shape, shape)(y.data_ptr(), x.data_ptr(), y.data_ptr())
+        return y
+    out = _empty(shape)
+    size, place, done = math.prod(shape[1:]) * _BYTES, 0, 0
+    for first, count in (*runs, (shape[0], 0)):
+        ctypes.memmove(out.data_ptr() + place * size, x.data_ptr() + place * size, (first - place) * size)
+        if count:
+            some = (count, *shape[1:])
+            _binary(_ADD, some, some)(x.data_ptr() + first * size, y.data_ptr() + done * size,
+                                      out.data_ptr() + first * size)
+        place, done = first + count, done + count
+    return out
 
 
 def add_per_head_(x: Tensor, bias: Tensor) -> Tensor:

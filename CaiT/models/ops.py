@@ -6,24 +6,24 @@ product beside it. ``wanted`` decides for all of them.
 """
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from CaiT.models import onednn
 
-Gradients = Tuple[paddle.Tensor, ...]
+Gradients = Parameters = Tuple[paddle.Tensor, ...]
 
 
-def wanted(*tensors: paddle.Tensor) -> bool:
+def wanted(*tensors: Optional[paddle.Tensor]) -> bool:
     """Whether an operation on these tensors takes oneDNN: eager float32 on a CPU, all of them learning or none.
-    Exports, compiled training, GPUs, half precision and frozen parameters do not."""
-    learning = paddle.is_grad_enabled()
+    Exports, compiled training, GPUs, half precision, partly frozen layers and those without bias (None) do not."""
     return paddle.in_dynamic_mode() and all(
-        t.dtype == paddle.float32 and t.place.is_cpu_place() and not (learning and t.stop_gradient) for t in tensors
-    ) and bool(onednn.version())
+        t is not None and t.dtype == paddle.float32 and t.place.is_cpu_place() for t in tensors
+    ) and (not paddle.is_grad_enabled() or len({t.stop_gradient for t in tensors}) == 1) and bool(onednn.version())
 
 
 def note() -> str:
@@ -33,7 +33,7 @@ def note() -> str:
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: Optional[paddle.Tensor]) -> paddle.Tensor:
     """x [..., in] times weight [in, out] plus bias [out]."""
-    if bias is not None and wanted(x, weight, bias):
+    if wanted(x, weight, bias):
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -50,29 +50,52 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     return _Gelu.apply(x) if wanted(x) else F.gelu(x)
 
 
-def attends(qkv: paddle.Tensor) -> bool:
-    """Whether ``attention`` can take this batch [B, N, 3 * C]. oneDNN 3.6 misreads queries and keys that lie side by
-    side when a picture's step, 3 * N * C values, happens to be B * C: its results are wrong then."""
-    batch, tokens, _ = qkv.shape
+def attends(batch: int, tokens: int) -> bool:
+    """Whether ``attention`` can take a batch of this size. oneDNN 3.6 misreads queries and keys that lie side by side
+    when a picture's step, 3 * N * C values, happens to be B * C: its results are wrong then."""
     return batch != 3 * tokens
 
 
-def attention(qkv: paddle.Tensor, heads: int, scale: float, *mixing: paddle.Tensor) -> paddle.Tensor:
-    """Queries, keys and values side by side [B, N, 3 * C] to what each query reads [B, N, C]; only where ``wanted`` and
+class Kept(NamedTuple):
+    """The pictures whose branch stochastic depth keeps: ``runs`` of (first, how many), None for all of them; the branch
+    is multiplied by ``scale``."""
+    runs: Optional[onednn.Runs]
+    scale: float
+
+    def count(self, batch: int) -> int:
+        return batch if self.runs is None else sum(count for _, count in self.runs)
+
+
+def kept(keep: Optional[paddle.Tensor]) -> Kept:
+    """``keep`` is what each picture's branch is multiplied by [B, 1, 1], None for 1. If all are dropped all are
+    computed and multiplied by 0, since the optimiser tells a gradient of zeros from none."""
+    if keep is None:
+        return Kept(None, 1.0)
+    factors = keep.numpy().ravel()
+    which, scale = np.flatnonzero(factors), float(factors.max())
+    if which.size in (0, factors.size):
+        return Kept(None, scale)
+    runs = np.split(which, np.flatnonzero(np.diff(which) > 1) + 1)
+    return Kept([(int(run[0]), run.size) for run in runs], scale)
+
+
+def attention(x: paddle.Tensor, pictures: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor], heads: int,
+              scale: float, epsilon: float) -> paddle.Tensor:
+    """x [B, N, C] plus its normalised self-attention, projected, times LayerScale gamma [C]; only where ``wanted`` and
     ``attends`` say so.
 
-    ``mixing``: nothing, or weight [H, H] and bias [H] of the talking heads before the softmax, and those after it.
+    ``parameters``: weight and bias of the LayerNorm, of queries, keys and values [C, 3 * C], of the projection [C, C],
+    and of talking heads [H, H] before and after the softmax, if any. ``scale``: of the scores.
     """
-    return _Attention.apply(qkv, heads, scale, *mixing)
+    norm, qkv, proj, mixing = parameters[:2], parameters[2:4], parameters[4:6], parameters[6:]
+    return _Attention.apply(x, pictures, (heads, scale, epsilon), *norm, *qkv, gamma, *proj, *mixing)
 
 
-def residual(x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor,
-             keep: Optional[paddle.Tensor]) -> paddle.Tensor:
-    """x [B, N, C] plus its branch times LayerScale gamma [C] and, where given, stochastic depth's keep [B, 1, 1]."""
-    if wanted(x, branch, gamma):
-        return _Residual.apply(x, branch, gamma, keep)
-    branch = branch * gamma
-    return x + (branch if keep is None else branch * keep)
+def mlp(x: paddle.Tensor, pictures: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor],
+        epsilon: float) -> paddle.Tensor:
+    """x [B, N, C] plus its normalised MLP times LayerScale gamma [C]; only where ``wanted`` says so. ``parameters``:
+    weight and bias of the LayerNorm and of both Linears."""
+    return _Mlp.apply(x, pictures, epsilon, *parameters[:4], gamma, *parameters[4:])
 
 
 class _Linear(PyLayer):
@@ -108,42 +131,82 @@ class _Gelu(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> paddle.Tensor:
-        return onednn.gelu_grad(*ctx.saved_tensor(), grad)
+        return onednn.gelu_grad_(*ctx.saved_tensor(), grad.clone())
+
+
+class _Mlp(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, pictures: Kept, epsilon: float,
+                *parameters: Optional[paddle.Tensor]) -> paddle.Tensor:
+        norm, fc1, last = parameters[:2], parameters[2:4], _Scaled(pictures.scale, *parameters[4:])
+        part = onednn.take(x, pictures.runs)
+        normalised = onednn.layer_norm(part, *norm, epsilon)
+        hidden = onednn.linear(normalised[0], *fc1)
+        active = onednn.gelu(hidden)
+        ctx.pictures, ctx.epsilon, ctx.last = pictures, epsilon, last
+        ctx.save_for_backward(part, norm[0], *normalised, fc1[0], hidden, active)
+        return onednn.add(x, onednn.linear(active, *last.folded()), pictures.runs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
+        part, norm, u, mean, variance, fc1, hidden, active = ctx.saved_tensor()
+        g = onednn.take(grad, ctx.pictures.runs)
+        to_active, *to_last = onednn.linear_grad(active, ctx.last.folded()[0], g)
+        to_u, *to_fc1 = onednn.linear_grad(u, fc1, onednn.gelu_grad_(hidden, to_active))
+        to_part, *to_norm = onednn.layer_norm_grad(part, mean, variance, norm, to_u, ctx.epsilon)
+        return (onednn.add(grad, to_part, ctx.pictures.runs), *to_norm, *to_fc1, *ctx.last.grad(*to_last))
 
 
 class _Attention(PyLayer):
     """The bias of the mixing before the softmax adds the same to a whole row, which softmax does not see: it is left
-    out, its gradient is zero."""
+    out, its gradient is zero. That of the mixing after it adds the same to every weight: its gradient is the product
+    of two sums, that over the values and that over the gradient of what was read."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: paddle.Tensor, heads: int, scale: float, *mixing: paddle.Tensor) -> paddle.Tensor:
-        scores = onednn.scores(qkv, heads, scale)
-        ctx.scale = scale
-        if not mixing:
+    def forward(ctx: Any, x: paddle.Tensor, pictures: Kept, numbers: Tuple[int, float, float],
+                *parameters: Optional[paddle.Tensor]) -> paddle.Tensor:
+        heads, scale, epsilon = numbers
+        norm, to_qkv, last, mixing = (parameters[:2], parameters[2:4], _Scaled(pictures.scale, *parameters[4:7]),
+                                      parameters[7:])
+        part = onednn.take(x, pictures.runs)
+        normalised = onednn.layer_norm(part, *norm, epsilon)
+        qkv = onednn.linear(normalised[0], *to_qkv)
+        weights = scores = onednn.scores(qkv, heads, scale)
+        if mixing:
+            before, _, after, bias = mixing
+            weights = onednn.softmax_(_mixed(scores, before))
+            attention = onednn.add_per_head_(_mixed(weights, after), bias)
+            saved = attention, scores, weights, before, after
+        else:
             attention = onednn.softmax_(scores)
-            ctx.save_for_backward(qkv, attention)
-            return onednn.attend(attention, qkv)
-        before, _, after, bias = mixing
-        weights = onednn.softmax_(_mixed(scores, before))
-        attention = onednn.add_per_head_(_mixed(weights, after), bias)
-        ctx.save_for_backward(qkv, attention, scores, weights, before, after)
-        return onednn.attend(attention, qkv)
+            saved = attention,
+        read = onednn.attend(attention, qkv)
+        ctx.pictures, ctx.numbers, ctx.last = pictures, numbers, last
+        ctx.save_for_backward(part, norm[0], *normalised, to_qkv[0], qkv, read, *saved)
+        return onednn.add(x, onednn.linear(read, *last.folded()), pictures.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
-        qkv, attention, *mixing = ctx.saved_tensor()
+        part, norm, u, mean, variance, weight, qkv, read, attention, *mixing = ctx.saved_tensor()
+        (heads, scale, epsilon), channels = ctx.numbers, grad.shape[-1]
+        g = onednn.take(grad, ctx.pictures.runs)
+        to_read, *to_last = onednn.linear_grad(read, ctx.last.folded()[0], g)
         to_qkv, to_mixing = paddle.empty_like(qkv), ()
-        grad = onednn.attend_grad(attention, qkv, grad, to_qkv)
+        to_attention = onednn.attend_grad(attention, qkv, to_read, to_qkv)
         if mixing:
             scores, weights, before, after = mixing
-            to_bias = _head_sums(grad)
-            grad, to_after = _mixed_grad(weights, after, grad)
-            grad, to_before = _mixed_grad(scores, before, onednn.softmax_grad_(weights, grad))
+            sums = onednn.sum_tokens(to_read, channels) * onednn.sum_tokens(qkv, channels)  # [B, C]
+            to_bias = sums.reshape([-1, heads, channels // heads]).sum([0, 2])
+            to_weights, to_after = _mixed_grad(weights, after, to_attention)
+            to_scores, to_before = _mixed_grad(scores, before, onednn.softmax_grad_(weights, to_weights))
             to_mixing = to_before, paddle.zeros_like(to_bias), to_after, to_bias
         else:
-            grad = onednn.softmax_grad_(attention, grad)
-        onednn.scores_grad(qkv, grad, ctx.scale, to_qkv)
-        return (to_qkv, *to_mixing)
+            to_scores = onednn.softmax_grad_(attention, to_attention)
+        onednn.scores_grad(qkv, to_scores, scale, to_qkv)
+        to_u, *to_weight = onednn.linear_grad(u, weight, to_qkv)
+        to_part, *to_norm = onednn.layer_norm_grad(part, mean, variance, norm, to_u, epsilon)
+        return (onednn.add(grad, to_part, ctx.pictures.runs), *to_norm, *to_weight, *ctx.last.grad(*to_last),
+                *to_mixing)
 
 
 def _per_head(x: paddle.Tensor) -> paddle.Tensor:
@@ -156,30 +219,36 @@ def _mixed(x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
     return paddle.matmul(weight, _per_head(x), transpose_x=True).reshape(x.shape)
 
 
-def _head_sums(x: paddle.Tensor) -> paddle.Tensor:
-    """[B, H, N, M] to [H]."""
-    flat = _per_head(x)
-    return paddle.matmul(flat, paddle.ones([flat.shape[2], 1], flat.dtype)).sum(0).flatten()
-
-
 def _mixed_grad(x: paddle.Tensor, weight: paddle.Tensor, grad: paddle.Tensor) -> Gradients:
     flat = _per_head(grad)
     return (paddle.matmul(weight, flat).reshape(x.shape),
             paddle.matmul(_per_head(x), flat, transpose_y=True).sum(0))
 
 
-class _Residual(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, branch: paddle.Tensor, gamma: paddle.Tensor,
-                keep: Optional[paddle.Tensor]) -> paddle.Tensor:
-        factor = gamma.reshape([1, 1, -1]) if keep is None else gamma * keep
-        ctx.save_for_backward(branch, factor, *([] if keep is None else [keep]))
-        return onednn.add_(onednn.times(branch, factor), x)
+class _Scaled(NamedTuple):
+    """A Linear whose outputs are multiplied by gamma [C] (where there is one) and by scale: both are folded into its
+    weights, and no gradient passes over the outputs again."""
+    scale: float
+    gamma: Optional[paddle.Tensor]
+    weight: paddle.Tensor
+    bias: paddle.Tensor
 
-    @staticmethod
-    def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
-        branch, factor, *keep = ctx.saved_tensor()
-        batch, tokens, _ = branch.shape
-        rows = keep[0].expand([batch, tokens, 1]).reshape([-1]) if keep else None
-        # Paddle adds x's other gradients to the tensor that it is given, which must not be the one that it gave.
-        return (grad.clone(), onednn.times(grad, factor), onednn.sum_rows(grad * branch, rows), *(None for _ in keep))
+    def factor(self) -> paddle.Tensor:
+        gamma = paddle.ones_like(self.bias) if self.gamma is None else self.gamma
+        return gamma if self.scale == 1.0 else gamma * self.scale
+
+    def folded(self) -> Gradients:
+        """Its weight and bias."""
+        if self.gamma is None and self.scale == 1.0:
+            return self.weight, self.bias
+        return onednn.times(self.weight, self.factor()), onednn.times(self.bias, self.factor())
+
+    def grad(self, to_weight: paddle.Tensor, to_bias: paddle.Tensor) -> Gradients:
+        """The gradients to gamma, if there is one, weight and bias, from those to what they were folded into."""
+        if self.gamma is None and self.scale == 1.0:
+            return to_weight, to_bias
+        gradients = onednn.times(to_weight, self.factor()), onednn.times(to_bias, self.factor())
+        if self.gamma is None:
+            return gradients
+        to_gamma = onednn.sum_rows(onednn.times(self.weight, to_weight)) + self.bias * to_bias
+        return (to_gamma * self.scale, *gradients)

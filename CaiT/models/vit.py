@@ -18,6 +18,7 @@ from CaiT.models.layers import (
     LayerNorm,
     Mlp,
     PatchEmbed,
+    Residual,
     SelfAttention,
     check_shape,
     linear,
@@ -39,7 +40,7 @@ class Attention(SelfAttention):
         self.proj_drop = nn.Dropout(drop_rate)
 
 
-class Block(nn.Layer):
+class Block(Residual):
     """Attention and MLP, each normalised before and added to what came in."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_rate: float,
@@ -52,8 +53,7 @@ class Block(nn.Layer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.add_mlp(self.add_attention(x))
 
 
 class ViT(Backbone):
