@@ -23,7 +23,6 @@ from CaiT.models.layers import (
     PatchEmbed,
     Residual,
     SelfAttention,
-    added,
     check_shape,
     linear,
     token,
@@ -104,7 +103,7 @@ class ClassBlock(Block):
 
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
         tokens = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
-        cls = added(cls, self.attn(self.norm1(tokens)), self.gamma_1, self.drop_path.keep(cls))
+        cls = self._add(cls, self.attn(self.norm1(tokens)), self.gamma_1, self.drop_path.draw(cls))
         return self.add_mlp(cls, self.gamma_2)
 
 

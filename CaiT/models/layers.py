@@ -79,16 +79,14 @@ class DropPath(nn.Layer):
         super().__init__()
         self.rate = rate
 
-    def keep(self, x: paddle.Tensor) -> Optional[paddle.Tensor]:
-        """What each picture of x [B, ...] is multiplied by, [B, 1, ...]; None where nothing is dropped."""
-        if not self.training or self.rate == 0.0:
-            return None
-        drawn = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1))
-        return (drawn >= self.rate).astype(x.dtype) / (1.0 - self.rate)
+    def draw(self, x: paddle.Tensor) -> Optional[paddle.Tensor]:
+        """What decides on each picture of x [B, ...], [B, 1, ...]: below ``rate`` it is dropped. None where nothing
+        is."""
+        return paddle.rand([x.shape[0]] + [1] * (x.ndim - 1)) if self.training and self.rate else None
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        keep = self.keep(x)
-        return x if keep is None else x * keep
+    def forward(self, x: paddle.Tensor, drawn: Optional[paddle.Tensor]) -> paddle.Tensor:
+        """The branch x [B, ...] of each picture dropped, or not, as was ``drawn``."""
+        return x if drawn is None else x * ((drawn >= self.rate).astype(x.dtype) / (1.0 - self.rate))
 
     def extra_repr(self) -> str:
         return f'rate={self.rate}'
@@ -176,28 +174,30 @@ class Residual(nn.Layer):
 
     def add_attention(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """x [B, N, C] plus its attention, times gamma [C]."""
-        keep, attn = self.drop_path.keep(x), self.attn
+        drawn, attn = self.drop_path.draw(x), self.attn
         if untouched(self.norm1, attn):
-            pictures, learned = ops.kept(keep), parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers())
-            if ops.wanted(x, x if gamma is None else gamma, *learned) and ops.attends(pictures.count(x.shape[0]), x.shape[1]):
+            learned, pictures = parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers()), self._kept(drawn)
+            attends = ops.attends(pictures.count(x.shape[0]), x.shape[1])
+            if attends and ops.wanted(x, x if gamma is None else gamma, *learned):
                 return ops.attention(x, pictures, learned, gamma, attn.num_heads, attn.scale, EPS)
-        return added(x, attn(self.norm1(x)), gamma, keep)
+        return self._add(x, attn(self.norm1(x)), gamma, drawn)
 
     def add_mlp(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """x [B, N, C] plus its MLP, times gamma [C]."""
-        keep = self.drop_path.keep(x)
+        drawn = self.drop_path.draw(x)
         if untouched(self.norm2, self.mlp):
             learned = parameters(self.norm2, self.mlp.fc1, self.mlp.fc2)
             if ops.wanted(x, x if gamma is None else gamma, *learned):
-                return ops.mlp(x, ops.kept(keep), learned, gamma, EPS)
-        return added(x, self.mlp(self.norm2(x)), gamma, keep)
+                return ops.mlp(x, self._kept(drawn), learned, gamma, EPS)
+        return self._add(x, self.mlp(self.norm2(x)), gamma, drawn)
 
+    def _kept(self, drawn: Optional[paddle.Tensor]) -> ops.Kept:
+        return ops.kept(drawn, self.drop_path.rate)
 
-def added(x: paddle.Tensor, branch: paddle.Tensor, gamma: Optional[paddle.Tensor],
-          keep: Optional[paddle.Tensor]) -> paddle.Tensor:
-    """x [B, N, C] plus its branch, times gamma [C] and what stochastic depth says of each picture [B, 1, 1]."""
-    branch = branch if gamma is None else branch * gamma
-    return x + (branch if keep is None else branch * keep)
+    def _add(self, x: paddle.Tensor, branch: paddle.Tensor, gamma: Optional[paddle.Tensor],
+             drawn: Optional[paddle.Tensor]) -> paddle.Tensor:
+        """x [B, N, C] plus its branch, times gamma [C], where stochastic depth does not drop it."""
+        return x + self.drop_path(branch if gamma is None else branch * gamma, drawn)
 
 
 def parameters(*layers: nn.Layer) -> List[paddle.Tensor]:

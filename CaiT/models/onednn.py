@@ -29,7 +29,9 @@ _SCALE_AND_SHIFT = 2 | 4
 # arguments of a primitive
 _SRC, _SRC1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 _DIFF_SRC, _DIFF_DST, _DIFF_SCALE, _DIFF_SHIFT = 129, 145, 255, 256
-_CPU, _FLOAT32, _IN_ORDER, _AXES, _BYTES = 1, 3, 1, 12, 4
+_CPU, _FLOAT32, _IN_ORDER, _AXES, _BYTES, _ANY, _WEIGHTS_LAYOUT = 1, 3, 1, 12, 4, 1, 131
+
+_MANY = 256  # rows from which on laying a weight out pays
 
 _PLACE = paddle.CPUPlace()
 
@@ -103,7 +105,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [..., in] times weight [in, out] plus bias [out]."""
     (rows, inputs), outputs = _flat(x), weight.shape[1]
     y = _empty([*x.shape[:-1], outputs])
-    _multiply(_matrix(x, rows, inputs), _matrix(weight, *weight.shape), _matrix(y, rows, outputs), bias)
+    _apply(_matrix(x, rows, inputs), _matrix(weight, *weight.shape), _matrix(y, rows, outputs), bias)
     return y
 
 
@@ -111,7 +113,7 @@ def linear_grad(x: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor
     """The gradients to x, weight and bias."""
     (rows, inputs), outputs = _flat(x), weight.shape[1]
     to_x, to_weight, g = _empty(x.shape), _empty(weight.shape), _matrix(grad, rows, outputs)
-    _multiply(g, _matrix(weight, inputs, outputs).turned(), _matrix(to_x, rows, inputs))
+    _apply(g, _matrix(weight, inputs, outputs).turned(), _matrix(to_x, rows, inputs))
     _multiply(_matrix(x, rows, inputs).turned(), g, _matrix(to_weight, inputs, outputs))
     return to_x, to_weight, sum_rows(grad)
 
@@ -256,6 +258,17 @@ def _multiply(a: _View, b: _View, y: _View, bias: Optional[Tensor] = None, scale
     kernel(a.address, b.address, *([] if bias is None else [bias.data_ptr()]), y.address)
 
 
+def _apply(x: _View, weight: _View, y: _View, bias: Optional[Tensor] = None) -> None:
+    """As ``_multiply``. Where x has many rows, the weight is first laid out as the product reads it fastest."""
+    if x.sizes[0] < _MANY:
+        _multiply(x, weight, y, bias)
+        return
+    layout, product, size = _laid_out(*x[1:], *weight[1:], *y[1:], bias is not None)
+    packed = _empty([size])
+    layout(weight.address, packed.data_ptr())
+    product(x.address, packed.data_ptr(), *([] if bias is None else [bias.data_ptr()]), y.address)
+
+
 # Kernels, by their sizes ----------------------------------------------------------------------------------------------
 
 class _Kernel:
@@ -319,8 +332,7 @@ def _layer_norm(rows: int, columns: int, epsilon: float) -> Tuple[_Kernel, _Kern
 @_per_thread
 def _product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_strides: Sizes, biased: bool,
              scale: float) -> _Kernel:
-    one, other, result = _shape(a, a_strides), _shape(b, b_strides), _shape(y, y_strides)
-    bias = _shape((*(1 for _ in y[:-1]), y[-1])) if biased else None
+    one, other, result, bias = _shape(a, a_strides), _shape(b, b_strides), _shape(y, y_strides), _bias(y, biased)
     attributes = None
     if scale != 1.0:
         attributes, after = _made('primitive_attr_create'), _made('post_ops_create')
@@ -330,6 +342,26 @@ def _product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y
     more = [(_BIAS, bias)] if biased else []
     return _Kernel(_description('matmul', one, other, bias, result, attributes=attributes),
                    (_SRC, one), (_WEIGHTS, other), *more, (_DST, result))
+
+
+@_per_thread
+def _laid_out(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_strides: Sizes,
+              biased: bool) -> Tuple[_Kernel, _Kernel, int]:
+    """What lays b out, what multiplies a by it, and how many values it then has."""
+    one, other, result, bias = _shape(a, a_strides), _shape(b, b_strides), _shape(y, y_strides), _bias(y, biased)
+    any_layout = _made('memory_desc_create_with_tag', len(b), (ctypes.c_int64 * _AXES)(*b), _FLOAT32, _ANY)
+    product = _description('matmul', one, any_layout, bias, result)
+    ask, size = _library().dnnl_primitive_desc_query_md, _library().dnnl_memory_desc_get_size
+    ask.restype, size.restype = ctypes.c_void_p, ctypes.c_size_t
+    packed = ctypes.c_void_p(ask(product, _WEIGHTS_LAYOUT, 0))
+    layout = _made('reorder_primitive_desc_create', other, _engine(), packed, _engine(), None)
+    more = [(_BIAS, bias)] if biased else []
+    return (_Kernel(layout, (_SRC, other), (_DST, packed)),
+            _Kernel(product, (_SRC, one), (_WEIGHTS, packed), *more, (_DST, result)), size(packed) // _BYTES)
+
+
+def _bias(y: Sizes, biased: bool) -> Optional[ctypes.c_void_p]:
+    return _shape((*(1 for _ in y[:-1]), y[-1])) if biased else None
 
 
 @_per_thread

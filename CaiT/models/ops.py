@@ -66,14 +66,15 @@ class Kept(NamedTuple):
         return batch if self.runs is None else sum(count for _, count in self.runs)
 
 
-def kept(keep: Optional[paddle.Tensor]) -> Kept:
-    """``keep`` is what each picture's branch is multiplied by [B, 1, 1], None for 1. If all are dropped all are
+def kept(drawn: Optional[paddle.Tensor], rate: float) -> Kept:
+    """Of what stochastic depth has ``drawn`` for each picture (None where it does not drop). If all are dropped all are
     computed and multiplied by 0, since the optimiser tells a gradient of zeros from none."""
-    if keep is None:
+    if drawn is None:
         return Kept(None, 1.0)
-    factors = keep.numpy().ravel()
-    which, scale = np.flatnonzero(factors), float(factors.max())
-    if which.size in (0, factors.size):
+    which, scale = np.flatnonzero(drawn.numpy().ravel() >= rate), 1.0 / (1.0 - rate)
+    if not which.size:
+        return Kept(None, 0.0)
+    if which.size == drawn.size:
         return Kept(None, scale)
     runs = np.split(which, np.flatnonzero(np.diff(which) > 1) + 1)
     return Kept([(int(run[0]), run.size) for run in runs], scale)
@@ -145,13 +146,13 @@ class _Mlp(PyLayer):
         active = onednn.gelu(hidden)
         ctx.pictures, ctx.epsilon, ctx.last = pictures, epsilon, last
         ctx.save_for_backward(part, norm[0], *normalised, fc1[0], hidden, active)
-        return onednn.add(x, onednn.linear(active, *last.folded()), pictures.runs)
+        return onednn.add(x, onednn.linear(active, *last.folded), pictures.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         part, norm, u, mean, variance, fc1, hidden, active = ctx.saved_tensor()
         g = onednn.take(grad, ctx.pictures.runs)
-        to_active, *to_last = onednn.linear_grad(active, ctx.last.folded()[0], g)
+        to_active, *to_last = onednn.linear_grad(active, ctx.last.folded[0], g)
         to_u, *to_fc1 = onednn.linear_grad(u, fc1, onednn.gelu_grad_(hidden, to_active))
         to_part, *to_norm = onednn.layer_norm_grad(part, mean, variance, norm, to_u, ctx.epsilon)
         return (onednn.add(grad, to_part, ctx.pictures.runs), *to_norm, *to_fc1, *ctx.last.grad(*to_last))
@@ -183,14 +184,14 @@ class _Attention(PyLayer):
         read = onednn.attend(attention, qkv)
         ctx.pictures, ctx.numbers, ctx.last = pictures, numbers, last
         ctx.save_for_backward(part, norm[0], *normalised, to_qkv[0], qkv, read, *saved)
-        return onednn.add(x, onednn.linear(read, *last.folded()), pictures.runs)
+        return onednn.add(x, onednn.linear(read, *last.folded), pictures.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         part, norm, u, mean, variance, weight, qkv, read, attention, *mixing = ctx.saved_tensor()
         (heads, scale, epsilon), channels = ctx.numbers, grad.shape[-1]
         g = onednn.take(grad, ctx.pictures.runs)
-        to_read, *to_last = onednn.linear_grad(read, ctx.last.folded()[0], g)
+        to_read, *to_last = onednn.linear_grad(read, ctx.last.folded[0], g)
         to_qkv, to_mixing = paddle.empty_like(qkv), ()
         to_attention = onednn.attend_grad(attention, qkv, to_read, to_qkv)
         if mixing:
@@ -225,30 +226,25 @@ def _mixed_grad(x: paddle.Tensor, weight: paddle.Tensor, grad: paddle.Tensor) ->
             paddle.matmul(_per_head(x), flat, transpose_y=True).sum(0))
 
 
-class _Scaled(NamedTuple):
-    """A Linear whose outputs are multiplied by gamma [C] (where there is one) and by scale: both are folded into its
-    weights, and no gradient passes over the outputs again."""
-    scale: float
-    gamma: Optional[paddle.Tensor]
-    weight: paddle.Tensor
-    bias: paddle.Tensor
+class _Scaled:
+    """A Linear whose outputs are multiplied by gamma [C] (where there is one) and by ``scale``: both are folded into
+    its weights, and no gradient passes over the outputs again."""
 
-    def factor(self) -> paddle.Tensor:
-        gamma = paddle.ones_like(self.bias) if self.gamma is None else self.gamma
-        return gamma if self.scale == 1.0 else gamma * self.scale
-
-    def folded(self) -> Gradients:
-        """Its weight and bias."""
-        if self.gamma is None and self.scale == 1.0:
-            return self.weight, self.bias
-        return onednn.times(self.weight, self.factor()), onednn.times(self.bias, self.factor())
+    def __init__(self, scale: float, gamma: Optional[paddle.Tensor], weight: paddle.Tensor,
+                 bias: paddle.Tensor) -> None:
+        self.scale, self.gamma, self.weight, self.bias = scale, gamma, weight, bias
+        self.factor, self.folded = gamma, (weight, bias)
+        if scale != 1.0:
+            self.factor = (paddle.ones_like(bias) if gamma is None else gamma) * scale
+        if self.factor is not None:
+            self.folded = onednn.times(weight, self.factor), onednn.times(bias, self.factor)
 
     def grad(self, to_weight: paddle.Tensor, to_bias: paddle.Tensor) -> Gradients:
         """The gradients to gamma, if there is one, weight and bias, from those to what they were folded into."""
-        if self.gamma is None and self.scale == 1.0:
-            return to_weight, to_bias
-        gradients = onednn.times(to_weight, self.factor()), onednn.times(to_bias, self.factor())
+        gradients = to_weight, to_bias
+        if self.factor is not None:
+            gradients = onednn.times(to_weight, self.factor), onednn.times(to_bias, self.factor)
         if self.gamma is None:
             return gradients
         to_gamma = onednn.sum_rows(onednn.times(self.weight, to_weight)) + self.bias * to_bias
-        return (to_gamma * self.scale, *gradients)
+        return (to_gamma if self.scale == 1.0 else to_gamma * self.scale, *gradients)
