@@ -13,6 +13,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from CaiT.models import ops
 from CaiT.models.layers import (
     Backbone,
     DropPath,
@@ -26,6 +27,7 @@ from CaiT.models.layers import (
     check_shape,
     linear,
     token,
+    untouched,
 )
 from CaiT.models.registry import IMAGENET, Variant, data_config
 
@@ -73,10 +75,27 @@ class ClassAttention(nn.Layer):
         return F.softmax(scores), self._heads(self.v(x))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if untouched(self.q, self.k, self.v, self.attn_drop) and self.k.bias is not None:
+            return self.proj_drop(self.proj(self._read(x)))
         attention, v = self.attend(x)
         y = paddle.matmul(self.attn_drop(attention), v)  # [B, H, 1, d]
         y = y.transpose([0, 2, 1, 3]).reshape([-1, 1, x.shape[2]])
         return self.proj_drop(self.proj(y))
+
+    def _read(self, x: paddle.Tensor) -> paddle.Tensor:
+        """What the class token reads [B, 1, C], without making keys and values of all tokens: its query goes through
+        the keys' weight instead, and what it has read of the tokens through the values'."""
+        batch, _, dim = x.shape
+        heads, each = self.num_heads, dim // self.num_heads
+        q = (self.q(x[:, 0]) * self.scale).reshape([batch, heads, each]).transpose([1, 0, 2])  # [H, B, d]
+        to_keys, to_values = (layer.weight.reshape([dim, heads, each]).transpose([1, 0, 2])  # [H, C, d]
+                              for layer in (self.k, self.v))
+        constant = paddle.matmul(q, self.k.bias.reshape([heads, each, 1]))  # [H, B, 1]; softmax does not see it
+        asked = paddle.matmul(q, to_keys, transpose_y=True).transpose([1, 0, 2])  # [B, H, C]
+        scores = paddle.matmul(asked, x, transpose_y=True) + constant.transpose([1, 0, 2])  # [B, H, 1 + N]
+        read = paddle.matmul(F.softmax(scores), x).transpose([1, 0, 2])  # [H, B, C]
+        y = paddle.matmul(read, to_values).transpose([1, 0, 2]).reshape([batch, 1, dim])
+        return y + self.v.bias
 
 
 class Block(Residual):
@@ -134,7 +153,7 @@ class CaiT(Backbone):
 
     def _embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Pictures to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""
-        patches = self.pos_drop(self.patch_embed(x) + self.pos_embed)
+        patches = self.pos_drop(ops.add_to_each(self.patch_embed(x), self.pos_embed))
         # With the batch's own size from the start: a class token of batch 1 is a constant that exporters fold wrongly.
         return self.cls_token.expand([patches.shape[0], -1, -1]), patches
 

@@ -104,6 +104,8 @@ class PatchEmbed(nn.Layer):
                               bias_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if untouched(self.proj):
+            return ops.patches(x, self.proj.weight, self.proj.bias)
         return self.proj(x).flatten(2).transpose([0, 2, 1])  # [B, N, C]
 
 
@@ -174,22 +176,37 @@ class Residual(nn.Layer):
 
     def add_attention(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """x [B, N, C] plus its attention, times gamma [C]."""
-        drawn, attn = self.drop_path.draw(x), self.attn
-        if untouched(self.norm1, attn):
-            learned, pictures = parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers()), self._kept(drawn)
-            attends = ops.attends(pictures.count(x.shape[0]), x.shape[1])
-            if attends and ops.wanted(x, x if gamma is None else gamma, *learned):
-                return ops.attention(x, pictures, learned, gamma, attn.num_heads, attn.scale, EPS)
-        return self._add(x, attn(self.norm1(x)), gamma, drawn)
+        drawn = self.drop_path.draw(x)
+        y = self._attention_in_one(x, gamma, drawn)
+        return self._add(x, self.attn(self.norm1(x)), gamma, drawn) if y is None else y
 
     def add_mlp(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """x [B, N, C] plus its MLP, times gamma [C]."""
         drawn = self.drop_path.draw(x)
-        if untouched(self.norm2, self.mlp):
-            learned = parameters(self.norm2, self.mlp.fc1, self.mlp.fc2)
-            if ops.wanted(x, x if gamma is None else gamma, *learned):
-                return ops.mlp(x, self._kept(drawn), learned, gamma, EPS)
-        return self._add(x, self.mlp(self.norm2(x)), gamma, drawn)
+        y = self._mlp_in_one(x, gamma, drawn)
+        return self._add(x, self.mlp(self.norm2(x)), gamma, drawn) if y is None else y
+
+    @paddle.jit.not_to_static
+    def _attention_in_one(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor],
+                          drawn: Optional[paddle.Tensor]) -> Optional[paddle.Tensor]:
+        if not untouched(self.norm1, self.attn):
+            return None
+        attn, pictures = self.attn, self._kept(drawn)
+        learned = parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers())
+        attends = ops.attends(pictures.count(x.shape[0]), x.shape[1])
+        if not attends or not ops.wanted(x, x if gamma is None else gamma, *learned):
+            return None
+        return ops.attention(x, pictures, learned, gamma, attn.num_heads, attn.scale, EPS)
+
+    @paddle.jit.not_to_static
+    def _mlp_in_one(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor],
+                    drawn: Optional[paddle.Tensor]) -> Optional[paddle.Tensor]:
+        if not untouched(self.norm2, self.mlp):
+            return None
+        learned = parameters(self.norm2, self.mlp.fc1, self.mlp.fc2)
+        if not ops.wanted(x, x if gamma is None else gamma, *learned):
+            return None
+        return ops.mlp(x, self._kept(drawn), learned, gamma, EPS)
 
     def _kept(self, drawn: Optional[paddle.Tensor]) -> ops.Kept:
         return ops.kept(drawn, self.drop_path.rate)
@@ -214,7 +231,7 @@ def untouched(*layers: nn.Layer) -> bool:
         for one in layers for layer in one.sublayers(include_self=True))
 
 
-OURS = {kind.forward for kind in (Linear, LayerNorm, HeadMix, Mlp, SelfAttention)}
+OURS = {kind.forward for kind in (nn.Conv2D, Linear, LayerNorm, HeadMix, Mlp, SelfAttention)}
 
 
 class Backbone(nn.Layer):

@@ -118,6 +118,23 @@ def linear_grad(x: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor
     return to_x, to_weight, sum_rows(grad)
 
 
+def patches(pixels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """pixels [B, N, in * P * P] by a convolution's weight [C, in, P, P] plus bias [C]: [B, N, C]."""
+    (rows, inputs), outputs = _flat(pixels), weight.shape[0]
+    y = _empty([*pixels.shape[:-1], outputs])
+    _apply(_matrix(pixels, rows, inputs), _matrix(weight, outputs, inputs).turned(), _matrix(y, rows, outputs), bias)
+    return y
+
+
+def patches_grad(pixels: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
+    """The gradients to weight and bias."""
+    (rows, inputs), outputs = _flat(pixels), weight.shape[0]
+    to_weight = _empty(weight.shape)
+    _multiply(_matrix(grad, rows, outputs).turned(), _matrix(pixels, rows, inputs),
+              _matrix(to_weight, outputs, inputs))
+    return to_weight, sum_rows(grad)
+
+
 def sum_rows(x: Tensor) -> Tensor:
     """The sum [C] of the rows of x [..., C]. As a product: the fastest way to sum."""
     rows, columns = _flat(x)
@@ -173,6 +190,11 @@ def add(x: Tensor, y: Tensor, runs: Optional[Runs]) -> Tensor:
                                       out.data_ptr() + first * size)
         place, done = first + count, done + count
     return out
+
+
+def add_to_each(x: Tensor, value: Tensor) -> Tensor:
+    """x [B, N, C] plus value [1, N, C]."""
+    return _run(_binary(_ADD, tuple(x.shape), tuple(value.shape)), [x, value], [x.shape])[0]
 
 
 def add_per_head_(x: Tensor, bias: Tensor) -> Tensor:

@@ -50,6 +50,21 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
     return _Gelu.apply(x) if wanted(x) else F.gelu(x)
 
 
+def patches(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """Pictures [B, in, S, S] to tokens [B, (S/P)^2, C]: a convolution of stride P with weight [C, in, P, P], plus bias
+    [C]."""
+    side = weight.shape[2]
+    whole = not (x.shape[2] % side or x.shape[3] % side)
+    if whole and x.stop_gradient and x.dtype == weight.dtype and wanted(weight, bias):
+        return _Patches.apply(x, weight, bias)
+    return F.conv2d(x, weight, bias, stride=side).flatten(2).transpose([0, 2, 1])
+
+
+def add_to_each(x: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+    """x [B, N, C] plus value [1, N, C]."""
+    return _AddToEach.apply(x, value) if wanted(x, value) else x + value
+
+
 def attends(batch: int, tokens: int) -> bool:
     """Whether ``attention`` can take a batch of this size. oneDNN 3.6 misreads queries and keys that lie side by side
     when a picture's step, 3 * N * C values, happens to be B * C: its results are wrong then."""
@@ -133,6 +148,32 @@ class _Gelu(PyLayer):
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> paddle.Tensor:
         return onednn.gelu_grad_(*ctx.saved_tensor(), grad.clone())
+
+
+class _Patches(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+        batch, channels, height, width = x.shape
+        size = weight.shape[2]
+        pixels = x.reshape([batch, channels, height // size, size, width // size, size])
+        pixels = pixels.transpose([0, 2, 4, 1, 3, 5]).reshape([batch, -1, channels * size * size])
+        ctx.save_for_backward(pixels, weight)
+        return onednn.patches(pixels, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: paddle.Tensor) -> Tuple[None, paddle.Tensor, paddle.Tensor]:
+        return None, *onednn.patches_grad(*ctx.saved_tensor(), grad)
+
+
+class _AddToEach(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+        return onednn.add_to_each(x, value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
+        total = onednn.sum_rows(grad.reshape([grad.shape[0], -1]))
+        return grad.clone(), total.reshape([1, *grad.shape[1:]])
 
 
 class _Mlp(PyLayer):

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 import paddle
 from paddle import nn
 
+from CaiT.models import ops
 from CaiT.models.layers import (
     Backbone,
     DropPath,
@@ -89,7 +90,7 @@ class ViT(Backbone):
         """Pictures to tokens [B, prefix + patches, C] before the first block."""
         patches = self.patch_embed(x)
         prefix = [getattr(self, name).expand([patches.shape[0], -1, -1]) for name in self.prefix]
-        return self.pos_drop(paddle.concat([*prefix, patches], axis=1) + self.pos_embed)
+        return self.pos_drop(ops.add_to_each(paddle.concat([*prefix, patches], axis=1), self.pos_embed))
 
     def _encode(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self._embed(x)

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import _C_ops, nn
 from yacs.config import CfgNode
 
 from CaiT.errors import InputError
@@ -112,7 +112,7 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
 def clip_gradients(parameters: Sequence[paddle.Tensor], largest: float) -> float:
     """The global norm of the gradients; where it exceeds ``largest`` (0: never) they are scaled down in place."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = paddle.stack([g.astype('float32').square().sum() for g in gradients]).sum().sqrt().item()
+    norm = paddle.stack([_C_ops.squared_l2_norm(g.astype('float32')) for g in gradients]).sum().sqrt().item()
     if largest and norm > largest:
         for gradient in gradients:
             gradient.scale_(largest / (norm + 1e-6))
