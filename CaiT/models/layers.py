@@ -84,8 +84,11 @@ class DropPath(nn.Layer):
         is."""
         return paddle.rand([x.shape[0]] + [1] * (x.ndim - 1)) if self.training and self.rate else None
 
-    def forward(self, x: paddle.Tensor, drawn: Optional[paddle.Tensor]) -> paddle.Tensor:
-        """The branch x [B, ...] of each picture dropped, or not, as was ``drawn``."""
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.drop(x, self.draw(x))
+
+    def drop(self, x: paddle.Tensor, drawn: Optional[paddle.Tensor]) -> paddle.Tensor:
+        """x [B, ...], dropped and scaled as was ``drawn``."""
         return x if drawn is None else x * ((drawn >= self.rate).astype(x.dtype) / (1.0 - self.rate))
 
     def extra_repr(self) -> str:
@@ -167,11 +170,11 @@ class SelfAttention(nn.Layer):
 
 
 class Residual(nn.Layer):
-    """A block: ``attn`` after ``norm1``, ``mlp`` after ``norm2``, each added to what came in, unless ``drop_path``
-    drops it, and multiplied by a LayerScale before if the family has one.
+    """A block with the branches ``norm1``, ``attn`` and ``norm2``, ``mlp``, which are added to what came in, and
+    ``drop_path``.
 
-    On a CPU such a branch is one operation, in which only the pictures that are kept are computed; where someone
-    listens to its layers, has put others in their place or wants dropout, the layers are called.
+    On a CPU a branch is one operation that computes only the pictures which stochastic depth keeps; its layers are
+    called one by one where ``untouched`` says no.
     """
 
     def add_attention(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
@@ -189,32 +192,31 @@ class Residual(nn.Layer):
     @paddle.jit.not_to_static
     def _attention_in_one(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor],
                           drawn: Optional[paddle.Tensor]) -> Optional[paddle.Tensor]:
-        if not untouched(self.norm1, self.attn):
+        attn = self.attn
+        if not ops.wanted(x) or not untouched(self.norm1, attn):
             return None
-        attn, pictures = self.attn, self._kept(drawn)
         learned = parameters(self.norm1, attn.qkv, attn.proj, *attn.mixers())
-        attends = ops.attends(pictures.count(x.shape[0]), x.shape[1])
-        if not attends or not ops.wanted(x, x if gamma is None else gamma, *learned):
+        if not ops.wanted(x, x if gamma is None else gamma, *learned):
+            return None
+        pictures = ops.kept(drawn, self.drop_path.rate)
+        if not ops.attends(pictures.count(x.shape[0]), x.shape[1]):
             return None
         return ops.attention(x, pictures, learned, gamma, attn.num_heads, attn.scale, EPS)
 
     @paddle.jit.not_to_static
     def _mlp_in_one(self, x: paddle.Tensor, gamma: Optional[paddle.Tensor],
                     drawn: Optional[paddle.Tensor]) -> Optional[paddle.Tensor]:
-        if not untouched(self.norm2, self.mlp):
+        if not ops.wanted(x) or not untouched(self.norm2, self.mlp):
             return None
         learned = parameters(self.norm2, self.mlp.fc1, self.mlp.fc2)
         if not ops.wanted(x, x if gamma is None else gamma, *learned):
             return None
-        return ops.mlp(x, self._kept(drawn), learned, gamma, EPS)
-
-    def _kept(self, drawn: Optional[paddle.Tensor]) -> ops.Kept:
-        return ops.kept(drawn, self.drop_path.rate)
+        return ops.mlp(x, ops.kept(drawn, self.drop_path.rate), learned, gamma, EPS)
 
     def _add(self, x: paddle.Tensor, branch: paddle.Tensor, gamma: Optional[paddle.Tensor],
              drawn: Optional[paddle.Tensor]) -> paddle.Tensor:
         """x [B, N, C] plus its branch, times gamma [C], where stochastic depth does not drop it."""
-        return x + self.drop_path(branch if gamma is None else branch * gamma, drawn)
+        return x + self.drop_path.drop(branch if gamma is None else branch * gamma, drawn)
 
 
 def parameters(*layers: nn.Layer) -> List[paddle.Tensor]:

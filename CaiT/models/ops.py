@@ -13,7 +13,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from CaiT.models import onednn
+from CaiT.models import kernels, onednn
 
 Gradients = Parameters = Tuple[paddle.Tensor, ...]
 
@@ -23,12 +23,12 @@ def wanted(*tensors: Optional[paddle.Tensor]) -> bool:
     Exports, compiled training, GPUs, half precision, partly frozen layers and those without bias (None) do not."""
     return paddle.in_dynamic_mode() and all(
         t is not None and t.dtype == paddle.float32 and t.place.is_cpu_place() for t in tensors
-    ) and (not paddle.is_grad_enabled() or len({t.stop_gradient for t in tensors}) == 1) and bool(onednn.version())
+    ) and (not paddle.is_grad_enabled() or len({t.stop_gradient for t in tensors}) == 1) and bool(kernels.version())
 
 
 def note() -> str:
     """Whose kernels a CPU runs."""
-    return f'CPU kernels: oneDNN {onednn.version()}' if onednn.version() else "CPU kernels: Paddle's own"
+    return f'CPU kernels: oneDNN {kernels.version()}' if kernels.version() else "CPU kernels: Paddle's own"
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: Optional[paddle.Tensor]) -> paddle.Tensor:
@@ -157,12 +157,14 @@ class _Patches(PyLayer):
         size = weight.shape[2]
         pixels = x.reshape([batch, channels, height // size, size, width // size, size])
         pixels = pixels.transpose([0, 2, 4, 1, 3, 5]).reshape([batch, -1, channels * size * size])
-        ctx.save_for_backward(pixels, weight)
-        return onednn.patches(pixels, weight, bias)
+        ctx.save_for_backward(pixels)
+        ctx.shape = weight.shape
+        return onednn.linear(pixels, weight.flatten(1).t(), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Tuple[None, paddle.Tensor, paddle.Tensor]:
-        return None, *onednn.patches_grad(*ctx.saved_tensor(), grad)
+        to_weight, to_bias = onednn.parameters_grad(*ctx.saved_tensor(), grad)
+        return None, to_weight.t().reshape(ctx.shape), to_bias
 
 
 class _AddToEach(PyLayer):
