@@ -6,7 +6,7 @@ product beside it. ``wanted`` decides for all of them.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -15,7 +15,7 @@ from paddle.autograd import PyLayer
 
 from CaiT.models import kernels, onednn
 
-Gradients = Parameters = Tuple[paddle.Tensor, ...]
+Gradients = Tuple[paddle.Tensor, ...]
 
 
 def wanted(*tensors: Optional[paddle.Tensor]) -> bool:
@@ -95,8 +95,8 @@ def kept(drawn: Optional[paddle.Tensor], rate: float) -> Kept:
     return Kept([(int(run[0]), run.size) for run in runs], scale)
 
 
-def attention(x: paddle.Tensor, pictures: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor], heads: int,
-              scale: float, epsilon: float) -> paddle.Tensor:
+def attention(x: paddle.Tensor, pictures: Kept, parameters: Sequence[paddle.Tensor], gamma: Optional[paddle.Tensor],
+              heads: int, scale: float, epsilon: float) -> paddle.Tensor:
     """x [B, N, C] plus its normalised self-attention, projected, times LayerScale gamma [C]; only where ``wanted`` and
     ``attends`` say so.
 
@@ -107,7 +107,7 @@ def attention(x: paddle.Tensor, pictures: Kept, parameters: Parameters, gamma: O
     return _Attention.apply(x, pictures, (heads, scale, epsilon), *norm, *qkv, gamma, *proj, *mixing)
 
 
-def mlp(x: paddle.Tensor, pictures: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor],
+def mlp(x: paddle.Tensor, pictures: Kept, parameters: Sequence[paddle.Tensor], gamma: Optional[paddle.Tensor],
         epsilon: float) -> paddle.Tensor:
     """x [B, N, C] plus its normalised MLP times LayerScale gamma [C]; only where ``wanted`` says so. ``parameters``:
     weight and bias of the LayerNorm and of both Linears."""
