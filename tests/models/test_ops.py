@@ -197,6 +197,7 @@ def test_who_listens_to_a_layer_hears_it(where, monkeypatch):
     model, heard = small(), []
     layer = dict(model.blocks[1].named_sublayers())[where]
     x = paddle.rand([2, 16, 192])
+    x.stop_gradient = False  # as a block's input: else its parameters learn and it does not, and Paddle's own run
     model.eval()
     expected = model.blocks[1](x)
     hook = layer.register_forward_post_hook(lambda layer, given, output: heard.append(1))
