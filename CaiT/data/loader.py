@@ -68,10 +68,16 @@ class Loader:
 
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
         with worker_deaths():
-            for images, labels in self._batches:
+            batches = iter(self._batches)
+            for images, labels in batches:
                 if images.ndim == 1:  # not pictures: the text of an InputError
                     raise InputError(images.numpy().tobytes().decode('utf-8'))
                 yield images, labels
+            # Paddle leaves a thread behind: a lock that it holds while the next pass forks its workers would stay
+            # locked in them for ever.
+            thread = getattr(batches, '_thread', None)
+            if thread is not None:
+                thread.join()
 
 
 @contextlib.contextmanager

@@ -57,6 +57,18 @@ def test_workers_shared_memory_and_resuming_change_nothing(folder):
     assert not same(plain, train_batches(folder, 0, True))
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='counts threads as Linux does')
+def test_a_pass_leaves_no_thread_behind(folder):
+    """The next pass forks its workers: what another thread has locked then is locked in them for ever."""
+    data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
+    loader, left = build_loader(data, EvalSampler(len(data), 4), 2, True), []
+    before = len(os.listdir('/proc/self/task'))
+    for _ in range(5):
+        assert len(list(loader)) == 6
+        left.append(len(os.listdir('/proc/self/task')) - before)
+    assert max(left) <= 0
+
+
 def test_labels_and_last_batch(folder):
     data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
     loader = build_loader(data, EvalSampler(len(data), 10), 0, False)
