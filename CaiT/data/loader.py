@@ -18,6 +18,7 @@ import paddle
 
 from CaiT.errors import InputError
 
+LEAVING = 0.1  # seconds for which a pass waits for Paddle's thread at its end
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
 Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
 
@@ -73,11 +74,11 @@ class Loader:
                 if images.ndim == 1:  # not pictures: the text of an InputError
                     raise InputError(images.numpy().tobytes().decode('utf-8'))
                 yield images, labels
-            # Paddle leaves a thread behind: a lock that it holds while the next pass forks its workers would stay
-            # locked in them for ever.
+            # Paddle leaves a thread behind that is about to end: a lock that it holds while the next pass forks its
+            # workers would stay locked in them for ever. Sometimes it waits for a batch for 5 s more, locking nothing.
             thread = getattr(batches, '_thread', None)
             if thread is not None:
-                thread.join()
+                thread.join(LEAVING)
 
 
 @contextlib.contextmanager
