@@ -28,8 +28,8 @@ class Network:
     ``attention`` is how attention is written: 'linear' as the papers do (heads moved to the last axis for the talking
     heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]), 'folded' (the same, each reshape
     beside a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
-    is 'float' (normalised NCHW) or 'uint8' (raw NHWC);
-    ``last_on_prefix``: the last block computes only the tokens that the head reads.
+    is 'float' (normalised NCHW) or 'uint8' (raw NHWC); ``last_on_prefix``: the last block computes only the tokens that
+    the head reads.
     """
     family: str
     image_size: int

@@ -133,14 +133,14 @@ def laid_out(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y
     """What lays b out as a product reads it fastest, the product, and how many values b then has."""
     one, other, result, bias = _shape(a, a_strides), _shape(b, b_strides), _shape(y, y_strides), _bias(y, biased)
     any_layout = _made('memory_desc_create_with_tag', len(b), (ctypes.c_int64 * _AXES)(*b), _FLOAT32, _ANY)
-    product = _description('matmul', one, any_layout, bias, result)
+    multiply = _description('matmul', one, any_layout, bias, result)
     ask, size = _library().dnnl_primitive_desc_query_md, _library().dnnl_memory_desc_get_size
     ask.restype, size.restype = ctypes.c_void_p, ctypes.c_size_t
-    packed = ctypes.c_void_p(ask(product, _WEIGHTS_LAYOUT, 0))
+    packed = ctypes.c_void_p(ask(multiply, _WEIGHTS_LAYOUT, 0))
     layout = _made('reorder_primitive_desc_create', other, _engine(), packed, _engine(), None)
     more = [(_BIAS, bias)] if biased else []
     return (Kernel(layout, (_SRC, other), (_DST, packed)),
-            Kernel(product, (_SRC, one), (_WEIGHTS, packed), *more, (_DST, result)), size(packed) // BYTES)
+            Kernel(multiply, (_SRC, one), (_WEIGHTS, packed), *more, (_DST, result)), size(packed) // BYTES)
 
 
 def _bias(y: Sizes, biased: bool) -> Optional[ctypes.c_void_p]:

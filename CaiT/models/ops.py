@@ -175,6 +175,7 @@ class _AddToEach(PyLayer):
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         total = onednn.sum_rows(grad.reshape([grad.shape[0], -1]))
+        # Paddle adds x's other gradients to the tensor that it is given, which must not be the one that it gave.
         return grad.clone(), total.reshape([1, *grad.shape[1:]])
 
 

@@ -182,9 +182,9 @@ def test_attention_at_many_sizes():
                                        err_msg=str((batch, tokens, heads, each)))
 
 
-def small(name='cait_xxs24_224', **more):
-    """A model of two blocks (and CaiT's two of class attention) whose parameters are far from their first values."""
-    model = create_model(name, image_size=64, depth=2, num_classes=9, **more)
+def small(name='cait_xxs24_224', depth=2, **more):
+    """A model of few blocks (and CaiT's two of class attention) whose parameters are far from their first values."""
+    model = create_model(name, image_size=64, depth=depth, num_classes=9, **more)
     rng = np.random.default_rng(2)
     for key, parameter in model.named_parameters():
         centre = 0.3 if 'gamma' in key else 1.0 if 'norm' in key and key.endswith('weight') else 0.0
@@ -293,7 +293,7 @@ def test_switches(settings, kernels):
 def test_model(name, rate, monkeypatch):
     """All gradients of a whole model, every parameter drawn at random, LayerScale large; those of blocks' outputs too,
     which someone may have asked to keep. The same pictures are dropped either way."""
-    model = small(name, drop_path_rate=rate)
+    model = small(name, depth=3, drop_path_rate=rate)
     model.train()
     pictures, outputs = paddle.to_tensor(np.random.default_rng(2).normal(0, 1, (4, 3, 64, 64)).astype('float32')), []
     for block in model.blocks:
