@@ -21,8 +21,8 @@ def accelerate(model: Any, threads: int = 0) -> str:
     """Exchange the layers of ``model`` and return one line that says what runs, or why nothing was exchanged.
 
     ``threads``: CPU threads, 0 for all cores that this process may use. Changes what is the process's: Paddle's number
-    of threads and, for good, its flag FLAGS_use_stride_kernel (off) and glibc's handling of large blocks
-    (``runtime.apply``). CAIT_RUNTIME=off switches acceleration off.
+    of threads and, for good, its flag FLAGS_use_stride_kernel (off), glibc's handling of large blocks
+    (``runtime.apply``) and the size of oneDNN's own cache. CAIT_RUNTIME=off switches acceleration off.
     """
     import paddle
 

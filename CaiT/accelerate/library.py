@@ -16,6 +16,7 @@ import paddle
 TESTED = ('3.6',)  # versions whose kernels were compared with Paddle's by this project's tests
 CPU, FLOAT32, IN_ORDER, FORMAT_ANY, MAX_AXES = 1, 3, 1, 1, 12
 FLOAT_BYTES = 4
+PRIMITIVE_CACHE = 512  # entries
 _WEIGHTS_MD = 131  # dnnl_query_weights_md
 
 Sizes = Tuple[int, ...]
@@ -103,7 +104,9 @@ def chosen_layout(primitive_desc: ctypes.c_void_p) -> Tuple[ctypes.c_void_p, int
 
 @functools.lru_cache(maxsize=None)
 def engine() -> ctypes.c_void_p:
-    """The CPU engine, one for the process."""
+    """The CPU engine, one for the process. Also limits oneDNN's own cache of primitives, whose 1,024 entries would keep
+    the memory of destroyed ones."""
+    check('set_primitive_cache_capacity', library().dnnl_set_primitive_cache_capacity(PRIMITIVE_CACHE))
     handle = ctypes.c_void_p()
     check('engine_create', library().dnnl_engine_create(ctypes.byref(handle), CPU, ctypes.c_size_t(0)))
     return handle
