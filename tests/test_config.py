@@ -33,7 +33,7 @@ def leaves(node, prefix=''):
             yield f'{prefix}{key}', value
 
 
-def test_model_row_and_data_set_are_defaults():
+def test_model_row_and_dataset_are_defaults():
     config = get_config(opts=['MODEL.NAME', 'vit_base_patch32_384', 'DATA.DATASET', 'cifar100'])
     assert (config.MODEL.PATCH_SIZE, config.MODEL.EMBED_DIM, config.MODEL.NUM_HEADS) == (32, 768, 12)
     assert data_config(config) == {'image_size': 384, 'crop_pct': 1.0, 'interpolation': 'bicubic',

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the class token looks: its attention to the patches, laid over the picture.
+"""Where the class token looks: its attention to the patches, laid over the image.
 
     python -m CaiT.tools.attention_map -cfg=CaiT/configs/cait_xxs24_224.yaml -pretrained=cait_xxs24_224.pth \\
         -img_path=PICTURE_OR_FOLDER
 
-For each picture one PNG in the output folder. Its columns: the picture as the model sees it, the mean over the heads,
+For each image one PNG in the output folder. Its columns: the image as the model sees it, the mean over the heads,
 each head. Its rows: CaiT's class-attention blocks, in which the class token alone reads the patches, so that no rollout
 over the blocks is needed; for DeiT and ViT the last block. Every map has its own scale, dark to bright.
 """
@@ -29,16 +29,16 @@ from CaiT.files import atomic_write
 if TYPE_CHECKING:
     from paddle import nn
 
-CELL = 224  # pixels: smaller pictures are enlarged to at least this
+CELL = 224  # pixels: smaller images are enlarged to at least this
 GAP = 4     # pixels of white between two cells
 
 
-def class_attention(model: 'nn.Layer', pictures: np.ndarray) -> np.ndarray:
-    """Normalised pictures [B, 3, S, S] to attention [B, blocks, H, side, side] of the class token to each patch."""
+def class_attention(model: 'nn.Layer', images: np.ndarray) -> np.ndarray:
+    """Normalized images [B, 3, S, S] to attention [B, blocks, H, side, side] of the class token to each patch."""
     import paddle
     model.eval()
     with paddle.no_grad():
-        maps = model.forward_intermediates(paddle.to_tensor(pictures), attention=True).attention
+        maps = model.forward_intermediates(paddle.to_tensor(images), attention=True).attention
     if model.family != 'cait':
         maps = maps[-1:]
     patches = model.patch_embed.num_patches
@@ -48,29 +48,29 @@ def class_attention(model: 'nn.Layer', pictures: np.ndarray) -> np.ndarray:
     return rows.reshape(*rows.shape[:3], side, side)
 
 
-def sheet(picture: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """The picture [S, S, 3] uint8 RGB with its maps [blocks, H, side, side] as one picture, uint8 RGB."""
-    scale = max(1, math.ceil(CELL / len(picture)))
-    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+def sheet(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """The image [S, S, 3] uint8 RGB with its maps [blocks, H, side, side] as one image, uint8 RGB."""
+    scale = max(1, math.ceil(CELL / len(image)))
+    image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     rows = []
     for heads in maps:
-        cells = [picture, *(overlay(picture, one) for one in [heads.mean(0), *heads])]
+        cells = [image, *(overlay(image, one) for one in [heads.mean(0), *heads])]
         rows.append(np.concatenate([np.pad(cell, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
                                     for cell in cells], axis=1))
     return np.concatenate(rows)[:-GAP, :-GAP]
 
 
-def overlay(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """One map [side, side], stretched over the picture [S, S, 3] and blended with it half and half."""
+def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """One map [side, side], stretched over the image [S, S, 3] and blended with it half and half."""
     low, high = attention.min(), attention.max()
     levels = (attention - low) / max(high - low, 1e-12)
-    levels = cv2.resize(levels.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(np.round(levels * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    return cv2.addWeighted(picture, 0.5, np.ascontiguousarray(colours), 0.5, 0)
+    levels = cv2.resize(levels.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colors = cv2.applyColorMap(np.round(levels * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colors), 0.5, 0)
 
 
 def _free_name(folder: Path, stem: str, taken: set) -> Path:
-    """``stem``.png, or with a number when another picture of this run has it."""
+    """``stem``.png, or with a number when another image of this run has it."""
     name, number = stem, 1
     while name in taken:
         number += 1
@@ -83,23 +83,23 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.flag('cfg', metavar='FILE', help='YAML file, see CaiT/configs')
     parser.flag('pretrained', metavar='PATH', help="anyone's checkpoint, with or without extension")
-    parser.flag('img_path', metavar='PATH', help='a picture, a folder or a list file')
+    parser.flag('img_path', metavar='PATH', help='an image, a folder or a list file')
     parser.flag('output_dir', type=Path, default=Path('output/attention'), metavar='FOLDER',
                 help='default: output/attention')
     parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs', metavar='KEY VALUE')
     options = parser.parse_args(arguments)
-    for name, expected in (('pretrained', 'the weights to look through'), ('img_path', 'a picture or a folder')):
+    for name, expected in (('pretrained', 'the weights to look through'), ('img_path', 'an image or a folder')):
         if not getattr(options, name):
             raise InputError(f'-{name}: found nothing, expected {expected}')
     runtime.prepare()
     from CaiT.config import build_model, data_config, get_config
-    from CaiT.data.lists import pictures_in
+    from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
     config = get_config(options.cfg, options.opts, pretrained=options.pretrained)
-    paths, model = pictures_in(options.img_path), build_model(config)
+    paths, model = list_images(options.img_path), build_model(config)
     data, taken = DataConfig(**data_config(config)), set()
     for path in paths:
-        pixels = eval_transform(data, normalise=False)(path)
+        pixels = eval_transform(data, normalize=False)(path)
         maps = class_attention(model, eval_transform(data)(path)[None])[0]
         target = _free_name(options.output_dir, Path(path).stem, taken)
         with atomic_write(target, 'wb') as file:

@@ -9,14 +9,15 @@ import pytest
 
 from CaiT.errors import InputError
 from CaiT.tools import attention_map
-from tests.models.small import SIDE, pictures, small
+from tests.models.small import SIDE, small
+from tests.models.small import pictures as images
 
 
 @pytest.mark.parametrize('name, prefix', [('cait_xxs24_224', 1), ('vit_tiny_patch16_224', 1),
                                           ('deit_tiny_distilled_patch16_224', 2)])
 def test_rows_and_columns(name, prefix):
     model = small(name)
-    x = pictures(model)
+    x = images(model)
     found = attention_map.class_attention(model, x.numpy())
     blocks = model.blocks_token_only if name.startswith('cait') else model.blocks
     whole = model.forward_intermediates(x, attention=True).attention[-1].numpy()
@@ -27,7 +28,7 @@ def test_rows_and_columns(name, prefix):
 
 
 def test_sheet():
-    """Two blocks of three heads over a grey picture of 16 pixels: enlarged to 224; the bright patch where it is."""
+    """Two blocks of three heads over a gray image of 16 pixels: enlarged to 224; the bright patch where it is."""
     maps = np.zeros((2, 3, 4, 4))
     maps[1, 2, 1, 3] = 0.7
     sheet = attention_map.sheet(np.full((16, 16, 3), 100, np.uint8), maps)
@@ -43,7 +44,7 @@ def test_sheet():
 
 
 def test_command(tmp_path, capsys):
-    weights, folder = tmp_path / 'w.pdparams', tmp_path / 'pictures'
+    weights, folder = tmp_path / 'w.pdparams', tmp_path / 'images'
     opts = ['MODEL.NAME', 'cait', 'DATA.IMAGE_SIZE', '32', 'MODEL.PATCH_SIZE', '8', 'MODEL.EMBED_DIM', '24',
             'MODEL.DEPTH', '3', 'MODEL.NUM_HEADS', '3', 'MODEL.NUM_CLASSES', '5']
     model = small('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)

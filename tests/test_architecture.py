@@ -48,7 +48,7 @@ def test_paddle_is_not_imported(module):
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_header(path):
-    """Licence, docstring, postponed annotations; a package's file may be empty."""
+    """License, docstring, postponed annotations; a package's file may be empty."""
     text = path.read_text(encoding='utf-8')
     if path.name == '__init__.py' and not text:
         return
