@@ -42,7 +42,7 @@ def accelerate(model: Any, threads: int = 0) -> str:
             layer.__class__ = FAST[type(layer)]
     exchanged = list(_exchanged(model))
     if not exchanged:
-        return "acceleration: none, the model has no layer that it knows"
+        return 'acceleration: none, the model has no layer that it knows'
     blocks = [layer for layer in exchanged if isinstance(layer, BLOCKS)]
     frozen = sum(len({p.stop_gradient for p in block.parameters()}) > 1 for block in blocks)
     partly = f' ({frozen} partly frozen: plain)' if frozen else ''

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
 from CaiT.accelerate.library import (
     FLOAT_BYTES,
@@ -70,7 +70,7 @@ class Kernel:
 
     def __del__(self) -> None:
         if hasattr(self, '_execute'):
-            Kernel.alive -= 1
+            type(self).alive -= 1  # by the instance: module names are gone when Python exits
             self._handles.destroy()
 
 
@@ -115,7 +115,8 @@ def product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_
             scale: float) -> Kernel:
     """``scale`` times (a times b, plus a bias)."""
     with Handles() as make:
-        x, weight, result = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides), make.memory_desc(y, y_strides)
+        x, weight = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides)
+        result = make.memory_desc(y, y_strides)
         bias = _bias_desc(make, y) if has_bias else None
         attributes = None
         if scale != 1.0:
@@ -134,7 +135,8 @@ def packed_product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Si
     """The reorder of b into the layout that the product reads fastest, the product, and the number of values that b has
     in that layout."""
     with Handles() as make:
-        x, weight, result = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides), make.memory_desc(y, y_strides)
+        x, weight = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides)
+        result = make.memory_desc(y, y_strides)
         bias = _bias_desc(make, y) if has_bias else None
         multiply = make.primitive_desc('matmul', x, make.any_layout_desc(b), bias, result)
         packed, size = chosen_layout(multiply)

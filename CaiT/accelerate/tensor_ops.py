@@ -128,7 +128,8 @@ def gather(x: Tensor, runs: Optional[Runs]) -> Tensor:
 
 
 def add(x: Tensor, y: Tensor, runs: Optional[Runs]) -> Tensor:
-    """x [B, N, C] plus y [B or fewer, N, C], whose images are those of x in ``runs``. y is overwritten when ``runs`` is None."""
+    """x [B, N, C] plus y [B or fewer, N, C], whose images are those of x in ``runs``. Overwrites y when ``runs``
+    is None."""
     shape = tuple(x.shape)
     if runs is None:
         primitives.binary(primitives.ADD, shape, shape)(y.data_ptr(), x.data_ptr(), y.data_ptr())
@@ -139,8 +140,8 @@ def add(x: Tensor, y: Tensor, runs: Optional[Runs]) -> Tensor:
         ctypes.memmove(out.data_ptr() + position * size, x.data_ptr() + position * size, (first - position) * size)
         if count:
             some = (count, *shape[1:])
-            primitives.binary(primitives.ADD, some, some)(x.data_ptr() + first * size, y.data_ptr() + done * size,
-                                                    out.data_ptr() + first * size)
+            primitives.binary(primitives.ADD, some, some)(
+                x.data_ptr() + first * size, y.data_ptr() + done * size, out.data_ptr() + first * size)
         position, done = first + count, done + count
     return out
 
@@ -240,7 +241,8 @@ def _multiply(a: _View, b: _View, y: _View, bias: Optional[Tensor] = None, scale
 
 
 def _apply(x: _View, weight: _View, y: _View, bias: Optional[Tensor] = None) -> None:
-    """As ``_multiply``. When x has many rows, the weight is first reordered into the layout that the product reads fastest."""
+    """As ``_multiply``. When x has many rows, the weight is first reordered into the layout that the product reads
+    fastest."""
     if x.sizes[0] < _MIN_PACKED_ROWS:
         _multiply(x, weight, y, bias)
         return

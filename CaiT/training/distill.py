@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from yacs.config import CfgNode
 
+from CaiT.accelerate import accelerate
 from CaiT.config import data_config
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
@@ -70,6 +71,8 @@ def build_teacher(config: CfgNode) -> Teacher:
             network, data = _vision_model(distill.TEACHER, distill.TEACHER_WEIGHTS, classes)
         else:
             network, data = _registered(distill.TEACHER, distill.TEACHER_WEIGHTS, classes)
+    if config.TRAIN.ACCELERATE:
+        accelerate(network)
     paddle.set_rng_state(rng_state)
     note = (f'distillation: {distill.TYPE}, alpha {distill.ALPHA:g}, teacher {distill.TEACHER} '
             f'({distill.TEACHER_WEIGHTS}) at {data.image_size} pixels')

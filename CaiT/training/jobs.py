@@ -19,8 +19,8 @@ from CaiT.config import build_model
 from CaiT.data.loader import worker_failures
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.models import ops
 from CaiT.training import distributed, evaluator, plots
+from CaiT.training.acceleration import accelerate_for
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger
@@ -49,7 +49,7 @@ def evaluate(config: CfgNode) -> EvalResult:
     """Evaluate MODEL.PRETRAINED on the validation split."""
     _set_device(config)
     logger = _open_logger(config, _run_folder(config, 'eval'), 'eval')
-    return evaluator.evaluate(_pretrained_model(config), build_val_loader(config), logger, config.REPORT_FREQ)
+    return evaluator.evaluate(_pretrained_model(config, logger), build_val_loader(config), logger, config.REPORT_FREQ)
 
 
 @worker_failures()
@@ -57,8 +57,7 @@ def predict(config: CfgNode) -> Path:
     """Predict with MODEL.PRETRAINED; prints a table and returns the path of the ``predictions.csv`` it writes."""
     _set_device(config)
     folder = _run_folder(config, 'pred')
-    _open_logger(config, folder, 'pred')
-    model = _pretrained_model(config)
+    model = _pretrained_model(config, _open_logger(config, folder, 'pred'))
     loader, paths, class_names = build_prediction_loader(config)
     width = max(len(path) for path in paths)
     print(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
@@ -117,17 +116,18 @@ def _open_logger(config: CfgNode, folder: Path, job: str) -> RunLogger:
         with atomic_write(config_file) as file:
             file.write(config.dump())
     logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
-    logger.info(f'{runtime.prepare()}; {ops.note()}; paddle {paddle.__version__} on {paddle.get_device()}, '
+    logger.info(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
 
 
-def _pretrained_model(config: CfgNode) -> nn.Layer:
-    """The model with the weights of -pretrained. With MODEL.STRICT no parameter may stay at its initial value:
-    evaluating a randomly initialized head would give meaningless numbers."""
+def _pretrained_model(config: CfgNode, logger: RunLogger) -> nn.Layer:
+    """The accelerated model with the weights of -pretrained. With MODEL.STRICT no parameter may stay at its initial
+    value: evaluating a randomly initialized head would give meaningless numbers."""
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    print('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    logger.info('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    logger.info(accelerate_for(config, model))
     return model

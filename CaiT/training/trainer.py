@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 from CaiT.config import build_model
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, distributed
+from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
@@ -85,6 +86,8 @@ class Trainer:
         paddle.seed(config.SEED)
         self.model = build_model(config)
         self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
+        if config.MODEL.PRETRAINED:
+            logger.info('\n'.join(self.model.load_report.lines()))
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
@@ -103,6 +106,7 @@ class Trainer:
         if self.ema and resumed.get('ema'):
             self.ema.restore(resumed['ema'])
         logger.rewind(self.state.epoch - 1)
+        logger.info(accelerate_for(config, self.model))
         net, self.optimizer = self.amp.decorate(self.model, self.optimizer)
         if config.TRAIN.TO_STATIC:
             net = paddle.jit.to_static(net, full_graph=True)

@@ -21,7 +21,7 @@ TOKENS_SHAPE, MIXER, LINEAR = (BATCH, TOKENS, WIDTH), [(HEADS, HEADS), (HEADS,)]
 NORM, GAMMA = [(WIDTH,), (WIDTH,)], [(WIDTH,)]
 ATTENTION = [TOKENS_SHAPE, *NORM, (WIDTH, 3 * WIDTH), (3 * WIDTH,), *LINEAR]
 MLP = [TOKENS_SHAPE, *NORM, (WIDTH, 50), (50,), (50, WIDTH), (WIDTH,)]
-KEPT = {  # what is drawn for each picture, and what its branch is multiplied by at a rate of 0.2
+KEPT = {  # what is drawn for each image, and what its branch is multiplied by at a rate of 0.2
     'all': (None, [1.0] * BATCH), 'none dropped': ([0.3] * BATCH, [1.25] * BATCH),
     'some': ([0.1, 0.5, 0.2, 0.19, 0.9, 0.3], [0, 1.25, 1.25, 0, 1.25, 1.25]),
     'first and last': ([0.2, 0.0, 0.1, 0.1, 0.1, 0.7], [1.25, 0, 0, 0, 0, 1.25]), 'none': ([0.1] * BATCH, [0] * BATCH)}
@@ -70,8 +70,8 @@ def plain_attention(x, w, b, w_qkv, b_qkv, w_proj, b_proj, *mixing):
     return (weights @ v).transpose([0, 2, 1, 3]).reshape([BATCH, TOKENS, -1]) @ w_proj + b_proj
 
 
-def attend(x, pictures, learned, gamma):
-    return ops.attention(x, pictures, learned, gamma, HEADS, 0.3, 1e-6)
+def attend(x, images, learned, gamma):
+    return ops.attention(x, images, learned, gamma, HEADS, 0.3, 1e-6)
 
 
 CASES = {  # operation, its plain formulation, shapes of what they learn
@@ -80,8 +80,8 @@ CASES = {  # operation, its plain formulation, shapes of what they learn
     'layer_norm': (lambda x, w, b: ops.layer_norm(x, w, b, 1e-6), plain_norm, [TOKENS_SHAPE, *NORM]),
     'gelu': (ops.gelu, plain_gelu, [TOKENS_SHAPE]),
     'add_to_each': (ops.add_to_each, lambda x, y: x + y, [TOKENS_SHAPE, (1, TOKENS, WIDTH)]),
-    'patches': (lambda w, b: ops.patches(pictures(w), w, b), lambda w, b: F.conv2d(
-        pictures(w), w, b, stride=SIDE).flatten(2).transpose([0, 2, 1]), [(WIDTH, 3, SIDE, SIDE), (WIDTH,)]),
+    'patches': (lambda w, b: ops.patches(images(w), w, b), lambda w, b: F.conv2d(
+        images(w), w, b, stride=SIDE).flatten(2).transpose([0, 2, 1]), [(WIDTH, 3, SIDE, SIDE), (WIDTH,)]),
     **{f'mlp, {kept}': (*branch(lambda *a: ops.mlp(*a, 1e-6), plain_mlp, kept, True), [*MLP, *GAMMA]) for kept in KEPT},
     'mlp without LayerScale': (*branch(lambda *a: ops.mlp(*a, 1e-6), plain_mlp, 'all', False), MLP),
     'mlp without LayerScale, some': (*branch(lambda *a: ops.mlp(*a, 1e-6), plain_mlp, 'some', False), MLP),
@@ -92,7 +92,7 @@ CASES = {  # operation, its plain formulation, shapes of what they learn
 }
 
 
-def pictures(like):
+def images(like):
     """[B, 3, 8, 6] of its type."""
     return paddle.to_tensor(np.random.default_rng(3).normal(0, 1, (BATCH, 3, 8, 6)).astype(like.numpy().dtype))
 
@@ -243,8 +243,8 @@ def test_class_attention_without_keys_and_values():
         np.testing.assert_allclose(one, other, rtol=0, atol=max(1e-5 * np.abs(other).max(), 1e-6 * largest))
 
 
-def test_pictures_may_learn():
-    """Saliency maps, adversarial pictures: the gradient reaches the pixels."""
+def test_images_may_learn():
+    """Saliency maps, adversarial images: the gradient reaches the pixels."""
     model, pixels = small(), paddle.rand([2, 3, 64, 64])
     pixels.stop_gradient = False
     model(pixels).sum().backward()
@@ -292,17 +292,17 @@ def test_switches(settings, kernels):
 @pytest.mark.parametrize('name', ['cait_xxs24_224', 'deit_tiny_distilled_patch16_224'])
 def test_model(name, rate, monkeypatch):
     """All gradients of a whole model, every parameter drawn at random, LayerScale large; those of blocks' outputs too,
-    which someone may have asked to keep. The same pictures are dropped either way."""
+    which someone may have asked to keep. The same images are dropped either way."""
     model = small(name, depth=3, drop_path_rate=rate)
     model.train()
-    pictures, outputs = paddle.to_tensor(np.random.default_rng(2).normal(0, 1, (4, 3, 64, 64)).astype('float32')), []
+    images, outputs = paddle.to_tensor(np.random.default_rng(2).normal(0, 1, (4, 3, 64, 64)).astype('float32')), []
     for block in model.blocks:
         block.register_forward_post_hook(lambda layer, given, output: outputs.append(output) or output.retain_grads())
 
     def run():
         outputs.clear()
         paddle.seed(5)
-        logits = model(pictures)
+        logits = model(images)
         heads = logits if isinstance(logits, tuple) else [logits]
         loss = sum(F.cross_entropy(one, paddle.arange(4)) for one in heads)
         loss.backward()
