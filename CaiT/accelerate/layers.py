@@ -23,9 +23,9 @@ class FastLinear(nn.Linear):
         return functions.linear(x, self.weight, self.bias)
 
 
-class FastLayerNorm(nn.LayerNorm):
+class FastLayerNorm(layers.LayerNorm):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if tuple(self._normalized_shape) != (x.shape[-1],) or not functions.is_eligible(x, self.weight, self.bias):
+        if not functions.is_eligible(x, self.weight, self.bias):
             return super().forward(x)
         return functions.layer_norm(x, self.weight, self.bias, self._epsilon)
 
@@ -85,15 +85,15 @@ class FastViTBlock(vit.Block):
 
 class FastClassBlock(cait.ClassBlock):
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
-        if not is_eligible_mlp(self, cls, self.gamma_2):
-            return super().forward(cls, patches)
         x = paddle.concat([cls, patches], axis=1)
         cls = cls + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
-        return add_mlp(self, cls, self.gamma_2)
+        if is_eligible_mlp(self, cls, self.gamma_2):
+            return add_mlp(self, cls, self.gamma_2)
+        return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
 
 
 FAST: Dict[type, type] = {
-    nn.Linear: FastLinear, nn.LayerNorm: FastLayerNorm, nn.GELU: FastGELU, layers.PatchEmbed: FastPatchEmbed,
+    nn.Linear: FastLinear, layers.LayerNorm: FastLayerNorm, nn.GELU: FastGELU, layers.PatchEmbed: FastPatchEmbed,
     cait.ClassAttention: FastClassAttention, cait.Block: FastCaiTBlock, cait.ClassBlock: FastClassBlock,
     vit.Block: FastViTBlock}
 BLOCKS = (FastCaiTBlock, FastClassBlock, FastViTBlock)
