@@ -141,7 +141,7 @@ def local_path(pretrained: Union[bool, str, os.PathLike], model: str) -> Union[s
     entry = entry_of(pretrained, model)
     if entry is None:
         return pretrained
-    from CaiT.weights.download import fetch
+    from CaiT.weights.cache import fetch
     path = fetch(entry)
     print('\n'.join(describe(entry)))
     return str(path)
