@@ -6,10 +6,13 @@
 
 FOLDER is a clone of this repository. ``pretrained=True`` downloads published weights (docs/weights.md).
 """
-from functools import partial, update_wrapper
+from functools import partial as _partial
+from functools import update_wrapper as _update_wrapper
 
-from CaiT.models.registry import create_model, list_models
-from CaiT.weights.zoo import local_path
+# Without an underscore, whatever can be called would be taken for an entry point.
+from CaiT.models.registry import create_model as _create_model
+from CaiT.models.registry import list_models as _list_models
+from CaiT.weights.zoo import local_path as _local_path
 
 dependencies = ['paddle', 'numpy', 'safetensors', 'tqdm']
 
@@ -22,10 +25,10 @@ def _build(name, pretrained=False, strict=True, **overrides):
     others. overrides: constructor arguments (num_classes, image_size, drop_path_rate, ...). Raises
     CaiT.errors.InputError, one line, for weights that cannot be had or do not fit and for unknown arguments.
     """
-    return create_model(name, local_path(pretrained, name) if pretrained else None, strict, **overrides)
+    return _create_model(name, _local_path(pretrained, name) if pretrained else None, strict, **overrides)
 
 
-for _name in list_models():
-    globals()[_name] = update_wrapper(partial(_build, _name), _build)
+for _name in _list_models():
+    globals()[_name] = _update_wrapper(_partial(_build, _name), _build)
     globals()[_name].__name__ = _name
 del _name
