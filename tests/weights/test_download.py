@@ -130,6 +130,14 @@ def test_a_lying_content_range_is_not_believed(lie):
     assert said[1] == 'zoo: the server cannot continue the partial file, it is begun again; next attempt in 0.02 s'
 
 
+def test_a_rest_that_is_only_some_of_the_rest_is_continued():
+    said = []
+    with serve(file(CONTENT, cut=100_000), file(CONTENT, cut=500, announce=500), file(CONTENT)) as server:
+        assert fetch(entry(server.url), say=said.append).read_bytes() == CONTENT
+        assert ranges(server)[2] == ('bytes=100500-', '"one"')
+    assert said[1] == f'zoo: 100,500 bytes arrived, the server announced {SIZE:,}; next attempt in 0.02 s'
+
+
 def test_an_announced_length_that_never_comes():
     with serve(file(CONTENT, announce=SIZE + 10, etag='')) as server:
         message = refused(entry(server.url), say=str)
