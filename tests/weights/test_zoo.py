@@ -97,6 +97,12 @@ def test_find(name, source, key):
     assert find(name, source).key == key
 
 
+def test_no_source_is_preferred_that_lacks_the_classes_or_the_architecture(monkeypatch):
+    monkeypatch.setattr(zoo, 'SOURCES', ('passl', 'paddleclas', 'mindcv', 'timm', 'facebookresearch', 'paddlevit'))
+    assert find('vit_large_patch16_224').key == 'vit_large_patch16_224.paddleclas'  # passl has one of 21,841 classes
+    assert find('vit_small_patch16_224').key == 'vit_small_patch16_224.timm'
+
+
 def test_every_model_with_weights_has_one_to_start_from():
     for model in {row.model for row in entries()}:
         assert find(model).fits and find(model).num_classes == 1000
@@ -168,7 +174,9 @@ def test_where_a_file_is_asked_for():
         'https://h.invalid/timm/cait_s24_224.fb_dist_in1k/resolve/main/model.safetensors'
     assert download_url(drive, {}) == ('https://drive.usercontent.google.com/download?'
                                        'id=1sdCxEw328yfPJArf6Zwrvok-91gh7PhS&export=download&confirm=t')
-    assert download_url(drive, {'CAIT_MIRROR': 'http://m.invalid/w', 'HF_ENDPOINT': 'https://h.invalid'}) == \
+    assert download_url(timm, {'CAIT_MIRROR': 'http://m.invalid/w', 'HF_ENDPOINT': 'https://h.invalid'}) == \
+        'http://m.invalid/w/cait_s24_224.timm.safetensors'
+    assert download_url(drive, {'CAIT_MIRROR': 'http://m.invalid/w/'}) == \
         'http://m.invalid/w/cait_s24_224.paddlevit.pdparams'
     with pytest.raises(InputError, match="^CAIT_MIRROR: found 'm.invalid', expected the beginning of a URL"):
         download_url(timm, {'CAIT_MIRROR': 'm.invalid'})
