@@ -129,5 +129,5 @@ def _pretrained_model(config: CfgNode) -> nn.Layer:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    print('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    print('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, require_all=strict).lines()))
     return model
