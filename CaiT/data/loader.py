@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import paddle
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, WorkerError
 
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of an epoch
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
@@ -73,9 +73,9 @@ class Loader:
 
 
 class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off, SIGTERM ignored until ``exiting[0]`` is set.
+    """Initializes a worker process: OpenCV threads off; SIGINT, SIGHUP and, until ``exiting[0]`` is set, SIGTERM ignored.
 
-    Schedulers send SIGTERM to every process of a job. A worker that died of it would take the trainer down before the
+    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take the trainer down before the
     trainer has saved its state, so workers ignore it until the trainer exits and terminates them. If the trainer is
     killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
     waits for work.
@@ -88,6 +88,9 @@ class _WorkerInit:
         cv2.setNumThreads(0)
         if sys.platform == 'linux':
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        for name in ('SIGINT', 'SIGHUP'):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.exiting[0] else None)
 
 
@@ -107,7 +110,7 @@ def _exit_flag() -> mmap.mmap:
 
 @contextlib.contextmanager
 def worker_failures() -> Iterator[None]:
-    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_failures()``.
+    """Turn the death of a data worker into a WorkerError; also a decorator, ``@worker_failures()``.
 
     Paddle raises from a signal handler, so the exception can appear anywhere in the main process.
     """
@@ -116,8 +119,8 @@ def worker_failures() -> Iterator[None]:
     except (SystemError, OSError) as error:  # OSError: how Paddle wraps an exception during a PyLayer's backward pass
         if not re.search('DataLoader|data reader', str(error)):  # the two wordings of Paddle's message
             raise
-        raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
-                         'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+        raise WorkerError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
+                          'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
 class _ErrorsAsValues(paddle.io.Dataset):
