@@ -22,6 +22,7 @@ PathLike = Union[str, 'os.PathLike[str]']
 MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
 INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
 FLOAT_TOPS = (1, 255, 65535)
+_START_OF_SCAN, _END_OF_IMAGE = 0xda, 0xd9
 DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
 
@@ -47,12 +48,35 @@ def decode_fast(path: PathLike) -> np.ndarray:
             image.fp.seek(0)
             data = np.frombuffer(image.fp.read(), np.uint8)
             how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as Pillow, and so published numbers
-            with contextlib.suppress(cv2.error):
-                pixels = cv2.imdecode(data, how)
-                if pixels is not None:
-                    return pixels
+            if _ends_well(data):
+                with contextlib.suppress(cv2.error):
+                    pixels = cv2.imdecode(data, how)
+                    if pixels is not None:
+                        return pixels
             image.fp.seek(0)
         return np.asarray(_rgb(image))
+
+
+def _ends_well(jpeg: np.ndarray) -> bool:
+    """Whether the segments and scans of a JPEG's bytes follow each other up to the end-of-image marker.
+
+    Where they do not, OpenCV may give what it has, the rest gray or black, without a word; Pillow refuses.
+    """
+    marks = np.flatnonzero(jpeg[:-1] == 0xff)
+    kinds = jpeg[marks + 1]
+    # 255 before 255 fills up; inside a scan 255 before 0 is a plain 255, before 0xd0 to 0xd7 it counts restarts
+    marks = marks[(kinds != 0) & (kinds != 0xff) & ((kinds < 0xd0) | (kinds > 0xd7))]
+    place, in_scan = 2, False
+    while True:
+        following = np.searchsorted(marks, place)
+        if following == len(marks) or not (in_scan or (jpeg[place:marks[following]] == 0xff).all()):
+            return False
+        place = int(marks[following]) + 2
+        kind = jpeg[place - 1]
+        if kind == _END_OF_IMAGE:
+            return True
+        in_scan = kind == _START_OF_SCAN
+        place += int.from_bytes(jpeg[place:place + 2].tobytes(), 'big')
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
