@@ -19,6 +19,7 @@ from CaiT.data.erasing import RandomErasing
 from CaiT.data.transforms import INTERPOLATIONS, DataConfig, ImageLike, as_pillow, normalize, short_side
 from CaiT.errors import InputError
 
+LONGEST = 100  # times the short side: the long side of an image that is resized whole
 KINDS = ('random_resized_crop', 'pad_crop')
 
 
@@ -145,10 +146,20 @@ def random_resized_crop(pixels: np.ndarray, size: int, options: TrainOptions, fi
     return resize(pixels[top:top + height, left:left + width], size, size, filter_name)
 
 
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The image, or of one that is very long the middle 4 to 5 squares: what is outside, the center crop leaves out."""
+    long, short = max(pixels.shape[:2]), min(pixels.shape[:2])
+    cut = (long - 4 * short) // 2
+    if long <= LONGEST * short:
+        return pixels
+    return pixels[cut:-cut] if pixels.shape[0] == long else pixels[:, cut:-cut]
+
+
 def pad_crop(pixels: np.ndarray, data: DataConfig, options: TrainOptions, filter_name: str,
              rng: np.random.Generator) -> np.ndarray:
     """Evaluation geometry, then one random similarity about the center over black: [size, size, 3]."""
     size = data.image_size
+    pixels = middle(pixels)
     width, height = short_side(pixels.shape[1], pixels.shape[0], math.floor(size / data.crop_pct))
     pixels = resize(pixels, width, height, filter_name)
     left, top = int(round((width - size) / 2.0)), int(round((height - size) / 2.0))

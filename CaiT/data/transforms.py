@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from CaiT.data.decode import load_image
+from CaiT.data.names import quoted
+from CaiT.data.resample import resized_part
 from CaiT.errors import InputError
 
 ImageLike = Union[str, 'os.PathLike[str]', Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
@@ -26,6 +28,8 @@ INTERPOLATIONS = {
     'bicubic': Image.BICUBIC,
     'lanczos': Image.LANCZOS,
 }
+
+MAX_RESIZED = 25_000_000  # pixels of an enlarged image; of a larger one, only what the crop keeps is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +84,12 @@ class EvalTransform:
         self.data, self.normalize = data, normalize
 
     def __call__(self, image: ImageLike) -> np.ndarray:
-        pixels = np.asarray(eval_crop(as_pillow(image), self.data))
-        return normalize(pixels, self.data) if self.normalize else pixels
+        try:
+            pixels = np.asarray(eval_crop(as_pillow(image), self.data))
+            return normalize(pixels, self.data) if self.normalize else pixels
+        except MemoryError:
+            name = f'image {quoted(image)}' if isinstance(image, (str, os.PathLike)) else 'image'
+            raise InputError(f'{name}: not enough memory to resize it') from None
 
 
 def as_pillow(image: ImageLike) -> Image.Image:
@@ -112,6 +120,9 @@ def short_side(width: int, height: int, target: int) -> Tuple[int, int]:
 def eval_crop(image: Image.Image, data: DataConfig) -> Image.Image:
     """Resize and center crop to image_size x image_size; Python's round (half to even) is torchvision's."""
     size = data.image_size
-    image = image.resize(short_side(*image.size, math.floor(size / data.crop_pct)), INTERPOLATIONS[data.interpolation])
-    left, top = (int(round((side - size) / 2.0)) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+    width, height = short_side(*image.size, math.floor(size / data.crop_pct))
+    left, top = (int(round((side - size) / 2.0)) for side in (width, height))
+    box = (left, top, left + size, top + size)
+    if width * height > MAX_RESIZED and width >= image.width and height >= image.height:
+        return Image.fromarray(resized_part(np.asarray(image), (width, height), box, data.interpolation))
+    return image.resize((width, height), INTERPOLATIONS[data.interpolation]).crop(box)
