@@ -14,7 +14,8 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
-from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
+from CaiT.data.label_map import read_label_map
+from CaiT.data.lists import LIST_FILES, Samples, list_images, read_list
 from CaiT.errors import InputError
 
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from CaiT.data.formats import FORMATS, NEEDS, formats_for
-from CaiT.data.names import quoted
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 
 PathLike = Union[str, 'os.PathLike[str]']

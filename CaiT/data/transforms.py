@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from CaiT.data.decode import load_image
-from CaiT.data.names import quoted
 from CaiT.data.resample import resized_part
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 
 ImageLike = Union[str, 'os.PathLike[str]', Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File names in text files and on the screen: one line each, whatever bytes a name is made of."""
+"""Lines of text files, and file names in them and on the screen: one line each, whatever bytes a name is made of."""
 from __future__ import annotations
 
 import os
 import re
-from typing import Union
+import stat
+from typing import Iterator, Tuple, Union
+
+from CaiT.errors import InputError
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -37,3 +40,18 @@ def unquoted(text: str) -> str:
 def is_utf8(path: str) -> bool:
     """Whether the bytes of a file name are UTF-8."""
     return not any('\ud800' <= letter <= '\udfff' for letter in path)
+
+
+def read_lines(path: PathLike) -> Iterator[Tuple[int, str]]:
+    """(line number from 1, line without the blanks around it) of the lines of a UTF-8 text that hold something."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f'{quoted(path)}: is no regular file, expected a text file')
+        with open(path, encoding='utf-8-sig') as file:
+            for number, line in enumerate(file, 1):
+                if line.strip(' \t\n'):
+                    yield number, line.strip(' \t\n')
+    except FileNotFoundError:
+        raise InputError(f'{quoted(path)}: no such file') from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'{quoted(path)}: cannot be read as UTF-8 text ({error})') from None
