@@ -16,6 +16,7 @@ import numpy as np
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.label_map import read_label_map
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_list
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
@@ -52,26 +53,27 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
         raise InputError(f'{list_file}: no such file, expected "path class_id" lines; write it with: '
                          f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
-    if names is None:
-        names = _own_names(Path(data_path) / CLASS_FILE, num_classes)
-    return ListDataset(os.fspath(list_file), samples, transform, names)
-
-
-def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
-    """The names beside the list files, when there are any and they fit the head (lists may use another's ids)."""
-    try:
-        return read_label_map(path, num_classes) if path.is_file() else None
-    except InputError:
-        return None
+    dataset = ListDataset(os.fspath(list_file), samples, transform, names)
+    own_names = Path(data_path) / CLASS_FILE
+    if names is None and own_names.is_file():
+        try:
+            dataset.class_names = read_label_map(own_names, num_classes)
+        except InputError as error:  # lists may use another dataset's ids
+            dataset.notes.append(f'no class names: {error}')
+    return dataset
 
 
 class ListDataset:
-    """Images named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+    """Images named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id.
+
+    ``notes`` are lines for the log: what a user may want to know about the files.
+    """
 
     def __init__(self, list_file: str, samples: Samples, transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
         self.list_file, self.samples, self.transform = list_file, samples, transform
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,10 +81,13 @@ class ListDataset:
     def __getitem__(self, key: Key) -> Sample:
         index, draw = key if isinstance(key, tuple) else (key, None)
         path, label = self.samples[index]
+        place = f'{quoted(self.list_file)}, line {self.samples.lines[index]}'
         try:
             return _transformed(self.transform, path, draw), np.int64(label)
         except InputError as error:
-            raise InputError(f'{self.list_file}, line {self.samples.lines[index]}: {error}') from None
+            raise InputError(f'{place}: {error}') from None
+        except MemoryError:
+            raise InputError(f'{place}: image {quoted(path)}: not enough memory') from None
 
 
 class ArrayDataset:
@@ -93,6 +98,7 @@ class ArrayDataset:
         self.pixels, self.labels, self.transform = pixels, labels, transform
         self.samples = list(zip(places, labels.tolist()))
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.labels)

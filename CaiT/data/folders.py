@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Counter, List, Set, Tuple, Union
+from typing import Callable, Counter, List, Set, Tuple, Union
 
 from CaiT.data.formats import NEEDS, format_of, is_supported
 from CaiT.data.text import quoted
@@ -69,7 +69,7 @@ def images_below(folder: PathLike, left_out: LeftOut, regular_only: bool = False
         for entry in entries(path):
             if is_hidden(entry.name):
                 left_out.add(HIDDEN, entry.name)
-            elif entry.is_dir():
+            elif is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif is_image(entry, left_out, regular_only):
                 found.append(entry.path)
@@ -94,8 +94,20 @@ def is_image(entry: 'os.DirEntry[str]', left_out: LeftOut, regular_only: bool) -
         left_out.add(quoted(ending) if ending else 'without an extension')
     elif not is_supported(image_format):
         left_out.add(f'{os.path.splitext(entry.name)[1].lower()} ({NEEDS[image_format]})')
-    elif regular_only and not entry.is_file():
+    elif regular_only and not _holds(entry.is_file):
         left_out.add('no regular file')
     else:
         return True
     return False
+
+
+def is_folder(entry: 'os.DirEntry[str]') -> bool:
+    """Whether it is a folder or a link to one."""
+    return _holds(entry.is_dir)
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -29,24 +30,26 @@ def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_m
 
     With ``mixing`` the second is float32 [B, classes]; it runs where the images are read, with a generator seeded
     from the draw of the batch's first image, so it depends on (seed, epoch, position) like everything else.
-    ``num_workers`` 0 reads in the main process. An image that cannot be read raises InputError in this process.
+    ``num_workers`` 0 reads in the main process. An image that cannot be read raises InputError in this process, any
+    other error of dataset, sampler or mixing RuntimeError with its traceback.
     """
     return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
 
 
 class Loader:
-    """See ``build_loader``; ``len()`` is the number of batches of a whole pass."""
+    """See ``build_loader``; ``len()`` is the number of batches of a whole pass, ``notes`` are lines for the log."""
 
     def __init__(self, dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
                  mixing: Optional[Mix] = None) -> None:
         self.dataset, self.sampler = dataset, sampler
         self.num_workers = num_workers
+        self.notes: List[str] = list(getattr(dataset, 'notes', []))
         cv2.setNumThreads(0)  # this process reads, or its forked workers inherit the setting
         self._ending = mmap.mmap(-1, 1)  # one byte shared with the workers
         atexit.register(self._end)
         self._batches = paddle.io.DataLoader(
-            _Guarded(dataset), batch_sampler=sampler, collate_fn=_Collate(mixing), num_workers=num_workers,
-            use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
+            _Guarded(dataset), batch_sampler=_GuardedSampler(sampler), collate_fn=_Collate(mixing),
+            num_workers=num_workers, use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
             worker_init_fn=self._prepare_worker)
 
     def __len__(self) -> int:
@@ -71,8 +74,9 @@ class Loader:
         with worker_failures():
             batches = iter(self._batches)
             for images, labels in batches:
-                if images.ndim == 1:  # not images: the text of an InputError
-                    raise InputError(images.numpy().tobytes().decode('utf-8'))
+                if images.ndim == 1:  # not images: the text of an error
+                    text = images.numpy().tobytes().decode('utf-8', 'surrogateescape')
+                    raise InputError(text) if int(labels[0]) == _INPUT_ERROR else RuntimeError(text)
                 yield images, labels
             # Paddle leaves a thread behind that is about to end: a lock that it holds while the next pass forks its
             # workers would stay locked in them for ever. Sometimes it waits for a batch for 5 s more, locking nothing.
@@ -96,8 +100,30 @@ def worker_failures() -> Iterator[None]:
                          'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
+_INPUT_ERROR, _OTHER_ERROR = 0, 1
+
+
+class _Failure:
+    """An error as a value. Raised in a worker, Paddle buries it in pages of traceback; raised in the thread that reads
+    without workers, the main thread would wait for ever."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.kind, self.text = _INPUT_ERROR, str(error)
+        if isinstance(error, MemoryError):
+            self.text = 'not enough memory for a batch of images; try a smaller -batch_size or fewer -num_workers'
+        elif not isinstance(error, InputError):
+            self.kind = _OTHER_ERROR
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            self.text = 'reading the data failed:\n' + ''.join(lines)
+
+    def batch(self) -> List[np.ndarray]:
+        """What stands for the batch: the text as bytes, and the kind."""
+        text = self.text.encode('utf-8', 'surrogateescape')
+        return [np.frombuffer(text, np.uint8), np.array([self.kind], np.int64)]
+
+
 class _Guarded(paddle.io.Dataset):
-    """The dataset with errors as values: raised in a worker, Paddle buries them in pages of traceback."""
+    """The dataset with errors as values."""
 
     def __init__(self, dataset: Sequence) -> None:
         self.dataset = dataset
@@ -106,22 +132,46 @@ class _Guarded(paddle.io.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, _Failure):
+            return key
         try:
             return (*self.dataset[key], key[1] if isinstance(key, tuple) else 0)
-        except InputError as error:
-            return str(error)
+        except (Exception, SystemExit) as error:
+            return _Failure(error)
+
+
+class _GuardedSampler:
+    """The sampler with an error as its last batch."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[List[Any]]:
+        try:
+            yield from self.sampler
+        except Exception as error:
+            yield [_Failure(error)]
 
 
 class _Collate:
-    """Samples (image, label, draw) to one batch; the first failed sample's message, as bytes, when there is one."""
+    """Samples (image, label, draw) to one batch; the first failure instead, when there is one."""
 
     def __init__(self, mixing: Optional[Mix]) -> None:
         self.mixing = mixing
 
     def __call__(self, samples: List[Any]) -> List[np.ndarray]:
         for sample in samples:
-            if isinstance(sample, str):
-                return [np.frombuffer(sample.encode('utf-8'), np.uint8), np.zeros(1, np.int64)]
+            if isinstance(sample, _Failure):
+                return sample.batch()
+        try:
+            return self._stacked(samples)
+        except (Exception, SystemExit) as error:
+            return _Failure(error).batch()
+
+    def _stacked(self, samples: List[Any]) -> List[np.ndarray]:
         images = np.stack([image for image, _, _ in samples])
         labels = np.asarray([label for _, label, _ in samples], np.int64)
         if self.mixing is not None:

@@ -43,6 +43,7 @@ class TrainSampler:
         if places == 0 or not drop_last:
             places = length // world_size * world_size
         self.bounds = [(start, min(start + step, places)) for start in range(0, places, step)]
+        self.left_out = length - places  # samples of an epoch that are in no batch
         self.epoch, self.start_step = 0, 0
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:

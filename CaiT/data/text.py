@@ -16,13 +16,13 @@ _ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 _QUOTED = re.compile(r"\$'((?:[^'\\]|\\.)*)'")
 
 
-def quoted(path: PathLike) -> str:
+def quoted(path: PathLike, always: bool = False) -> str:
     """``path`` as one line of valid Unicode: itself nearly always, else as bash would quote it, ``$'caf\\xe9.png'``.
 
-    ``unquoted`` is the inverse.
+    ``unquoted`` is the inverse. ``always`` quotes a path that could be written as it is.
     """
     path = os.fspath(path)
-    if not _ODD.search(path) and not path.startswith("$'"):
+    if not always and not _ODD.search(path) and not path.startswith("$'"):
         return path
     text = path.replace('\\', '\\\\').replace("'", "\\'")
     return "$'" + _ODD.sub(lambda odd: ''.join(f'\\x{byte:02x}' for byte in os.fsencode(odd[0])), text) + "'"
