@@ -74,6 +74,15 @@ def off() -> bool:
     return os.environ.get('CAIT_RUNTIME', '').lower() in ('off', '0', 'false')
 
 
+def _first_environment() -> Set[str]:
+    """Names of the variables with which this process was started; empty where Linux does not say."""
+    try:
+        with open('/proc/self/environ', encoding='utf-8', errors='replace') as file:
+            return {entry.partition('=')[0] for entry in file.read().split('\0')}
+    except OSError:
+        return set()
+
+
 def prepare(threads: int = 0) -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
@@ -106,9 +115,10 @@ def apply(threads: int = 0) -> str:
     """
     import paddle
     values = settings(_cpu(), threads or cores())
-    if 'OMP_NUM_THREADS' not in os.environ:
-        paddle.base.core.set_num_threads(int(values['OMP_NUM_THREADS']))
-    count = os.environ.get('OMP_NUM_THREADS', values['OMP_NUM_THREADS'])
+    count = os.environ.get('OMP_NUM_THREADS', '1')
+    if count == '1' and not _report and 'OMP_NUM_THREADS' not in _first_environment():
+        count = values['OMP_NUM_THREADS']  # the 1 is Paddle's: it sets the variable when it is imported
+        paddle.base.core.set_num_threads(int(count))
     for flag, value in (('FLAGS_use_stride_kernel', False), ('FLAGS_eager_delete_tensor_gb', 0.05)):
         if flag not in os.environ:
             paddle.set_flags({flag: value})

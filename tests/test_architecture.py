@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
-# Which rooms a room may import from, besides the ground (errors, files, cli, runtime) and itself.
+# Which packages a package may import from, besides the base (errors, files, cli, runtime) and itself.
 FLOORS = {'models': {'weights'}, 'config.py': {'models'}, 'data': set(), 'weights': {'models'},
-          'training': {'models', 'config', 'data', 'weights'}, 'deploy': {'models', 'config', 'data', 'weights'}}
+          'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
+          'deploy': {'models', 'config', 'data', 'weights'}}
 GROUND = {'errors', 'files', 'cli', 'runtime', '__version__'}
 
 

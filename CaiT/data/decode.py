@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Iterator, Union
+from typing import Iterator
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,7 @@ from PIL import Image
 from CaiT.data.formats import FORMATS, NEEDS, formats_for
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
 INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
@@ -33,7 +32,7 @@ def load_image(path: PathLike) -> Image.Image:
     whole image of a supported format, has more than MAX_PIXELS, or needs more memory than there is.
     """
     with _opened(path) as image:
-        return _rgb(image)
+        return _decode(image)
 
 
 def decode_fast(path: PathLike) -> np.ndarray:
@@ -54,7 +53,7 @@ def decode_fast(path: PathLike) -> np.ndarray:
                     if pixels is not None:
                         return pixels
             image.fp.seek(0)
-        return np.asarray(_rgb(image))
+        return np.asarray(_decode(image))
 
 
 def _ends_well(jpeg: np.ndarray) -> bool:
@@ -99,13 +98,18 @@ def to_8_bits(values: np.ndarray) -> np.ndarray:
     return np.rint(values * (255 / top)).astype(np.uint8)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in 'IF':  # 16 or 32 bits per pixel; Pillow would cut everything above 255 to white
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert('RGB')
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode in RGB; ValueError for gray levels that ``to_8_bits`` refuses."""
+    if image.mode[0] in 'IF':  # 16 or 32 bits per pixel; Pillow would clip everything above 255 to white
+        image = Image.fromarray(to_8_bits(np.asarray(image)))
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+
+def _decode(image: Image.Image) -> Image.Image:
     deep = ';16' in str(getattr(image, 'tile', ''))  # 16-bit colors, of which Pillow keeps the high byte
     image.load()  # all of it, before the file is closed
     image.info.pop('transparency', None)  # Pillow warns of some forms of it, though the alpha is dropped
-    image = image if image.mode == 'RGB' else image.convert('RGB')
+    image = to_rgb(image)
     if deep and 0 < max(high for _, high in image.getextrema()) < 256 // DARKEST:
         raise ValueError('16-bit colors that use less than a sixteenth of their range; convert the image to 8 bits')
     return image

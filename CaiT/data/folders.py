@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Callable, Counter, List, Set, Tuple, Union
+from typing import Callable, Counter, List, Set, Tuple
 
 from CaiT.data.formats import NEEDS, format_of, is_supported
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 # What operating systems, network drives and archivers leave in folders, beside the names that begin with a dot
 # (.ipynb_checkpoints, ._a.png, .DS_Store, .Trashes, …). In lower case.

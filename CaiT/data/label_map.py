@@ -9,12 +9,11 @@ import ast
 import json
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from CaiT.data.text import quoted, read_lines
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 _NUMBER = r'-?\d+(?:\.\d+)?'
 _WNID = re.compile(r'(n\d{8})(?:[\s,:;=]+(.*))?')

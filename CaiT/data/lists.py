@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Callable, List, Optional, Sequence, Union
+from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
 
@@ -13,10 +13,9 @@ from CaiT.data.formats import IMAGE_EXTENSIONS
 from CaiT.data.label_map import read_label_map
 from CaiT.data.text import quoted, read_lines, unquoted
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 __all__ = ['IMAGE_EXTENSIONS', 'LIST_FILES', 'Samples', 'list_images', 'read_label_map', 'read_list']
-
-PathLike = Union[str, 'os.PathLike[str]']
 
 LIST_FILES = {'train': 'train_list.txt', 'val': 'val_list.txt', 'test': 'test_list.txt'}
 MAX_DIGITS = 9  # of a class id

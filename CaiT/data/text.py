@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import Iterator, Tuple, Union
+from typing import Iterator, Tuple
 
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 # Control characters, the two line ends of Unicode, and what os.fsdecode makes of bytes that are not UTF-8.
 _ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')

@@ -18,10 +18,10 @@ from CaiT.models.layers import (
     Backbone,
     DropPath,
     Intermediates,
+    LayerNorm,
     Mlp,
     PatchEmbed,
     check_shape,
-    layer_norm,
     linear,
     merge_heads,
     split_heads,
@@ -112,9 +112,9 @@ class Block(nn.Layer):
         small = nn.initializer.Constant(init_values)
         self.gamma_1 = self.create_parameter([dim], default_initializer=small)
         self.gamma_2 = self.create_parameter([dim], default_initializer=small)
-        self.norm1 = layer_norm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -155,7 +155,7 @@ class CaiT(Backbone):
             Block(*shape, drop_rate, attn_drop_rate, drop_path_rate, TalkingHeadAttention) for _ in range(depth)])
         self.blocks_token_only = nn.LayerList([
             ClassBlock(*shape, 0.0, 0.0, 0.0, ClassAttention) for _ in range(depth_token_only)])
-        self.norm = layer_norm(embed_dim)
+        self.norm = LayerNorm(embed_dim)
 
     def embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Images to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""

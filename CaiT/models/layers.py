@@ -9,6 +9,7 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from CaiT.errors import InputError
@@ -38,9 +39,18 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     return nn.Linear(in_features, out_features, weight_attr=weight, bias_attr=zero if bias else False)
 
 
-def layer_norm(dim: int) -> nn.LayerNorm:
-    """LayerNorm over the channels, with timm's epsilon for the three families."""
-    return nn.LayerNorm(dim, epsilon=1e-6)
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels, with timm's epsilon for the three families.
+
+    Weight and bias are applied outside of Paddle's operation: its CPU kernel (3.3.1) leaves the weight out of the
+    gradient of x when the weight's own gradient is not wanted, as with a frozen weight or ``paddle.grad(y, x)``.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, epsilon=1e-6)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.layer_norm(x, x.shape[-1:], epsilon=1e-6) * self.weight + self.bias
 
 
 def token(layer: nn.Layer, *shape: int) -> paddle.Tensor:

@@ -16,10 +16,10 @@ from CaiT.models.layers import (
     Backbone,
     DropPath,
     Intermediates,
+    LayerNorm,
     Mlp,
     PatchEmbed,
     check_shape,
-    layer_norm,
     linear,
     merge_heads,
     split_qkv,
@@ -58,9 +58,9 @@ class Block(nn.Layer):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_rate: float,
                  attn_drop_rate: float, drop_path_rate: float) -> None:
         super().__init__()
-        self.norm1 = layer_norm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, num_heads, qkv_bias, attn_drop_rate, drop_rate)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -91,7 +91,7 @@ class ViT(Backbone):
         self.blocks = nn.LayerList([
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate,
                   drop_path_rate * index / max(depth - 1, 1)) for index in range(depth)])
-        self.norm = layer_norm(embed_dim)
+        self.norm = LayerNorm(embed_dim)
 
     @property
     def prefix(self) -> Tuple[str, ...]:

@@ -16,9 +16,9 @@ import yaml
 from paddle import nn
 from yacs.config import CfgNode
 
+from CaiT import safe_pickle
 from CaiT.errors import InputError
 from CaiT.files import PathLike, atomic_write
-from CaiT.weights.pdparams import Unpickler
 
 FORMAT = 1
 SUFFIX = '.pdstate'
@@ -60,7 +60,7 @@ def read(path: PathLike) -> Dict[str, Any]:
     path = Path(path)
     try:
         with open(path, 'rb') as file:
-            state = Unpickler(file).load()
+            state = safe_pickle.load(file)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
     except OSError as error:

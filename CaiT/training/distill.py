@@ -71,8 +71,8 @@ def build_teacher(config: CfgNode) -> Teacher:
             network, data = _vision_model(distill.TEACHER, distill.TEACHER_WEIGHTS, classes)
         else:
             network, data = _registered(distill.TEACHER, distill.TEACHER_WEIGHTS, classes)
-    if config.TRAIN.ACCELERATE:
-        accelerate(network)
+            if config.TRAIN.ACCELERATE:
+                accelerate(network)
     paddle.set_rng_state(rng_state)
     note = (f'distillation: {distill.TYPE}, alpha {distill.ALPHA:g}, teacher {distill.TEACHER} '
             f'({distill.TEACHER_WEIGHTS}) at {data.image_size} pixels')

@@ -128,6 +128,6 @@ def _pretrained_model(config: CfgNode, logger: RunLogger) -> nn.Layer:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    logger.info('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    logger.info('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, require_all=strict).lines()))
     logger.info(accelerate_for(config, model))
     return model

@@ -52,7 +52,7 @@ def tiny_teacher(monkeypatch, tmp_path):
     from CaiT.training import checkpoint
     variants, aliases, generic = registry._tables()
     arch = {**registry._defaults(CaiT), **dict(embed_dim=16, depth=1, depth_token_only=1, num_heads=2, patch_size=8)}
-    row = registry.Variant(CaiT, arch, registry.data_config(24, 1.0, registry.HALF), name='tiny_teacher')
+    row = registry.Variant(CaiT, arch, registry.preprocessing(24, 1.0, registry.HALF), name='tiny_teacher')
     monkeypatch.setattr(registry, '_tables', lambda: ({**variants, 'tiny_teacher': row}, aliases, generic))
 
     def write(classes=3, bias=(0.0, 0.0, 0.0)):
