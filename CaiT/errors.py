@@ -17,6 +17,7 @@ def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
     ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
     what the system takes anyway. For programs that have closed their files and ended their workers by then.
     """
+    _escape_unprintable()
     try:
         status = main()
         sys.stdout.flush()
@@ -33,3 +34,10 @@ def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
         print('interrupted', file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _escape_unprintable() -> None:
+    """What the terminal's encoding lacks, in a path for one, is printed as an escape (\\u4e2d) and not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, 'errors', '') == 'strict' and hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')

@@ -2,16 +2,20 @@
 """Lines of text files, and file names in them and on the screen: one line each, whatever bytes a name is made of."""
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import re
 import stat
-from typing import Iterator, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
 # Control characters, the two line ends of Unicode, and what os.fsdecode makes of bytes that are not UTF-8.
 _ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+_NOT_UTF8 = re.compile("[\ud800-\udfff]|^\\$'")  # or could be taken for a quoted path
 _QUOTED = re.compile(r"\$'((?:[^'\\]|\\.)*)'")
 
 
@@ -36,9 +40,17 @@ def unquoted(text: str) -> str:
     return os.fsdecode(re.sub(rb'\\(?:x([0-9a-f]{2})|(.))', lambda m: bytes([int(m[1], 16)]) if m[1] else m[2], whole))
 
 
-def is_utf8(path: str) -> bool:
-    """Whether the bytes of a file name are UTF-8."""
-    return not any('\ud800' <= letter <= '\udfff' for letter in path)
+def json_line(value: Any) -> str:
+    """JSON as one line for every reader: control characters, Unicode's line ends and bytes other than UTF-8 escaped."""
+    return _ODD.sub(lambda odd: f'\\u{ord(odd[0]):04x}', json.dumps(value, ensure_ascii=False)) + '\n'
+
+
+def csv_line(values: Sequence[Any]) -> str:
+    """A row of a CSV file in UTF-8. Text that UTF-8 cannot hold is written as ``quoted`` does; see ``unquoted``."""
+    row = [quoted(value) if isinstance(value, str) and _NOT_UTF8.search(value) else value for value in values]
+    line = io.StringIO()
+    csv.writer(line, lineterminator='\r\n').writerow(row)  # puts quotes around a value with either of its line end
+    return line.getvalue()[:-2] + '\n'
 
 
 def read_lines(path: PathLike) -> Iterator[Tuple[int, str]]:

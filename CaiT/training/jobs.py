@@ -5,7 +5,6 @@ Each sets Paddle's global device to DEVICE.
 """
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from yacs.config import CfgNode
 from CaiT import runtime
 from CaiT.config import build_model
 from CaiT.data.loader import worker_failures
+from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator, plots
@@ -49,7 +49,10 @@ def evaluate(config: CfgNode) -> EvalResult:
     """Evaluate MODEL.PRETRAINED on the validation split."""
     _set_device(config)
     logger = _open_logger(config, _run_folder(config, 'eval'), 'eval')
-    return evaluator.evaluate(_pretrained_model(config, logger), build_val_loader(config), logger, config.REPORT_FREQ)
+    model, loader = _pretrained_model(config, logger), build_val_loader(config)
+    for note in loader.notes:
+        logger.info(note)
+    return evaluator.evaluate(model, loader, logger, config.REPORT_FREQ)
 
 
 @worker_failures()
@@ -59,17 +62,18 @@ def predict(config: CfgNode) -> Path:
     folder = _run_folder(config, 'pred')
     model = _pretrained_model(config, _open_logger(config, folder, 'pred'))
     loader, paths, class_names = build_prediction_loader(config)
-    width = max(len(path) for path in paths)
+    for note in loader.notes:
+        print(note)
+    width = max(len(quoted(path)) for path in paths)
     print(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
     with atomic_write(folder / 'predictions.csv') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
+        file.write(csv_line(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs']))
         for path, (ids, probabilities) in zip(paths, evaluator.predict(model, loader)):
             name = class_names[ids[0]] if class_names else ''
             top5 = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
-            print(f'{path:<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
-            writer.writerow([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
-                             ' '.join(repr(float(p)) for p in probabilities)])
+            print(f'{quoted(path):<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
+            file.write(csv_line([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
+                                 ' '.join(repr(float(p)) for p in probabilities)]))
     print(f'{len(paths)} images, table: {folder / "predictions.csv"}')
     return folder / 'predictions.csv'
 

@@ -34,7 +34,7 @@ class RunLogger:
         text = time.strftime('%m%d %I:%M:%S %p ') + text
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-        with open(self.path, 'a', encoding='utf-8') as file:
+        with open(self.path, 'a', encoding='utf-8', errors='backslashreplace') as file:  # file names can be any bytes
             file.write(text + '\n')
 
     def record(self, values: Dict[str, Any]) -> None:
