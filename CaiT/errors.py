@@ -37,6 +37,7 @@ def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
     ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
     what the system takes anyway. For programs that have closed their files and ended their workers by then.
     """
+    _escape_unprintable()
     try:
         _open_closed_streams()
         status = main()
@@ -89,3 +90,10 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, 'w' if descriptor else 'r', closefd=False, encoding='utf-8'))
+
+
+def _escape_unprintable() -> None:
+    """What the terminal's encoding lacks, in a path for one, is printed as an escape (\\u4e2d) and not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, 'errors', '') == 'strict' and hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')

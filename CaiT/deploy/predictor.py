@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from CaiT.data.text import quoted
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed, metadata
 from CaiT.deploy.autolog import Times
@@ -119,4 +120,4 @@ def certification_line(prediction: Prediction) -> str:
 
     With all digits of a float32, since the probabilities of a thousand classes can be close."""
     class_id, probability = prediction.best[0]
-    return f'{os.path.basename(prediction.path)}\t[{class_id}, {probability:.9f}]'
+    return f'{quoted(os.path.basename(prediction.path))}\t[{class_id}, {probability:.9f}]'

@@ -5,7 +5,6 @@ Each sets Paddle's global device to DEVICE.
 """
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Iterable, List, Optional, Tuple
@@ -18,6 +17,7 @@ from yacs.config import CfgNode
 from CaiT import runtime
 from CaiT.config import build_model
 from CaiT.data.loader import worker_failures
+from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator, plots
@@ -64,8 +64,10 @@ def evaluate(config: CfgNode) -> EvalResult:
     _set_device(config)
     with open_folder(config, 'eval') as folder:
         logger = _open_logger(config, folder, 'eval')
-        model = _pretrained_model(config, logger)
-        return evaluator.evaluate(model, build_val_loader(config), logger, config.REPORT_FREQ)
+        model, loader = _pretrained_model(config, logger), build_val_loader(config)
+        for note in loader.notes:
+            logger.info(note)
+        return evaluator.evaluate(model, loader, logger, config.REPORT_FREQ)
 
 
 @worker_failures()
@@ -80,6 +82,8 @@ def predict(config: CfgNode) -> Path:
         logger = _open_logger(config, folder, 'pred')
         model = _pretrained_model(config, logger)
         loader, paths, class_names = build_prediction_loader(config)
+        for note in loader.notes:
+            logger.info(note)
         predictions = evaluator.predict(model, loader)
         if distributed.world_size() > 1:
             predictions = evaluator.gather_predictions(predictions, len(paths))
@@ -91,17 +95,16 @@ def predict(config: CfgNode) -> Path:
 def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
                        predictions: Iterable[Tuple[np.ndarray, np.ndarray]]) -> None:
     """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``."""
-    width = max(len(path) for path in paths)
+    width = max(len(quoted(path)) for path in paths)
     show(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
     with atomic_write(table) as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
+        file.write(csv_line(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs']))
         for path, (ids, probabilities) in zip(paths, predictions):
             name = class_names[ids[0]] if class_names else ''
             top5 = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
-            show(f'{path:<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
-            writer.writerow([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
-                             ' '.join(repr(float(p)) for p in probabilities)])
+            show(f'{quoted(path):<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
+            file.write(csv_line([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
+                                 ' '.join(repr(float(p)) for p in probabilities)]))
     show(f'{len(paths)} images, table: {table}')
 
 

@@ -67,6 +67,8 @@ class Trainer:
         freeze_line = freeze(self.model, config.TRAIN.FREEZE)
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)
+        for note in dict.fromkeys(self.loader.notes + self.val_loader.notes):  # each once
+            logger.info(note)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
                                distill.TYPE, distill.ALPHA, distill.TAU)
         self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
