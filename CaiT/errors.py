@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception a user can cause, and the one place that turns it into a line on the screen."""
+"""The exception for errors in the user's input, and the entry point that prints it as one line."""
 from __future__ import annotations
 
 import os
@@ -8,25 +8,25 @@ from typing import Callable, Optional
 
 
 class InputError(Exception):
-    """Bad input: the message is one line naming the file, key or flag, what was found and what was expected."""
+    """An error in the user's input. The message is one line: file, key or flag, what was found, what was expected."""
 
 
-def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
-    """Call ``main`` and leave the process with its return value; an InputError becomes one line and status 2.
+def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
+    """Call ``main`` and exit with its return value as status; an InputError becomes one line and status 2.
 
-    ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
-    what the system takes anyway. For programs that have closed their files and ended their workers by then.
+    ``fast_exit`` exits with ``os._exit``, without interpreter shutdown and exit handlers: freeing an inference engine
+    takes tens of milliseconds. For programs that have closed their files and ended their workers.
     """
     try:
         status = main()
         sys.stdout.flush()
-        if at_once:
+        if fast_exit:
             sys.stderr.flush()
             os._exit(status or 0)
     except InputError as error:
         print('error: ' + ' '.join(str(error).split('\n')), file=sys.stderr)
         status = 2
-    except BrokenPipeError:  # `… | head`: the reader has what it wanted
+    except BrokenPipeError:  # as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except KeyboardInterrupt:

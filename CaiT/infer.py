@@ -132,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    errors.run(main, at_once=True)
+    errors.run(main, fast_exit=True)

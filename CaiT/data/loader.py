@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -73,12 +74,12 @@ class Loader:
 
 
 class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off, SIGTERM ignored until ``exiting[0]`` is set.
+    """Initializes a worker process: OpenCV threads off, SIGTERM blocked until ``exiting[0]`` is set.
 
     Schedulers send SIGTERM to every process of a job. A worker that died of it would take the trainer down before the
-    trainer has saved its state, so workers ignore it until the trainer exits and terminates them. If the trainer is
-    killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
-    waits for work.
+    trainer has saved its state, so workers ignore it until the trainer exits and terminates them. A thread waits for
+    the signal: a Python handler may not run while the main thread waits for work. If the trainer is killed, the kernel
+    kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker waits for work.
     """
 
     def __init__(self, exiting: mmap.mmap) -> None:
@@ -88,7 +89,13 @@ class _WorkerInit:
         cv2.setNumThreads(0)
         if sys.platform == 'linux':
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.exiting[0] else None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
+
+    def _exit_on_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
+            pass
+        os._exit(0)
 
 
 @functools.lru_cache(maxsize=None)

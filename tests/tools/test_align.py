@@ -54,7 +54,7 @@ def test_a_weight_that_no_output_shows_is_seen_by_value(tmp_path):
 
 def test_unknown_parameter():
     with pytest.raises(InputError, match='-perturb heads.weight: cait_xxs24_224 has no such parameter'):
-        align.ours(np.array([0, 1]), 'heads.weight')
+        align.computed(np.array([0, 1]), 'heads.weight')
 
 
 @pytest.mark.filterwarnings('ignore:invalid value encountered')
