@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is set before Paddle is imported: guarded by the processor, overruled by the user."""
+"""Settings before the import of Paddle: they depend on the processor and the user can override them."""
 from __future__ import annotations
 
 import os
@@ -59,6 +59,6 @@ def test_the_users_settings_win():
     assert found.splitlines() == ['runtime: settings off (CAIT_RUNTIME)', 'False']
 
 
-def test_too_late_is_said():
+def test_prepare_after_import_of_paddle_reports_it():
     found = script('import sys; sys.modules["paddle"] = sys; ' + PREPARE + 'print("OMP_NUM_THREADS" in os.environ)')
     assert found.splitlines() == ['runtime: paddle was imported first, settings left as they were', 'False']
