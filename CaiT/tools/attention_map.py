@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the class token looks: its attention to the patches, laid over the image.
+"""Attention maps: the class token's attention to the patches, overlaid on the image.
 
     python -m CaiT.tools.attention_map -cfg=CaiT/configs/cait_xxs24_224.yaml -pretrained=cait_xxs24_224.pth \\
         -img_path=PICTURE_OR_FOLDER
 
-For each image one PNG in the output folder. Its columns: the image as the model sees it, the mean over the heads,
-each head. Its rows: CaiT's class-attention blocks, in which the class token alone reads the patches, so that no rollout
-over the blocks is needed; for DeiT and ViT the last block. Every map has its own scale, dark to bright.
+Writes one PNG per image. Columns: the preprocessed image, the mean over the heads, each head. Rows: CaiT's
+class-attention blocks, in which only the class token attends to the patches, so that no rollout over the blocks is
+needed; for DeiT and ViT the last block. The color scale of each map is its own, from minimum to maximum.
 """
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ from CaiT.files import atomic_write
 if TYPE_CHECKING:
     from paddle import nn
 
-CELL = 224  # pixels: smaller images are enlarged to at least this
+CELL = 224  # pixels: smaller images are enlarged to at least this size
 GAP = 4     # pixels of white between two cells
 
 
 def class_attention(model: 'nn.Layer', images: np.ndarray) -> np.ndarray:
-    """Normalized images [B, 3, S, S] to attention [B, blocks, H, side, side] of the class token to each patch."""
+    """Normalized images [B, 3, S, S] to the class token's attention to the patches [B, blocks, H, side, side].
+
+    Sets ``model`` to eval mode."""
     import paddle
     model.eval()
     with paddle.no_grad():
@@ -43,13 +45,13 @@ def class_attention(model: 'nn.Layer', images: np.ndarray) -> np.ndarray:
         maps = maps[-1:]
     patches = model.patch_embed.num_patches
     side = math.isqrt(patches)
-    # [B, blocks, H, patches]: the class token's row; the patches are the last columns, after the tokens before them
+    # [B, blocks, H, patches]: the class token's row; the patches are the last columns, after the prefix tokens
     rows = np.stack([one.numpy()[:, :, 0, -patches:] for one in maps], axis=1)
     return rows.reshape(*rows.shape[:3], side, side)
 
 
 def sheet(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """The image [S, S, 3] uint8 RGB with its maps [blocks, H, side, side] as one image, uint8 RGB."""
+    """The image [S, S, 3] uint8 RGB and its maps [blocks, H, side, side], composed into one uint8 RGB image."""
     scale = max(1, math.ceil(CELL / len(image)))
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     rows = []
@@ -61,7 +63,7 @@ def sheet(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """One map [side, side], stretched over the image [S, S, 3] and blended with it half and half."""
+    """One map [side, side], resized to the image [S, S, 3] and blended with it in equal parts."""
     low, high = attention.min(), attention.max()
     levels = (attention - low) / max(high - low, 1e-12)
     levels = cv2.resize(levels.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -69,13 +71,13 @@ def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colors), 0.5, 0)
 
 
-def _free_name(folder: Path, stem: str, taken: set) -> Path:
-    """``stem``.png, or with a number when another image of this run has it."""
+def _unique_name(folder: Path, stem: str, used: set) -> Path:
+    """``stem``.png, or with a number when another image of this run has this name."""
     name, number = stem, 1
-    while name in taken:
+    while name in used:
         number += 1
         name = f'{stem}-{number}'
-    taken.add(name)
+    used.add(name)
     return folder / f'{name}.png'
 
 
@@ -88,7 +90,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 help='default: output/attention')
     parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs', metavar='KEY VALUE')
     options = parser.parse_args(arguments)
-    for name, expected in (('pretrained', 'the weights to look through'), ('img_path', 'an image or a folder')):
+    for name, expected in (('pretrained', 'the weights of the model'), ('img_path', 'an image or a folder')):
         if not getattr(options, name):
             raise InputError(f'-{name}: found nothing, expected {expected}')
     runtime.prepare()
@@ -97,11 +99,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     from CaiT.data.transforms import DataConfig, eval_transform
     config = get_config(options.cfg, options.opts, pretrained=options.pretrained)
     paths, model = list_images(options.img_path), build_model(config)
-    data, taken = DataConfig(**data_config(config)), set()
+    data, used = DataConfig(**data_config(config)), set()
     for path in paths:
         pixels = eval_transform(data, normalize=False)(path)
         maps = class_attention(model, eval_transform(data)(path)[None])[0]
-        target = _free_name(options.output_dir, Path(path).stem, taken)
+        target = _unique_name(options.output_dir, Path(path).stem, used)
         with atomic_write(target, 'wb') as file:
             file.write(cv2.imencode('.png', sheet(pixels, maps)[..., ::-1])[1].tobytes())
         print(f'{path}: {target}')

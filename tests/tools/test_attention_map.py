@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention maps: the right rows and columns, in the right place on the sheet, from the command line too."""
+"""Attention maps: rows and columns, their position in the composed image, the command."""
 from __future__ import annotations
 
 import cv2

@@ -60,21 +60,21 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
 
 @pytest.fixture
 def dashboard(monkeypatch):
-    """What VisualDL is told, [(name, value, step), …, 'closed'], without VisualDL."""
-    told = []
+    """The calls of VisualDL's writer, [(name, value, step), …, 'closed'], without VisualDL."""
+    calls = []
 
     class LogWriter:
         def __init__(self, logdir):
             assert logdir.endswith('visualdl')
 
         def add_scalar(self, tag, value, step):
-            told.append((tag, float(value), step))
+            calls.append((tag, float(value), step))
 
         def close(self):
-            told.append('closed')
+            calls.append('closed')
 
     monkeypatch.setitem(sys.modules, 'visualdl', types.SimpleNamespace(LogWriter=LogWriter))
-    return told
+    return calls
 
 
 def test_a_run_with_every_option_off_finishes(config, tmp_path):
@@ -100,7 +100,7 @@ def test_the_dashboard_that_is_not_installed_is_one_line(config, monkeypatch, tm
     (['TRAIN.OPTIMIZER.NAME', 'Adam'], "found 'Adam', expected one of AdamW, Momentum, LAMB"),
     (['DEVICE', 'gpu'], 'found no GPU'),
 ])
-def test_what_cannot_be_is_one_line(config, tmp_path, opts, message):
+def test_invalid_settings_are_one_line(config, tmp_path, opts, message):
     with pytest.raises(InputError, match=message) as error:
         jobs.train(config(*opts, batch_size=None, output_dir=str(tmp_path)))
     assert '\n' not in str(error.value)
@@ -129,7 +129,7 @@ def test_resume_with_another_optimizer_is_refused(config, tmp_path):
 
 
 def test_an_average_that_starts_on_resume_starts_at_the_resumed_weights(config, tmp_path):
-    """Not at the first values of a fresh model: one update later it is not_decayed next to the weights."""
+    """Not at the first values of a fresh model: one update later it is still close to the weights."""
     jobs.train(config('TRAIN.WARMUP_EPOCHS', 0, epochs=1, output_dir=str(tmp_path)))
     before = checkpoint.read(tmp_path / 'last.pdstate')['model']
     jobs.train(config('TRAIN.EMA_DECAY', 1.0, 'RESUME_ANYWAY', True, output_dir=str(tmp_path), resume='auto'))
@@ -144,8 +144,8 @@ def test_a_run_that_died_before_its_first_state_starts_its_log_afresh(config, tm
     assert [record['epoch'] for record in records] == [1] and records[0]['train_loss'] < 9
 
 
-def test_master_weights_travel_under_public_names():
-    """O2 needs a GPU; what it adds to an optimizer's state is kept and given back."""
+def test_master_weights_have_public_names():
+    """O2 needs a GPU; its part of the optimizer's state is saved and restored."""
     class Optimizer:
         def __init__(self, state):
             self.state = state
