@@ -60,11 +60,11 @@ def read_earlier(path: Path, predictions: Predictions) -> Predictions:
 
 
 def summarize(predictions: Predictions, classes: metrics.PerClass) -> Dict[str, Any]:
-    """The numbers of report.json."""
+    """The numbers of report.json; macro averages are over the classes that have images."""
     labels, ids, correct = predictions.labels, predictions.ids, predictions.correct
     confidence = predictions.probs[:, 0]
     ece, bins = metrics.calibration(confidence, correct)
-    present, seen = classes.count > 0, (classes.count > 0) | (classes.predicted > 0)
+    present = classes.count > 0
     loss = None
     if predictions.label_probs is not None:
         loss = float(-np.log(np.maximum(predictions.label_probs, 1e-45)).mean())
@@ -74,8 +74,8 @@ def summarize(predictions: Predictions, classes: metrics.PerClass) -> Dict[str, 
         'images': len(labels), 'classes': predictions.num_classes, 'classes_with_images': int(present.sum()),
         'top1': float(correct.mean()), 'top1_low': low, 'top1_high': high, 'top5': top5, 'loss': loss,
         'balanced_accuracy': float(classes.recall[present].mean()),
-        'macro_precision': metrics.macro(classes.precision, seen), 'macro_recall': metrics.macro(classes.recall, seen),
-        'macro_f1': metrics.macro(classes.f1, seen), 'ece': ece, 'mean_confidence': float(confidence.mean()),
+        'macro_precision': metrics.macro(classes.precision, present), 'macro_f1': metrics.macro(classes.f1, present),
+        'ece': ece, 'mean_confidence': float(confidence.mean()),
         'reliability': [one._asdict() for one in bins],
         'reject': [metrics.reject(confidence, correct, level)._asdict() for level in metrics.REJECT_THRESHOLDS],
         'most_confused': [pair._asdict() for pair in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,8 @@ from CaiT.report.predictions import Predictions
 from CaiT.report.svg import COLORS, Axes, Series, legend, line_chart
 
 WHOLE = 25    # classes up to which the confusion matrix is drawn whole
-PART = 20     # classes of the part that is drawn of a larger one
+PART = 20     # rows of the part that is drawn of a larger one
+EXTRA = 10    # columns beside the classes of the rows
 ROWS = 30     # lines of the tables of worst classes and most confused pairs
 CARDS = 12    # thumbnails per kind of mistake
 BLUE, ORANGE, GRAY = COLORS[0], COLORS[1], '#8c959f'
@@ -42,7 +43,7 @@ def overview(summary: Dict[str, Any]) -> Html:
                f'95% interval {percent(summary["top1_low"], 1)} to {percent(summary["top1_high"], 1)}'),
               ('top-5', '–' if top5 is None else percent(top5), '' if top5 is not None else 'fewer than 5 predictions'),
               ('balanced accuracy', percent(summary['balanced_accuracy']), 'mean recall of the classes'),
-              ('macro F1', percent(summary['macro_f1']), ''),
+              ('macro F1', percent(summary['macro_f1']), 'mean of the classes with images'),
               ('ECE', percent(summary['ece']), 'expected calibration error'),
               ('images', f'{summary["images"]:,}', f'of {summary["classes_with_images"]:,} classes; the head has '
                f'{summary["classes"]:,}')]
@@ -53,34 +54,34 @@ def overview(summary: Dict[str, Any]) -> Html:
         '<a href="report.json">report.json</a>, every image is in <a href="predictions.csv">predictions.csv</a>.')))
 
 
-def matrix_svg(predictions: Predictions, chosen: List[int], whole: bool) -> str:
+def matrix_svg(predictions: Predictions, rows: List[int], columns: List[int]) -> str:
     """Rows: labels, columns: predictions; a cell's color is its fraction of the row, its number a count of images."""
-    counts = metrics.confusion(predictions.labels, predictions.ids[:, 0], chosen)
-    if whole:
-        counts = counts[:, :-1]
+    counts = metrics.confusion(predictions.labels, predictions.ids[:, 0], rows, columns)
     totals = counts.sum(1)
-    names = [predictions.name(class_id) for class_id in chosen]
-    columns = names if whole else [*names, 'all others']
-    short = [name if len(name) <= 18 else name[:17] + '…' for name in columns]
-    cell, left = 30, 14 + 6 * max(len(name) for name in short)
+    row_names = [predictions.name(class_id) for class_id in rows]
+    column_names = [predictions.name(class_id) for class_id in columns]
+    if counts[:, -1].any():
+        column_names.append('all others')
+    cell, left = 30, 14 + 7 * max(len(_short(name)) for name in [*row_names, *column_names])
     top = left
-    width, height = left + cell * len(columns) + 10, top + cell * len(names) + 10
-    style = f'min-width:{min(width, 560)}px;max-width:{int(1.3 * width)}px'
+    width, height = left + cell * len(column_names) + left // 2, top + cell * len(rows) + 10
+    style = f'min-width:{int(0.85 * width) if width > 450 else 0}px;max-width:{int(1.2 * width)}px'
     parts = [f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="confusion matrix">']
-    for i, name in enumerate(short):
+    for i, name in enumerate(column_names):
         x = left + cell * i + cell / 2
-        parts.append(f'<text x="{x + 4}" y="{top - 6}" transform="rotate(-60 {x + 4} {top - 6})">{escape(name)}</text>')
-    for row, name in enumerate(names):
+        parts.append(f'<text x="{x + 4}" y="{top - 6}" transform="rotate(-60 {x + 4} {top - 6})">'
+                     f'{escape(_short(name))}</text>')
+    for row, name in enumerate(row_names):
         y = top + cell * row
-        parts.append(f'<text x="{left - 6}" y="{y + 19}" text-anchor="end">{escape(short[row])}</text>')
-        for column, guess in enumerate(columns):
+        parts.append(f'<text x="{left - 6}" y="{y + 19}" text-anchor="end">{escape(_short(name))}</text>')
+        for column, guess in enumerate(column_names):
             count = int(counts[row, column])
-            fraction = count / totals[row] if totals[row] else 0.0
-            color = BLUE if row == column else ORANGE
-            strength = 0.0 if not count else 0.08 + 0.92 * fraction if row == column else 0.15 + 0.85 * fraction
+            right = column < len(columns) and columns[column] == rows[row]
+            strength = 0.12 + 0.88 * count / totals[row] if count else 0.0
             x = left + cell * column
-            parts.append(f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" fill="{color}" '
-                         f'fill-opacity="{strength:.3f}" stroke="#d8dee4" stroke-width="0.5"><title>'
+            parts.append(f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+                         f'fill="{BLUE if right else ORANGE}" fill-opacity="{strength:.3f}" stroke="#d8dee4" '
+                         f'stroke-width="0.5"><title>'
                          f'{escape(name)} predicted as {escape(guess)}: {count} of {int(totals[row])}</title></rect>')
             if count:
                 ink = '#fff' if strength > 0.55 else '#1c2128'
@@ -96,19 +97,16 @@ def confusion_section(predictions: Predictions, classes: metrics.PerClass) -> Ht
     explain = ('Rows are labels, columns are predictions. Numbers count images; the color is the fraction of the row, '
                'blue where right, orange where wrong.')
     if predictions.num_classes <= WHOLE:
-        drawing = matrix_svg(predictions, list(range(predictions.num_classes)), True)
-        parts += [note(explain), f'<div class="scroll">{drawing}</div>']
+        chosen = columns = list(range(predictions.num_classes))
+        words = explain
     else:
-        chosen: List[int] = []
-        for pair in pairs:
-            for class_id in (pair.label, pair.predicted):
-                if class_id not in chosen and len(chosen) < PART:
-                    chosen.append(class_id)
-        if len(chosen) < PART:
-            chosen += [int(i) for i in active if i not in chosen][:PART - len(chosen)]
-        parts += [note(f'{len(active):,} of {predictions.num_classes:,} classes occur as label or prediction. Shown '
-                       f'are the {len(chosen)} classes of the most confused pairs. {explain}'),
-                  f'<div class="scroll">{matrix_svg(predictions, sorted(chosen), False)}</div>']
+        chosen = sorted(_first([pair.label for pair in pairs] or np.flatnonzero(classes.count), PART))
+        columns = _first([*chosen, *(pair.predicted for pair in pairs if pair.label in chosen)], PART + EXTRA)
+        columns = [*chosen, *sorted(columns[len(chosen):])]
+        words = (f'{len(active):,} of {predictions.num_classes:,} classes occur as label or prediction. Shown are the '
+                 f'{len(chosen)} classes of the most confused pairs; in the columns behind them the classes they are '
+                 f'most often taken for. {explain}')
+    parts += [note(words), f'<div class="scroll">{matrix_svg(predictions, chosen, columns)}</div>']
     rows = [(predictions.name(pair.label), predictions.name(pair.predicted), pair.count, int(classes.count[pair.label]),
              percent(pair.count / classes.count[pair.label], 1)) for pair in pairs[:ROWS]]
     if rows:
@@ -236,6 +234,15 @@ def comparison_section(predictions: Predictions, earlier: Predictions, compariso
         parts += [heading(f'Images that changed ({len(shown)} of {len(comparison.changed):,})'),
                   cards(predictions, [one.index for one in shown], image_at, notes)]
     return section('Difference to the earlier report', *parts)
+
+
+def _first(values: Iterable[int], count: int) -> List[int]:
+    """The first ``count`` different values."""
+    return [int(value) for value in dict.fromkeys(values)][:count]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + '…'
 
 
 def _tail(path: str) -> str:

@@ -6,7 +6,7 @@ Definitions are scikit-learn's where it has them (tests compare); undefined valu
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -82,13 +82,13 @@ def most_confused(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -
     return [Pair(int(codes[i]) // num_classes, int(codes[i]) % num_classes, int(counts[i])) for i in order]
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: List[int]) -> np.ndarray:
-    """Images [len(classes), len(classes) + 1]: rows are labels, columns predictions; the last one is all others."""
-    place = {class_id: index for index, class_id in enumerate(classes)}
-    matrix = np.zeros((len(classes), len(classes) + 1), np.int64)
+def confusion(labels: np.ndarray, predicted: np.ndarray, rows: Sequence[int], columns: Sequence[int]) -> np.ndarray:
+    """Images [rows, columns + 1] by label (the classes ``rows``) and prediction (``columns``, last: all others)."""
+    row_of, column_of = ({class_id: index for index, class_id in enumerate(classes)} for classes in (rows, columns))
+    matrix = np.zeros((len(rows), len(columns) + 1), np.int64)
     for label, guess in zip(labels.tolist(), predicted.tolist()):
-        if label in place:
-            matrix[place[label], place.get(guess, len(classes))] += 1
+        if label in row_of:
+            matrix[row_of[label], column_of.get(guess, len(columns))] += 1
     return matrix
 
 
