@@ -17,7 +17,7 @@ margin:0 auto;max-width:1240px;padding:16px}
 h1{font-size:24px;margin:4px 0 2px;overflow-wrap:anywhere}
 h2{font-size:19px;margin:32px 0 8px;border-bottom:1px solid #d8dee4;padding-bottom:4px}
 h3{font-size:14px;margin:16px 0 4px}figure h3{margin-top:0}
-p{margin:6px 0;max-width:75ch}.note{color:#57606a;font-size:13px}
+p{margin:6px 0;max-width:75ch;overflow-wrap:anywhere}.note{color:#57606a;font-size:13px}
 nav a{margin-right:14px;font-size:14px}a{color:#0550ae}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:16px}
 figure{margin:0;padding:10px;border:1px solid #d8dee4;border-radius:6px;min-width:0}
