@@ -36,7 +36,7 @@ lint: $(READY)
 	$(RUN) ruff check .
 
 parity-all: $(READY)
-	$(RUN) python -m CaiT.tools.parity -goldens $(or $(GOLDENS),tests/goldens)
+	$(RUN) python -m CaiT.tools.check_goldens -goldens $(or $(GOLDENS),tests/goldens)
 
 tipc: $(READY)
 	$(RUN) PYTHON=python bash test_tipc/prepare.sh $(CHAIN) lite_train_lite_infer

@@ -5,11 +5,11 @@
     python export_model.py -pretrained=output/digits/best    the config beside the checkpoint is used
     python export_model.py --backend openvino onnxruntime --precision int8 --calibration=folder --input uint8
     python export_model.py -cfg=CaiT/configs/cait_s24_224.yaml --model_path=weights/S24_224.pth \\
-        --save-inference-dir=output/s24 --check-images=pictures
+        --save-inference-dir=output/s24 --check-images=images
 
-The folder gets inference.json, inference.pdiparams and metadata.json (model, picture size and statistics, classes,
+The folder gets inference.json, inference.pdiparams and metadata.json (model, image size and statistics, classes,
 versions, checksum, and how far the exported model is from the dynamic one). When the two differ by more than 1e-5 of
-the largest logit on the check pictures, at batch 1 or 3, nothing is written and the exit status is 2.
+the largest logit on the check images, at batch 1 or 3, nothing is written and the exit status is 2.
 """
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def parser() -> Parser:
     flags.flag('save_inference_dir', default=OUTPUT, metavar='FOLDER', help=f'where to write; default {OUTPUT}')
     flags.flag('image_size', type=int, metavar='PIXELS')
     flags.flag('num_classes', type=int, metavar='N')
-    flags.flag('dataset', metavar='NAME', help='whose validation pictures and class names are used')
+    flags.flag('dataset', metavar='NAME', help='whose validation images and class names are used')
     flags.flag('data_path', metavar='FOLDER')
     flags.flag('label_map', metavar='FILE', help='names of the classes')
-    flags.flag('check_images', metavar='FOLDER', help='pictures (folder or list file) to compare on; default: the '
-               "data set's validation list, else synthetic ones")
+    flags.flag('check_images', metavar='FOLDER', help='images (folder or list file) to compare on; default: the '
+               "dataset's validation list, else synthetic ones")
     flags.flag('check_count', type=int, default=12, metavar='N', help='how many of them; default 12')
     flags.flag('backend', nargs='+', default=['paddle'], metavar='NAME',
                help=f'{" ".join(backends())}: whose files to write; default paddle')
     flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
-    flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalised NCHW (default), uint8: '
-               'raw NHWC, the graph normalises')
-    flags.flag('calibration', metavar='FOLDER', help='pictures (folder or list file) that int8 is fitted to')
+    flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalized NCHW (default), uint8: '
+               'raw NHWC, the graph normalizes')
+    flags.flag('calibration', metavar='FOLDER', help='images (folder or list file) that int8 is fitted to')
     flags.flag('calibration_count', type=int, default=300, metavar='N', help='how many of them; default 300')
     flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
     return flags

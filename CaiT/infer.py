@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classify pictures with an exported model.
+"""Classify images with an exported model.
 
-    python infer.py --img-path=picture.jpg                   the model in output/infer, Paddle Inference
+    python infer.py --img-path=image.jpg                   the model in output/infer, Paddle Inference
     python infer.py --img-path a.jpg b.png folder list.txt --topk=5 --batch-size=8
     python infer.py --img-path=folder --output=results.csv --resume --shard=1/4
     python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
-Prints, for each picture, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). Size, crop and
-statistics come from the metadata that export wrote beside the model. No file is changed. Pictures that cannot be
+Prints, for each image, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). Size, crop and
+statistics come from the metadata that export wrote beside the model. No file is changed. Images that cannot be
 decoded are named and left out; the exit status is then 1.
 """
 from __future__ import annotations
@@ -22,28 +22,28 @@ if not __package__:
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
-from CaiT.data.lists import pictures_in
+from CaiT.data.lists import list_images
 from CaiT.deploy import autolog, feed
 from CaiT.deploy.engines import BATCH, Options, backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, Metadata
 from CaiT.deploy.predictor import Prediction, Predictor, certification_line
-from CaiT.deploy.progress import Progress
+from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
 MODEL_DIR = 'output/infer'
-FEW = 64  # pictures that are decoded before worker processes would have started
+FEW = 64  # images that are decoded before worker processes would have started
 
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    flags.flag('img_path', nargs='+', metavar='PATH', help='pictures, folders and list files')
+    flags.flag('img_path', nargs='+', metavar='PATH', help='images, folders and list files')
     flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'what export wrote; default {MODEL_DIR}')
     flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel of Paddle 2, which has '
                'no metadata.json')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
-    flags.flag('batch_size', type=int, default=BATCH, metavar='N', help=f'pictures per run; default {BATCH}')
+    flags.flag('batch_size', type=int, default=BATCH, metavar='N', help=f'images per run; default {BATCH}')
     flags.flag('cpu_threads', type=int, default=0, metavar='N', help='default: all cores')
     flags.switch('use_gpu', metavar='True|False')
     flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
@@ -51,9 +51,9 @@ def parser() -> Parser:
     flags.flag('topk', type=int, default=0, metavar='K', help='also list the K best classes with their names')
     flags.flag('output', metavar='FILE', help='write to a .csv or .jsonl as results come, instead of the screen')
     flags.switch('resume', help='go on with the file of an interrupted run')
-    flags.flag('shard', default='1/1', metavar='K/N', help='take part K of N of the pictures: one part per machine')
+    flags.flag('shard', default='1/1', metavar='K/N', help='take part K of N of the images: one part per machine')
     flags.flag('workers', type=int, default=-1, metavar='N', help='decoding processes; default: half the cores for '
-               f'more than {FEW} pictures, else 0')
+               f'more than {FEW} images, else 0')
     flags.switch('benchmark', metavar='True|False', help='print the auto_log report')
     flags.switch('tipc_lines', metavar='True|False', help='also print <file name><tab>[class id, probability]')
     return flags
@@ -69,7 +69,7 @@ def _described(args: Any, options: Options) -> Optional[Metadata]:
 
 
 def lines_of(prediction: Prediction, predictor: Predictor, topk: int) -> list:
-    """What is printed for a picture."""
+    """What is printed for an image."""
     class_id, probability = prediction.best[0]
     lines = [f'image_name: {prediction.path}, class_id: {class_id}, prob: {probability:.4f}']
     if topk:
@@ -81,14 +81,14 @@ def lines_of(prediction: Prediction, predictor: Predictor, topk: int) -> list:
 def main() -> int:
     args = parser().parse_args()
     if not args.img_path:
-        raise InputError('--img-path: missing, expected pictures, folders or list files')
+        raise InputError('--img-path: missing, expected images, folders or list files')
     for name, choices in (('precision', PRECISIONS), ('input', INPUTS)):
         if getattr(args, name) not in choices:
             raise InputError(f'--{name}: found {getattr(args, name)!r}, expected one of {", ".join(choices)}')
     for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
-    paths = feed.shard([picture for path in args.img_path for picture in pictures_in(path)], args.shard)
+    paths = feed.shard([image for path in args.img_path for image in list_images(path)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
     predictor = Predictor(args.model_dir, args.backend, options, _described(args, options))
@@ -99,10 +99,10 @@ def main() -> int:
         from CaiT.deploy.results import ResultFile
         results = ResultFile(args.output, max(args.topk, 1), args.resume)
     if results and results.done:
-        print(f'{args.output}: {len(results.done)} pictures are done already')
+        print(f'{args.output}: {len(results.done)} images are done already')
         paths = [path for path in paths if path not in results.done]
     workers = args.workers if args.workers >= 0 else (max(1, runtime.cores() // 2) if len(paths) > FEW else 0)
-    progress, failed = Progress(len(paths)), 0
+    progress, failed = ProgressMeter(len(paths)), 0
     try:
         for prediction in predictor.predict(paths, max(args.topk, 1), workers, times, progress):
             if isinstance(prediction, InputError):
@@ -111,7 +111,7 @@ def main() -> int:
             elif results:
                 results.write(prediction, predictor.class_name)
             else:
-                if args.tipc_lines:  # first: its readers take the first line that names the picture
+                if args.tipc_lines:  # first: its readers take the first line that names the image
                     print(certification_line(prediction))
                 print('\n'.join(lines_of(prediction, predictor, args.topk)))
     finally:
@@ -121,9 +121,9 @@ def main() -> int:
     if results or len(paths) > FEW:
         print(progress.summary())
     if failed:
-        print(f'{failed} of {len(paths)} pictures could not be decoded', file=sys.stderr)
+        print(f'{failed} of {len(paths)} images could not be decoded', file=sys.stderr)
     if times:
-        shape = 'x'.join(map(str, predictor.picture_shape))
+        shape = 'x'.join(map(str, predictor.image_shape))
         autolog.emit(autolog.report(times, predictor.meta.model, args.precision, args.batch_size, shape,
                                     predictor.engine.describe()))
     return 1 if failed else 0

@@ -4,7 +4,7 @@
 python -m paddle.distributed.launch --devices 0,1 CaiT/main_multi_gpu.py -cfg='CaiT/configs/cait_xxs24_224.yaml' …
 python -m paddle.distributed.launch --nproc_per_node 2 CaiT/main_multi_gpu.py …     (CPU)
 
--batch_size counts one device's pictures.
+-batch_size counts one device's images.
 """
 from __future__ import annotations
 

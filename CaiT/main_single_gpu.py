@@ -25,43 +25,43 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser = Parser(__doc__)
     parser.flag('cfg', help='YAML file, see CaiT/configs', metavar='FILE')
     parser.flag('dataset', help='imagenet2012, cifar10, cifar100 or digits')
-    parser.flag('data_path', help='folder of the data set; for -pred also a picture or a folder of pictures')
+    parser.flag('data_path', help='folder of the dataset; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')
-    parser.flag('batch_size', type=int, help='pictures per step: training, or with -eval and -pred theirs')
-    parser.flag('image_size', type=int, help='side of the pictures the model reads, in pixels')
+    parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
+    parser.flag('image_size', type=int, help='side of the input images in pixels')
     parser.flag('num_classes', type=int)
     parser.flag('pretrained', help="anyone's checkpoint, with or without extension", metavar='PATH')
     parser.flag('resume', help='a .pdstate file or its folder, or auto for the newest', metavar='PATH')
     parser.flag('last_epoch', type=int, help='count this many epochs as done')
     parser.flag('epochs', type=int)
     parser.flag('output_dir', help='default: output/<job>-<date and time>', metavar='FOLDER')
-    parser.flag('num_workers', type=int, help='reading processes')
+    parser.flag('num_workers', type=int, help='data worker processes')
     parser.flag('seed', type=int)
     parser.flag('device', help='auto, cpu, gpu or gpu:N')
-    parser.switch('amp', default=None, help='mixed precision, where the device has it')
-    parser.switch('eval', help='score -pretrained on val_list.txt')
-    parser.switch('pred', help='classify test_list.txt, a folder or a picture with -pretrained')
-    parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs, last of all', metavar='KEY VALUE')
+    parser.switch('amp', default=None, help='mixed precision, where the device supports it')
+    parser.switch('eval', help='evaluate -pretrained on val_list.txt')
+    parser.switch('pred', help='predict test_list.txt, a folder or an image with -pretrained')
+    parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs, applied last', metavar='KEY VALUE')
     return vars(parser.parse_args(arguments))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
     flags = parse(arguments)
-    scoring, predicting = flags.pop('eval'), flags.pop('pred')
-    if scoring and predicting:
+    evaluating, predicting = flags.pop('eval'), flags.pop('pred')
+    if evaluating and predicting:
         raise InputError('-eval and -pred: found both, expected one')
-    if scoring or predicting:
+    if evaluating or predicting:
         flags['batch_size_eval'] = flags.pop('batch_size')
     runtime.prepare()
-    from CaiT.config import get_config  # what follows imports Paddle, which reads the settings above
+    from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
     from CaiT.training import distributed, jobs
     config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
-    distributed.start()
-    with distributed.failing_first():
+    distributed.init()
+    with distributed.delay_abort_on_error():
         if predicting:
-            jobs.classify(config)
-        elif scoring:
-            jobs.score(config)
+            jobs.predict(config)
+        elif evaluating:
+            jobs.evaluate(config)
         else:
             jobs.train(config)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be set before ``import paddle``, in one place, for every script.
+"""Settings of Paddle and the system for a CPU, in one place, for every script.
 
-Paddle reads these once, when it is imported:
+Paddle reads these when it is imported; all but MKL's can be changed afterwards:
 
 - threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set;
 - MKL's instruction set: the MKL inside Paddle's wheel falls back to SSE code on AMD processors. MKL_DEBUG_CPU_TYPE 7
@@ -9,9 +9,9 @@ Paddle reads these once, when it is imported:
   instructions, and never on Intel;
 - stride kernels: as views, transposes are copied later by one slow thread; off, the training step halves;
 - dead tensors: the executor of exported models frees each in another thread, on a core that the operations need.
-  Collected to 50 MB first, single pictures are 1.13 to 1.18 times as fast;
+  Freed in batches of 50 MB, single images are 1.13 to 1.18 times as fast;
 - the allocator: glibc returns big blocks to the kernel after every batch; keeping them makes batch 32 as fast
-  per picture as batch 8.
+  per image as batch 8.
 
 Each is left alone when the user has set it; CAIT_RUNTIME=off switches all of them off.
 """
@@ -74,11 +74,20 @@ def off() -> bool:
     return os.environ.get('CAIT_RUNTIME', '').lower() in ('off', '0', 'false')
 
 
+def _first_environment() -> Set[str]:
+    """Names of the variables with which this process was started; empty where Linux does not say."""
+    try:
+        with open('/proc/self/environ', encoding='utf-8', errors='replace') as file:
+            return {entry.partition('=')[0] for entry in file.read().split('\0')}
+    except OSError:
+        return set()
+
+
 def prepare(threads: int = 0) -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
-    ``threads`` is the number of CPU threads, 0 for all cores this process may use. Must run before ``import paddle``;
-    when it comes too late, it says so and changes nothing.
+    ``threads`` is the number of CPU threads, 0 for all cores this process may use. Belongs before ``import paddle``;
+    after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
     """
     global _report
     if _report:
@@ -87,12 +96,35 @@ def prepare(threads: int = 0) -> str:
     if off():
         _report = 'runtime: settings off (CAIT_RUNTIME)'
     elif 'paddle' in sys.modules:
-        _report = 'runtime: paddle was imported first, settings left as they were'
+        _report = f'runtime: paddle was imported first, set afterwards: {apply(threads)}'
     else:
-        wanted = settings(_cpu(), threads or cores())
-        for key, value in wanted.items():
+        values = settings(_cpu(), threads or cores())
+        for key, value in values.items():
             os.environ.setdefault(key, value)
-        pad = _keep_big_blocks()
-        shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(wanted) if key != 'GLOG_minloglevel')
-        _report = f'runtime: {shown}, malloc={"kept blocks" if pad else "system default"}'
+        kept = _keep_big_blocks()
+        shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
+        _report = f'runtime: {shown}, malloc={"kept blocks" if kept else "system default"}'
     return _report
+
+
+def apply(threads: int = 0) -> str:
+    """Set what an imported Paddle still accepts and return what is in force, in words.
+
+    Sets Paddle's number of threads (unless OMP_NUM_THREADS gives it), its flags FLAGS_use_stride_kernel and
+    FLAGS_eager_delete_tensor_gb (unless the environment has them) and glibc's handling of large blocks.
+    """
+    import paddle
+    values = settings(_cpu(), threads or cores())
+    count = os.environ.get('OMP_NUM_THREADS', '1')
+    if count == '1' and not _report and 'OMP_NUM_THREADS' not in _first_environment():
+        count = values['OMP_NUM_THREADS']  # the 1 is Paddle's: it sets the variable when it is imported
+        paddle.base.core.set_num_threads(int(count))
+    for flag, value in (('FLAGS_use_stride_kernel', False), ('FLAGS_eager_delete_tensor_gb', 0.05)):
+        if flag not in os.environ:
+            paddle.set_flags({flag: value})
+    _keep_big_blocks()
+    if values.get('MKL_DEBUG_CPU_TYPE') and 'MKL_DEBUG_CPU_TYPE' not in os.environ:
+        os.environ['MKL_DEBUG_CPU_TYPE'] = values['MKL_DEBUG_CPU_TYPE']  # works if MKL has not computed yet
+        return (f'{count} threads; matrix products may be slow on this AMD processor: call CaiT.runtime.prepare() '
+                'before import paddle')
+    return f'{count} threads'

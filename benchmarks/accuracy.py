@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of one checkpoint on every backend and precision: what int8 and bf16 cost, on labelled pictures.
+"""Accuracy of one checkpoint on every backend and precision: what int8 and bf16 cost, on labeled images.
 
     python benchmarks/accuracy.py -cfg=CaiT/configs/vit_tiny_patch16_224.yaml -pretrained=weights.safetensors \\
-        --list=pictures/val_list.txt --calibration=other_pictures --out=benchmarks/results/accuracy_vit_tiny.json
+        --list=images/val_list.txt --calibration=other_images --out=benchmarks/results/accuracy_vit_tiny.json
 
-``same class`` counts the pictures on which the engine decides as the dynamic float32 model does: on few pictures it is
-a finer measure than top-1. Calibration pictures must not be among those that are counted.
+``same class`` counts the images on which the engine decides as the dynamic float32 model does: on few images it is
+a finer measure than top-1. Calibration images must not be among those that are counted.
 """
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ def main() -> int:
     model, data = build_model(config), DataConfig(**data_config(config))
     load(model, args.pretrained)
     samples = read_list(args.list, Path(args.list).parent, config.MODEL.NUM_CLASSES)
-    transform = eval_transform(data, normalise=False)
-    pictures = parity.CheckSet(np.stack([transform(path) for path, _ in samples]), data, args.list)
-    reference = reference_logits(model, pictures.array('float'))
+    transform = eval_transform(data, normalize=False)
+    images = parity.CheckSet(np.stack([transform(path) for path, _ in samples]), data, args.list)
+    reference = reference_logits(model, images.array('float'))
     calibration = parity.from_folder(args.calibration, data, args.calibration_count)
     rows = [row('dynamic', 'fp32', reference, reference, samples.labels)]
     print(text(rows[0]))
     with tempfile.TemporaryDirectory() as folder:
-        checks = parity.CheckSet(pictures.pixels[:3], data, args.list)
+        checks = parity.CheckSet(images.pixels[:3], data, args.list)
         targets = [(backend, precision, 'uint8') for backend, precision in TARGETS]
         export(model, folder, config.MODEL.NAME, data, checks, {'file': args.pretrained}, targets, None,
                runtime.cores(), calibration)
         for backend, precision in TARGETS:
             options = Options(precision, 'uint8', runtime.cores())
-            logits = Predictor(folder, backend, options).logits(pictures.pixels)
+            logits = Predictor(folder, backend, options).logits(images.pixels)
             rows.append(row(backend, precision, logits, reference, samples.labels))
             print(text(rows[-1]))
     if args.out:
-        result = {'model': config.MODEL.NAME, 'weights': Path(args.pretrained).name, 'pictures': len(samples),
-                  'calibration_pictures': len(calibration.pixels), 'rows': rows}
+        result = {'model': config.MODEL.NAME, 'weights': Path(args.pretrained).name, 'images': len(samples),
+                  'calibration_images': len(calibration.pixels), 'rows': rows}
         write_json(args.out, result)
     return 0
 

@@ -32,7 +32,7 @@ from CaiT.tools.benchmark import Contenders, window
 
 MODELS = ['cait_xxs24_224', 'cait_s24_224', 'deit_tiny_patch16_224', 'vit_tiny_patch16_224']
 GEMMS = {'f32': 'fp32', 'bf16': 'bf16'}  # OpenVINO's name of a precision, ours
-SEVERAL = 8  # pictures from which OpenVINO is given two streams too: four for each
+SEVERAL = 8  # images from which OpenVINO is given two streams too: four for each
 
 
 class Torch:
@@ -67,7 +67,7 @@ class Torch:
 
             def run(seconds: float, key: str = key) -> Tuple[int, float]:
                 answer = self.ask(do='run', key=key, seconds=seconds)
-                return answer['pictures'], answer['seconds']
+                return answer['images'], answer['seconds']
             found[key] = run
         return found
 
@@ -76,13 +76,13 @@ def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str,
     """timm's ONNX on ONNX Runtime and OpenVINO, as their documentation loads a model."""
     import numpy as np
     found: Contenders = {}
-    pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     try:
         import onnxruntime
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.log_severity_level = threads, 3
         session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
-        found['timm onnxruntime fp32'] = window(lambda: session.run(None, {'x': pictures}), batch)
+        found['timm onnxruntime fp32'] = window(lambda: session.run(None, {'x': images}), batch)
     except ImportError as error:
         absent['timm onnxruntime'] = str(error)
     try:
@@ -97,24 +97,24 @@ def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str,
             settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': threads}
             compiled = core.compile_model(str(file), 'CPU', {**settings, 'PERFORMANCE_HINT': 'LATENCY'})
             request = compiled.create_infer_request()
-            found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: pictures}), batch)
+            found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: images}), batch)
             if precision != 'int8' and threads > 1 and batch >= SEVERAL:
                 compiled = core.compile_model(str(file), 'CPU', {**settings, 'NUM_STREAMS': 2})
                 queue = openvino.AsyncInferQueue(compiled, 2)
-                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: in_fours(q, pictures), batch)
+                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: in_fours(q, images), batch)
     except ImportError as error:
         absent['timm openvino'] = str(error)
     return found
 
 
-def in_fours(queue: Any, pictures: Any) -> None:
-    """Four pictures at a time on whichever stream is free."""
-    for start in range(0, len(pictures), 4):
-        queue.start_async({0: pictures[start:start + 4]})
+def in_fours(queue: Any, images: Any) -> None:
+    """Four images at a time on whichever stream is free."""
+    for start in range(0, len(images), 4):
+        queue.start_async({0: images[start:start + 4]})
     queue.wait_all()
 
 
-def quantise_timm(path: Path, size: int) -> None:
+def quantize_timm(path: Path, size: int) -> None:
     """NNCF's int8 of timm's ONNX by its defaults for transformers, beside it as .int8.xml."""
     import logging
 
@@ -122,8 +122,8 @@ def quantise_timm(path: Path, size: int) -> None:
     import numpy as np
     import openvino
     nncf.set_log_level(logging.ERROR)
-    pictures = np.random.default_rng(0).standard_normal((16, 1, 3, size, size)).astype(np.float32)
-    model = nncf.quantize(openvino.Core().read_model(str(path)), nncf.Dataset(list(pictures)),
+    images = np.random.default_rng(0).standard_normal((16, 1, 3, size, size)).astype(np.float32)
+    model = nncf.quantize(openvino.Core().read_model(str(path)), nncf.Dataset(list(images)),
                           model_type=nncf.ModelType.TRANSFORMER, subset_size=16)
     openvino.save_model(model, str(path.with_suffix('.int8.xml')), compress_to_fp16=False)
 
@@ -149,13 +149,13 @@ def paper(graph: Path, size: int, batch: int, threads: int) -> Contenders:
     for precision in ('fp32', 'bf16'):
         if benchmark.missing('paddle', precision) is None:
             engine = engine_class('paddle')(graph, Options(precision, 'float', threads, batch))
-            pictures = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-            found[f"papers' graph paddle {precision}"] = window(lambda e=engine, x=pictures: e.run_batch(x), batch)
+            images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+            found[f"papers' graph paddle {precision}"] = window(lambda e=engine, x=images: e.run_batch(x), batch)
     return found
 
 
 def gemm(model: Any, hint: str, threads: int) -> Contenders:
-    """A chain of this model's GEMMs and nothing else, 8 pictures at a time, in OpenVINO: 'pictures' are GFLOP."""
+    """A chain of this model's GEMMs and nothing else, 8 images at a time, in OpenVINO: 'images' are GFLOP."""
     import numpy as np
     import openvino
     from openvino import opset13 as ops
@@ -179,10 +179,10 @@ def gemm(model: Any, hint: str, threads: int) -> Contenders:
 
 
 def limits(rates: Dict[str, benchmark.Rate], model: str) -> Dict[str, benchmark.Rate]:
-    """Pictures per second that the GEMM rates, which are taken out of ``rates``, allow."""
+    """Images per second that the GEMM rates, which are taken out of ``rates``, allow."""
     from CaiT.tools.model_table import macs
-    pictures = 1e9 / (2 * macs(model)['total'])  # in a GFLOP
-    return {precision: benchmark.rate([one * pictures for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
+    images = 1e9 / (2 * macs(model)['total'])  # in a GFLOP
+    return {precision: benchmark.rate([one * images for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
             for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
 
 
@@ -200,7 +200,7 @@ def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> It
                 answer = torch.ask(do='export', model=name, path=str(onnx))
                 absent.update({'timm ONNX': answer['error']} if 'error' in answer else {})
                 if onnx.is_file() and benchmark.missing('openvino', 'int8') is None:
-                    quantise_timm(onnx, size)
+                    quantize_timm(onnx, size)
             else:
                 absent['PyTorch and timm'] = '--peer-python was not given'
             graph = papers_graph(model, Path(other))

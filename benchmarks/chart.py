@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from CaiT.tools.benchmark import Rate, ratio
 
 PRECISIONS = ('fp32', 'bf16', 'int8')
-COLOURS = {'ours': '#1f6fb2', 'timm': '#c9702b', "papers'": '#8a8a8a'}
+COLORS = {'ours': '#1f6fb2', 'timm': '#c9702b', "papers'": '#8a8a8a'}
 
 
 def precision_of(name: str) -> str:
@@ -24,7 +24,7 @@ def precision_of(name: str) -> str:
 
 
 def markdown(result: Dict[str, Any]) -> List[str]:
-    """One table per model, threads and batch: pictures per second, and ratios to the best peer and to eager."""
+    """One table per model, threads and batch: images per second, and ratios to the best peer and to eager."""
     machine, lines = result['machine'], ['# Inference on this CPU', '']
     lines += [f'{machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}. Medians of '
               f'{result["rounds"]} windows of {result["seconds"]} s (fewer where one run takes longer), all in '
@@ -34,7 +34,7 @@ def markdown(result: Dict[str, Any]) -> List[str]:
     for row in result['rows']:
         rates = row['rates']
         lines += [f'## {row["model"]}, batch {row["batch"]}, {row["threads"]} threads', '',
-                  '| | pictures/s | x best peer of that precision | x PyTorch eager | share of the arithmetic limit |',
+                  '| | images/s | x best peer of that precision | x PyTorch eager | share of the arithmetic limit |',
                   '|---|---|---|---|---|']
         for name in ordered(rates):
             kind = precision_of(name)
@@ -74,13 +74,13 @@ def draw(result: Dict[str, Any], path: str) -> None:
     for axis, row in zip(axes[:, 0], chosen):
         names = ordered(row['rates'])[::-1]  # the first bar is drawn at the bottom
         values = [row['rates'][name]['median'] for name in names]
-        axis.barh(names, values, color=[COLOURS[name.split(' ')[0]] for name in names])
+        axis.barh(names, values, color=[COLORS[name.split(' ')[0]] for name in names])
         for position, value in enumerate(values):
             axis.text(value, position, f' {value:.0f}', va='center', fontsize=8)
         for (kind, limit), style in zip(row['limits'].items(), ('--', ':')):
             axis.axvline(limit['median'], color='black', linestyle=style, linewidth=1,
                          label=f'{kind} limit (GEMM alone)')
-        axis.set_title(f'{row["model"]}: pictures/s, batch {row["batch"]}, {row["threads"]} threads', fontsize=10)
+        axis.set_title(f'{row["model"]}: images/s, batch {row["batch"]}, {row["threads"]} threads', fontsize=10)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, loc='lower right')
     figure.tight_layout()

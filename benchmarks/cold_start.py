@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from the command to the answer for one picture: infer.py on each backend, whole processes.
+"""Seconds from the command to the answer for one image: infer.py on each backend, whole processes.
 
     python benchmarks/cold_start.py
 
@@ -46,20 +46,20 @@ def process(command: List[str], cache: str) -> str:
     return done.stdout.split('class_id: ')[-1].split(',')[0].strip()
 
 
-def contenders(folder: str, picture: str, name: str, cache: str) -> Dict[str, Start]:
+def contenders(folder: str, image: str, name: str, cache: str) -> Dict[str, Start]:
     """What is measured, the two to compare with first."""
     from CaiT.models.registry import get_variant
     data = get_variant(name).data
     found: Dict[str, Start] = {IMPORT: lambda: process([sys.executable, '-c', 'import paddle'], cache)}
     if benchmark.missing('onnxruntime', 'fp32') is None:
-        bare = [str(HERE / 'bare_onnxruntime.py'), f'{folder}/onnxruntime.onnx', picture, str(data['image_size']),
+        bare = [str(HERE / 'bare_onnxruntime.py'), f'{folder}/onnxruntime.onnx', image, str(data['image_size']),
                 str(data['crop_pct'])]
         found[BARE] = lambda: process([sys.executable, *bare], cache)
     for backend in BACKENDS:
         if benchmark.missing(backend, 'fp32'):
             print(f'absent: {backend}: {benchmark.missing(backend, "fp32")}')
             continue
-        command = [sys.executable, str(HERE.parent / 'infer.py'), f'--model-dir={folder}', f'--img-path={picture}',
+        command = [sys.executable, str(HERE.parent / 'infer.py'), f'--model-dir={folder}', f'--img-path={image}',
                    f'--backend={backend}', '--batch-size=1']
         found[f'ours {backend}'] = lambda command=command: process(command, cache)
         if backend == 'openvino':
@@ -80,7 +80,7 @@ def measure(starts: Dict[str, Start], rounds: int, before: Callable[[], Any]) ->
                 seconds[name].append(time.perf_counter() - begun)
         classes = {answer for name, answer in answers.items() if name != IMPORT}
         if len(classes) > 1:
-            raise InputError(f'one picture, several answers: {answers}')
+            raise InputError(f'one image, several answers: {answers}')
         print(f'round {number}' + ', '.join(f' {name} {found[-1]:.2f}' for name, found in seconds.items() if found),
               flush=True)
     return seconds
@@ -110,13 +110,13 @@ def main() -> int:
     load = round(os.getloadavg()[0], 1)
     runtime.prepare()
     sys.path.append(str(HERE))
-    from data_pipeline import make_pictures
+    from data_pipeline import make_images
     targets = [(backend, 'fp32', 'float') for backend in BACKENDS if benchmark.missing(backend, 'fp32') is None]
     with benchmark.exported(args.model, targets) as (_, folder), tempfile.TemporaryDirectory() as other:
-        make_pictures(Path(other), 1)
-        picture = str(next(Path(other).glob('*.jpg')))
+        make_images(Path(other), 1)
+        image = str(next(Path(other).glob('*.jpg')))
         cache = f'{other}/cache'
-        seconds = measure(contenders(folder, picture, args.model, cache), args.rounds,
+        seconds = measure(contenders(folder, image, args.model, cache), args.rounds,
                           lambda: shutil.rmtree(f'{cache}/empty', ignore_errors=True))
     found = rows(seconds)
     print(f'{"":28s} {"seconds":>8s} {"best":>6s} {"x bare":>7s}  above import paddle')

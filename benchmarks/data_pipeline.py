@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures per second of this project's data pipeline and of timm's, on one core, and whether their pixels agree.
+"""Images per second of this project's data pipeline and of timm's, on one core, and whether their pixels agree.
 
     python benchmarks/data_pipeline.py --peer-python peers/bin/python
-    python benchmarks/data_pipeline.py --peer-python peers/bin/python --pictures some/folder
+    python benchmarks/data_pipeline.py --peer-python peers/bin/python --images some/folder
 
-Both sides open the same JPEG files one after another in one thread, from the file to the normalised float32 array a
+Both sides open the same JPEG files one after another in one thread, from the file to the normalized float32 array a
 model reads: `train` is random resized crop to 224 (bilinear or bicubic by chance, timm's default), flip,
 rand-m9-mstd0.5-inc1 and random erasing 0.25 (pixel); `train bicubic` the same with DeiT's bicubic; `eval` is Pillow's
-bicubic to the short side 248 and the centre 224. Without --pictures the files are made from a fixed seed: 500x375,
+bicubic to the short side 248 and the center 224. Without --images the files are made from a fixed seed: 500x375,
 quality 90, about 44 KB, with the spectrum of photographs. Each side is a process of its own; they take turns in
 windows of about a second, figures are medians over the windows, and a ratio is the median of the windows' ratios,
 because the machine's speed drifts. The result goes to benchmarks/results/data_pipeline.json.
@@ -44,7 +44,7 @@ Task = Callable[[str], Any]
 
 
 def our_tasks() -> Dict[str, Task]:
-    """This project's side: what the data set does for each sample."""
+    """This project's side: what the dataset does for each sample."""
     import cv2
     import numpy as np
 
@@ -59,7 +59,7 @@ def our_tasks() -> Dict[str, Task]:
                                                        interpolation=interpolation))
         return lambda path: transform(path, np.random.Generator(np.random.PCG64(next(draws))))
     return {'train': training('random'), 'train bicubic': training('bicubic'), 'eval': eval_transform(data),
-            'levels': eval_transform(data, normalise=False)}
+            'levels': eval_transform(data, normalize=False)}
 
 
 def timm_tasks() -> Dict[str, Task]:
@@ -85,19 +85,19 @@ def timm_tasks() -> Dict[str, Task]:
             'levels': lambda path: levels(path).permute(1, 2, 0)}
 
 
-def serve(side: str, pictures: Sequence[str]) -> int:
+def serve(side: str, images: Sequence[str]) -> int:
     """One side's process: a JSON request per line on stdin, a JSON answer per line on stdout."""
     import numpy as np
     tasks = {'ours': our_tasks, 'timm': timm_tasks}[side]()
     for request in map(json.loads, sys.stdin):
         task = tasks[request['task']]
         if 'save' in request:
-            np.save(request['save'], np.stack([np.asarray(task(path)) for path in pictures]))
+            np.save(request['save'], np.stack([np.asarray(task(path)) for path in images]))
             answer: Dict[str, float] = {}
         else:
             count, start = 0, time.perf_counter()
             while time.perf_counter() - start < request['seconds']:
-                task(pictures[count % len(pictures)])
+                task(images[count % len(images)])
                 count += 1
             answer = {'rate': count / (time.perf_counter() - start)}
         print(json.dumps(answer), flush=True)
@@ -107,10 +107,10 @@ def serve(side: str, pictures: Sequence[str]) -> int:
 class Side:
     """A running ``serve`` process."""
 
-    def __init__(self, name: str, python: str, pictures: Sequence[str]) -> None:
+    def __init__(self, name: str, python: str, images: Sequence[str]) -> None:
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
         self.name = name
-        self.process = subprocess.Popen([python, __file__, '--serve', name, *pictures], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([python, __file__, '--serve', name, *images], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, env=environment)
 
     def ask(self, **request: Any) -> Dict[str, float]:
@@ -124,7 +124,7 @@ class Side:
                              ) from None
 
 
-def make_pictures(folder: Path, count: int) -> None:
+def make_images(folder: Path, count: int) -> None:
     """``count`` JPEG files, 500x375, quality 90: noise with the 1/f spectrum of photographs, and some edges."""
     import cv2
     import numpy as np
@@ -138,20 +138,20 @@ def make_pictures(folder: Path, count: int) -> None:
             noise = np.fft.fft2(rng.standard_normal((height, width))) * amplitude
             plane = np.fft.ifft2(noise).real
             planes.append((plane - plane.mean()) / plane.std())
-        grey = planes[0]
+        gray = planes[0]
         levels = rng.uniform(80, 170, 3)
-        picture = np.stack([grey * 45 + plane * 18 + level for plane, level in zip(planes, levels)], -1)
+        image = np.stack([gray * 45 + plane * 18 + level for plane, level in zip(planes, levels)], -1)
         for _ in range(6):
             corners = (rng.random((4, 2)) * (width, height)).astype(np.int32)
             mask = np.zeros((height, width), np.uint8)
             cv2.fillConvexPoly(mask, cv2.convexHull(corners), 1)
-            picture[mask > 0] += rng.uniform(-50, 50, 3)
-        pixels = np.clip(picture, 0, 255).astype(np.uint8)
+            image[mask > 0] += rng.uniform(-50, 50, 3)
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f'{index:04d}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def compare_pixels(sides: Sequence[Side], folder: Path) -> Dict[str, float]:
-    """Largest differences between the two sides' evaluation arrays, over all pictures."""
+    """Largest differences between the two sides' evaluation arrays, over all images."""
     import numpy as np
     result = {}
     for task in ('levels', 'eval'):
@@ -177,7 +177,7 @@ def measure(sides: Sequence[Side], windows: int, seconds: float) -> Dict[str, Di
                 if window:  # the first one warms up
                     rates[side.name].append(rate)
         ratio = statistics.median(ours / timms for ours, timms in zip(rates['ours'], rates['timm']))
-        result[task] = {**{f'{name} (pictures/s)': round(statistics.median(found), 1) for name, found in rates.items()},
+        result[task] = {**{f'{name} (images/s)': round(statistics.median(found), 1) for name, found in rates.items()},
                         'ratio': round(ratio, 2), 'target': target, 'windows': {name: [round(rate, 1) for rate in found]
                                                                                 for name, found in rates.items()}}
     return result
@@ -200,32 +200,32 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return serve(argv[1], argv[2:])
     parser = Parser(__doc__)
     parser.flag('peer_python', required=True, help='the interpreter that has timm')
-    parser.flag('pictures', default='', help='folder of JPEG files to use instead of made ones')
-    parser.flag('count', type=int, default=64, help='pictures to make')
+    parser.flag('images', default='', help='folder of JPEG files to use instead of made ones')
+    parser.flag('count', type=int, default=64, help='images to make')
     parser.flag('windows', type=int, default=9, help='windows for each side and task')
     parser.flag('seconds', type=float, default=1.0, help='length of a window')
     parser.flag('output', type=Path, default=RESULT, help='JSON file to write')
     args = parser.parse_args(argv)
 
-    from CaiT.data.lists import pictures_in
+    from CaiT.data.lists import list_images
     peer = versions(args.peer_python, ['timm', 'torch', 'torchvision', 'PIL'])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if not args.pictures:
-            make_pictures(folder, args.count)
-        pictures = pictures_in(args.pictures or folder)
-        kilobytes = statistics.mean(os.path.getsize(path) for path in pictures) / 1024
-        sides = [Side('ours', sys.executable, pictures), Side('timm', args.peer_python, pictures)]
+        if not args.images:
+            make_images(folder, args.count)
+        images = list_images(args.images or folder)
+        kilobytes = statistics.mean(os.path.getsize(path) for path in images) / 1024
+        sides = [Side('ours', sys.executable, images), Side('timm', args.peer_python, images)]
         differences = compare_pixels(sides, folder)
         tasks = measure(sides, args.windows, args.seconds)
         for side in sides:
             side.process.stdin.close()
             side.process.wait()
 
-    print(f'{len(pictures)} pictures of {kilobytes:.0f} KB on average, one core of {processor()}')
-    print(f'{"":14s} {"ours":>8s} {"timm":>8s}  pictures/s   ratio  target')
+    print(f'{len(images)} images of {kilobytes:.0f} KB on average, one core of {processor()}')
+    print(f'{"":14s} {"ours":>8s} {"timm":>8s}  images/s   ratio  target')
     for task, row in tasks.items():
-        ours, timms = row['ours (pictures/s)'], row['timm (pictures/s)']
+        ours, timms = row['ours (images/s)'], row['timm (images/s)']
         print(f'{task:14s} {ours:8.0f} {timms:8.0f}  {"":10s} {row["ratio"]:7.2f} {row["target"]:7.1f}')
     for name, value in differences.items():
         print(f'{name}: {value:g}')
@@ -234,7 +234,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             'PEER' if word == args.peer_python else word for word in argv),
         'machine': {'processor': processor(), 'cores': os.cpu_count(), 'system': platform.system()},
         'versions': {'ours': versions(sys.executable, ['cv2', 'PIL', 'numpy']), 'peer': peer},
-        'pictures': {'count': len(pictures), 'mean KB': round(kilobytes, 1), 'made': not args.pictures},
+        'images': {'count': len(images), 'mean KB': round(kilobytes, 1), 'made': not args.images},
         'tasks': tasks, 'pixels': differences,
     }
     write_json(args.output, report)

@@ -4,7 +4,7 @@
 python benchmarks/loss_curves.py -data_path dataset/imagenette -peer_python ~/torch/bin/python \\
     -output benchmarks/results/training/loss_curves
 
-CaiT-XXS-24 with a head for the data set's classes, at 64 pixels so that two CPU cores do it in minutes; this project's
+CaiT-XXS-24 with a head for the dataset's classes, at 64 pixels so that two CPU cores do it in minutes; this project's
 training transform with RandAugment, erasing, mixup and CutMix; AdamW with weight decay, warm-up and cosine. Everything
 random outside the data is off: drop path would draw from two different generators. Writes losses.json and losses.png.
 ``-peer_python`` is an interpreter that has torch and timm; this one has Paddle.
@@ -36,17 +36,17 @@ def timm_side(folder: Path) -> Dict[str, Any]:
     torch.set_num_threads(int((folder / 'threads').read_text()))
     given = np.load(folder / 'weights.npz')
     batches = np.load(folder / 'batches.npz')
-    model = timm.create_model(MODEL, img_size=batches['pictures'].shape[-1], num_classes=batches['targets'].shape[-1],
+    model = timm.create_model(MODEL, img_size=batches['images'].shape[-1], num_classes=batches['targets'].shape[-1],
                               drop_path_rate=0.0)
     model.load_state_dict({name: torch.from_numpy(given[name]) for name in given.files}, strict=True)
     model.train()
     groups = param_groups_weight_decay(model, WEIGHT_DECAY, model.no_weight_decay())
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
     losses, started = [], time.time()
-    for pictures, targets, rate in zip(batches['pictures'], batches['targets'], batches['rates']):
+    for images, targets, rate in zip(batches['images'], batches['targets'], batches['rates']):
         for group in optimizer.param_groups:
             group['lr'] = float(rate)
-        logits = model(torch.from_numpy(pictures))
+        logits = model(torch.from_numpy(images))
         loss = -(torch.from_numpy(targets) * logits.log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -73,24 +73,24 @@ def our_side(folder: Path, config: Any, updates: int) -> Dict[str, Any]:
                                         for name, array in arrays.items()})
     loader, sampler = build_train_loader(config)
     schedule, _ = build_schedule(config, config.DATA.BATCH_SIZE)
-    pictures: List[np.ndarray] = []
+    images: List[np.ndarray] = []
     targets: List[np.ndarray] = []
     epoch = 0
-    while len(pictures) < updates:
+    while len(images) < updates:
         epoch += 1
         sampler.set_epoch(epoch)
         for batch in loader:
-            pictures.append(batch[0].numpy())
+            images.append(batch[0].numpy())
             targets.append(batch[1].numpy())
-    pictures, targets = pictures[:updates], targets[:updates]
+    images, targets = images[:updates], targets[:updates]
     rates = [schedule.at(update * config.TRAIN.EPOCHS / updates) for update in range(updates)]
-    np.savez(folder / 'batches.npz', pictures=np.stack(pictures), targets=np.stack(targets), rates=rates)
+    np.savez(folder / 'batches.npz', images=np.stack(images), targets=np.stack(targets), rates=rates)
 
     optimizer, _ = build_optimizer(model, config)
     loss_of = build_loss('CE', 0.0)
     model.train()
     losses, started = [], time.time()
-    for x, y, rate in zip(pictures, targets, rates):
+    for x, y, rate in zip(images, targets, rates):
         loss = loss_of(model(paddle.to_tensor(x)), paddle.to_tensor(y))
         loss.backward()
         optimizer.set_lr(rate)
@@ -122,7 +122,7 @@ def main() -> None:
     from CaiT.cli import Parser
     from CaiT.files import write_json
     parser = Parser(__doc__)
-    parser.flag('data_path', required=True, help='a data set in ImageNet layout')
+    parser.flag('data_path', required=True, help='a dataset in ImageNet layout')
     parser.flag('num_classes', type=int, default=10)
     parser.flag('peer_python', required=True, help='an interpreter with torch and timm')
     parser.flag('output', required=True, help='folder of the result')

@@ -32,13 +32,13 @@ def prepared(model: str, how: str, batch: int):
     """A function that runs one batch."""
     network = timm.create_model(model).eval()
     size = network.pretrained_cfg['input_size'][-1]
-    pictures = torch.randn(batch, 3, size, size)
+    images = torch.randn(batch, 3, size, size)
     if how == 'compile':
         network = torch.compile(network)
 
     def run() -> None:
         with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=how == 'bf16'):
-            network(pictures)
+            network(images)
     return run
 
 
@@ -67,7 +67,7 @@ def main() -> None:
                 while time.perf_counter() - start < order['seconds'] or not count:
                     run()
                     count += given['batch']
-                answer = {'pictures': count, 'seconds': time.perf_counter() - start}
+                answer = {'images': count, 'seconds': time.perf_counter() - start}
         except Exception as error:  # reported to the other side, which names the contender as absent
             answer = {'error': f'{type(error).__name__}: {error}'.splitlines()[0][:200]}
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures per second and peak memory of CaiT-XXS24's training step: this project's trainer and timm in PyTorch.
+"""Images per second and peak memory of CaiT-XXS24's training step: this project's trainer and timm in PyTorch.
 
     bash benchmarks/make_peers.sh peers
     python benchmarks/train_step.py --peer-python peers/bin/python
@@ -51,22 +51,22 @@ def our_step(batch: int) -> Step:
     import paddle
 
     from CaiT.config import get_config
-    from CaiT.training.journal import Journal
+    from CaiT.training.logger import RunLogger
     from CaiT.training.trainer import Trainer
     with tempfile.TemporaryDirectory() as folder:
-        config = get_config(data_path=_pictures(Path(folder)), batch_size=batch, device='cpu', opts=[
+        config = get_config(data_path=_images(Path(folder)), batch_size=batch, device='cpu', opts=[
             'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH), 'TRAIN.WEIGHT_DECAY', str(DECAY),
             'DATA.NUM_WORKERS', '0'])
-        trainer = Trainer(config, Path(folder), Journal(Path(folder), 'train.log'))
+        trainer = Trainer(config, Path(folder), RunLogger(Path(folder), 'train.log'))
     trainer.model.train()
     rng = np.random.default_rng(0)
-    pictures = paddle.to_tensor(rng.standard_normal((batch, 3, 224, 224), dtype=np.float32))
+    images = paddle.to_tensor(rng.standard_normal((batch, 3, 224, 224), dtype=np.float32))
     targets = paddle.to_tensor(rng.integers(0, 1000, batch))
-    return lambda: trainer._update([(pictures, targets)])
+    return lambda: trainer._update([(images, targets)])
 
 
-def _pictures(folder: Path) -> str:
-    """The data set that a trainer must have, though none of its pictures is read here."""
+def _images(folder: Path) -> str:
+    """The dataset that a trainer must have, though none of its images is read here."""
     for split in ('train', 'val'):
         (folder / f'{split}_list.txt').write_text(''.join(f'{index}.jpg {index}\n' for index in range(64)))
     for index in range(64):
@@ -82,10 +82,10 @@ def timm_step(batch: int) -> Step:
     torch.manual_seed(0)
     model = timm.create_model(MODEL, drop_path_rate=DROP_PATH).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=DECAY)
-    pictures, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
+    images, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
 
     def step() -> None:
-        loss = torch.nn.functional.cross_entropy(model(pictures), targets)
+        loss = torch.nn.functional.cross_entropy(model(images), targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -153,7 +153,7 @@ def measure(batch: int, rounds: int, pythons: Dict[str, str]) -> Tuple[Dict[str,
     for side in sides:
         side.close()
     rows = {name: {
-        'pictures/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
+        'images/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
         'against timm': round(statistics.median(a / b for a, b in zip(found, rates['timm'])), 2),
         'peak MB': round(peaks[name]), 'memory against timm': round(peaks[name] / peaks['timm'], 2),
         'rounds': [round(rate, 2) for rate in found]} for name, found in rates.items()}
@@ -190,7 +190,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     results, settings = {}, ''
     for batch in flags.batches:
         results[batch], settings = measure(batch, flags.rounds, pythons)
-    line = ('batch {:<3} {:<6} {pictures/s:>6.2f} pictures/s (best {best:>6.2f}) {against timm:>5.2f}x timm, '
+    line = ('batch {:<3} {:<6} {images/s:>6.2f} images/s (best {best:>6.2f}) {against timm:>5.2f}x timm, '
             'peak {peak MB:>5} MB {memory against timm:>5.2f}x')
     for batch, found in results.items():
         for name, row in found.items():

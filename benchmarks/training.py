@@ -8,7 +8,7 @@ python benchmarks/training.py distillation -data_path dataset/imagenette -teache
 python benchmarks/training.py -table
 
 A run is ``output/benchmark/<name>-<seed>``; started again, it goes on where it was. Its config, log.jsonl and log are
-copied to benchmarks/results/training, without the paths of the machine. Data: any data set in ImageNet layout with ten
+copied to benchmarks/results/training, without the paths of the machine. Data: any dataset in ImageNet layout with ten
 classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The accuracy in the table is that of the last epoch,
 which nothing was chosen by; the best epoch's stands beside it.
 """
@@ -84,14 +84,14 @@ def _spread(values: List[float]) -> str:
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument('experiment', nargs='?', choices=sorted(EXPERIMENTS), help='what to run')
-    parser.flag('data_path', help='folder of its data set')
+    parser.flag('data_path', help='folder of its dataset')
     parser.flag('pretrained', default='', help='weights to start from, where the experiment does')
     parser.flag('teacher', default='', help='weights of the teacher: those that the first experiment ends with')
     parser.switch('table', help='print the table of all results that are there')
     flags = vars(parser.parse_args())
     if flags['experiment']:
         if not flags['data_path']:
-            raise InputError('-data_path: found nothing, expected the folder of the data set')
+            raise InputError('-data_path: found nothing, expected the folder of the dataset')
         recipes, seeds = EXPERIMENTS[flags['experiment']]
         for seed in seeds:
             for recipe in recipes:

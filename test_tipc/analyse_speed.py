@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures per second from a training log, by the rule of PaddlePaddle/benchmark's analysis script.
+"""Images per second from a training log, by the rule of PaddlePaddle/benchmark's analysis script.
 
     python test_tipc/analyse_speed.py --filename=train.log --speed_log_file=speed.json --model_name=CaiT_bs64_fp32_DP \\
         --base_batch_size=64 --run_mode=DP --fp_item=fp32 --keyword=ips: --skip_steps=2 --device_num=N1C1 \\

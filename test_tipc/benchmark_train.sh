@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Training speed: train as a configuration file says, once per batch size and precision, and report pictures per second.
+# Training speed: train as a configuration file says, once per batch size and precision, and report images per second.
 #
 #   bash test_tipc/benchmark_train.sh test_tipc/configs/CaiT/train_infer_python.txt benchmark_train
 #   bash test_tipc/benchmark_train.sh test_tipc/configs/CaiT/train_infer_python_51.txt benchmark_train \
 #       dynamic_bs64_fp32_DP_N1C1
 #
-# A run is <dynamic|dynamicTostatic>_bs<pictures per card>_<fp32|fp16>_<mode>_N1C<cards>. Without one, the batch sizes
+# A run is <dynamic|dynamicTostatic>_bs<images per card>_<fp32|fp16>_<mode>_N1C<cards>. Without one, the batch sizes
 # and precisions of the file's train_benchmark_params are run, or the one batch size of mode benchmark_train.
 # BENCHMARK_LOG_DIR (default test_tipc/output/<model_name>/benchmark) gets train_log, index and benchmark_log.
 # BENCHMARK_ROOT: Paddle's benchmark tools, whose scripts/analysis.py then reads the logs in place of ours.

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare what inference printed with stored results, picture by picture.
+"""Compare what inference printed with stored results, image by image.
 
     python test_tipc/compare_results.py --gt_file='test_tipc/results/python_*_results_fp32.txt' \\
         --log_file='test_tipc/output/ViT/whole_infer/python_infer_*.log' --atol=1e-3 --rtol=1e-3
 
-Stored results are lines ``<picture><tab>[class id, probability]``, or the table ``predictions.csv`` that -pred writes.
-A log holds ``image_name: <picture>, class_id: 213, prob: 0.9664`` lines, lines like the stored ones, or one of those
-before each of these, for its further digits. A picture is known by its path, else by its file name. fp32, fp16, bf16 or
+Stored results are lines ``<image><tab>[class id, probability]``, or the table ``predictions.csv`` that -pred writes.
+A log holds ``image_name: <image>, class_id: 213, prob: 0.9664`` lines, lines like the stored ones, or one of those
+before each of these, for its further digits. An image is known by its path, else by its file name. fp32, fp16, bf16 or
 int8 in a file's name says which stored file a log is compared with; without the word, or without such a file, it is
 fp32's.
 
 The comparison fails when a class differs, a probability is further off than atol + rtol x the stored one (and half of
-its last digit), a picture is missing, or there is nothing to compare. A class that the table finds as likely as its
+its last digit), an image is missing, or there is nothing to compare. A class that the table finds as likely as its
 best, within the same limits, is no difference.
 """
 from __future__ import annotations
@@ -33,8 +33,8 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError, run
 
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
-Truth = Dict[str, Dict[int, float]]  # picture -> {class id: probability}, the best class first
-Record = Tuple[str, int, str]        # picture, class id, probability as it is written
+Truth = Dict[str, Dict[int, float]]  # image -> {class id: probability}, the best class first
+Record = Tuple[str, int, str]        # image, class id, probability as it is written
 
 _PRINTED = re.compile(r'image_name: (.+), class_id: (\d+), prob: (\S+)$')
 
@@ -60,7 +60,7 @@ def read_truth(path: str) -> Truth:
                 record = _pair(line)
                 if record is None:
                     raise InputError(f'{path}, line {number}: found {line.strip()!r}, '
-                                     'expected <picture><tab>[class id, probability]')
+                                     'expected <image><tab>[class id, probability]')
                 truth[os.path.normpath(record[0])] = {record[1]: float(record[2])}
     if not truth:
         raise InputError(f'{path}: holds no results')
@@ -89,11 +89,11 @@ def read_log(path: str) -> List[Record]:
 
 
 def _pair(line: str) -> Optional[Record]:
-    """The record of a ``<picture><tab>[class id, probability]`` line, None for any other line."""
-    picture, tab, values = line.rstrip('\r\n').partition('\t')
+    """The record of a ``<image><tab>[class id, probability]`` line, None for any other line."""
+    image, tab, values = line.rstrip('\r\n').partition('\t')
     try:
         class_id, probability = json.loads(values, parse_float=str, parse_constant=str) if tab else ()
-        return picture, int(class_id), str(probability)
+        return image, int(class_id), str(probability)
     except (ValueError, TypeError):
         return None
 
@@ -105,37 +105,37 @@ def half_a_digit(number: str) -> float:
 
 
 def matched(truth: Truth, records: Sequence[Record]) -> Dict[str, Record]:
-    """{stored picture: its record}; InputError when one has none, or its file name could mean several."""
+    """{stored image: its record}; InputError when one has none, or its file name could mean several."""
     by_name: Dict[str, List[str]] = {}
-    for picture in truth:
-        by_name.setdefault(os.path.basename(picture), []).append(picture)
+    for image in truth:
+        by_name.setdefault(os.path.basename(image), []).append(image)
     found: Dict[str, Record] = {}
     for record in records:
-        picture = os.path.normpath(record[0])
-        same = [picture] if picture in truth else by_name.get(os.path.basename(picture), [])
+        image = os.path.normpath(record[0])
+        same = [image] if image in truth else by_name.get(os.path.basename(image), [])
         if len(same) > 1:
-            raise InputError(f'{picture}: {len(same)} stored pictures have this file name, expected one')
+            raise InputError(f'{image}: {len(same)} stored images have this file name, expected one')
         if same:
             found.setdefault(same[0], record)
-    missing = [picture for picture in truth if picture not in found]
+    missing = [image for image in truth if image not in found]
     if missing:
-        raise InputError(f'{len(missing)} of {len(truth)} stored pictures are not in the log, the first: {missing[0]}')
+        raise InputError(f'{len(missing)} of {len(truth)} stored images are not in the log, the first: {missing[0]}')
     return found
 
 
 def differences(truth: Truth, found: Dict[str, Record], atol: float, rtol: float) -> List[str]:
-    """One line for each picture whose answer is another than the stored one."""
+    """One line for each image whose answer is another than the stored one."""
     wrong = []
-    for picture, stored in truth.items():
-        _, class_id, written = found[picture]
+    for image, stored in truth.items():
+        _, class_id, written = found[image]
         best_class, best = next(iter(stored.items()))
         expected = stored.get(class_id, math.nan)
         try:
             probability, allowed = float(written), atol + rtol * abs(best) + half_a_digit(written)
         except ValueError:
-            raise InputError(f'{picture}: found probability {written}, expected a number') from None
+            raise InputError(f'{image}: found probability {written}, expected a number') from None
         if not (abs(probability - expected) <= allowed and best - expected <= allowed):
-            wrong.append(f'{picture}: found class {class_id}, probability {written}, '
+            wrong.append(f'{image}: found class {class_id}, probability {written}, '
                          f'expected class {best_class}, probability {best:.6f} within {allowed:g}')
     return wrong
 
@@ -143,7 +143,7 @@ def differences(truth: Truth, found: Dict[str, Record], atol: float, rtol: float
 def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: float, share: float = 1.0) -> str:
     """Compare a log with the stored results of its precision; returns the line that says it passed.
 
-    At least ``share`` of the pictures must have the stored answer.
+    At least ``share`` of the images must have the stored answer.
     """
     kind = precision_of(log)
     if kind not in truths and 'fp32' not in truths:
@@ -157,9 +157,9 @@ def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: f
         print(line)
     if len(truth) - len(wrong) < share * len(truth):
         raise InputError(f'The results of {log} and the results of {name} are inconsistent! ({len(wrong)} of '
-                         f'{len(truth)} pictures, the first: {wrong[0]})')
+                         f'{len(truth)} images, the first: {wrong[0]})')
     return (f'Assert allclose passed! The results of {log} and {name} are consistent! '
-            f'({len(truth) - len(wrong)} of {len(truth)} pictures)')
+            f'({len(truth) - len(wrong)} of {len(truth)} images)')
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -169,7 +169,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.flag('log_file', help='logs of inference; may hold * and ?', metavar='FILE')
     parser.flag('atol', type=float, default=1e-3)
     parser.flag('rtol', type=float, default=1e-3)
-    parser.flag('share', type=float, default=1.0, help='of the pictures that must be consistent; default 1, all')
+    parser.flag('share', type=float, default=1.0, help='of the images that must be consistent; default 1, all')
     args = parser.parse_args(arguments)
     truths: Dict[str, Tuple[str, Truth]] = {}
     for path in _matches(args, 'gt_file'):

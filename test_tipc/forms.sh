@@ -7,8 +7,8 @@ declare -A at     # setting -> number of its line
 declare -A given  # setting -> its value in this mode, null where the form has no such setting
 SETTINGS=(device autocast epochs output batch pretrained weights train_images data trainer eval eval_data save_infer
     export_weights inference_dir whole_model whole_export quant inference use_gpu mkldnn threads infer_batch trt
-    precision model_dir images infer_extra benchmark infer_last quantise_gpu calibration calibration_count
-    calibration_batch quantise convert paddle_model paddle_graph paddle_params onnx_file opset onnx_checker onnx_input)
+    precision model_dir images infer_extra benchmark infer_last quantize_gpu calibration calibration_count
+    calibration_batch quantize convert paddle_model paddle_graph paddle_params onnx_file opset onnx_checker onnx_input)
 
 # read_form WANTED…: what the lines mean; `form` is 32 or 51 (training), ptq or paddle2onnx, and one of WANTED.
 read_form() {
@@ -55,10 +55,10 @@ read_settings() {
             *) die "$config, line ${at[$name]}: found '${lines[at[$name]]}', expected a value for mode $MODE in it" ;;
         esac
     done
-    # The pictures to classify: in the long form those of training modes may have a line of their own.
-    pictures=${given[images]}
-    [ "$MODE" = whole_infer ] || empty "${given[train_images]}" || pictures=${given[train_images]}
-    [ "$MODE" != benchmark_train ] || pictures=null
+    # The images to classify: in the long form those of training modes may have a line of their own.
+    images=${given[images]}
+    [ "$MODE" = whole_infer ] || empty "${given[train_images]}" || images=${given[train_images]}
+    [ "$MODE" != benchmark_train ] || images=null
 }
 
 # allow NAME VALUE…: every item of a setting is one of these.
@@ -120,8 +120,8 @@ read_ptq() {
     expect 12 PTQ
     expect_title 14 infer_params
     expect 15 inference
-    at=([quantise_gpu]=4 [export_weights]=5 [save_infer]=6 [calibration]=7 [calibration_count]=8 [calibration_batch]=9
-        [quantise]=12 [inference]=15 [use_gpu]=16 [infer_batch]=17 [model_dir]=18 [images]=19 [benchmark]=20)
+    at=([quantize_gpu]=4 [export_weights]=5 [save_infer]=6 [calibration]=7 [calibration_count]=8 [calibration_batch]=9
+        [quantize]=12 [inference]=15 [use_gpu]=16 [infer_batch]=17 [model_dir]=18 [images]=19 [benchmark]=20)
 }
 
 read_paddle2onnx() {

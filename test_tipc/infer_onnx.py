@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classify pictures with an ONNX file that paddle2onnx made of an exported model, on ONNX Runtime.
+"""Classify images with an ONNX file that paddle2onnx made of an exported model, on ONNX Runtime.
 
-    python test_tipc/infer_onnx.py --model-dir=output/digits/infer --onnx-file=model.onnx --img-path=pictures
+    python test_tipc/infer_onnx.py --model-dir=output/digits/infer --onnx-file=model.onnx --img-path=images
 
---model-dir is the exported model: its metadata says how a picture becomes an array. Prints what CaiT/infer.py prints.
+--model-dir is the exported model: its metadata says how an image becomes an array. Prints what CaiT/infer.py prints.
 CaiT/export_model.py --backend=onnxruntime writes ONNX files of its own, which CaiT/infer.py runs; this is for others'.
 """
 from __future__ import annotations
@@ -16,7 +16,7 @@ if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT.cli import Parser
-from CaiT.data.lists import pictures_in
+from CaiT.data.lists import list_images
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import metadata
 from CaiT.deploy.predictor import Prediction, best_classes, certification_line
@@ -28,7 +28,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.flag('model_dir', required=True, metavar='FOLDER')
     parser.flag('onnx_file', required=True, metavar='FILE')
-    parser.flag('img_path', required=True, metavar='PATH', help='a picture, a folder or a list file')
+    parser.flag('img_path', required=True, metavar='PATH', help='an image, a folder or a list file')
     args = parser.parse_args(arguments)
     try:
         import onnxruntime
@@ -39,7 +39,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     transform = eval_transform(metadata.read(args.model_dir).data)
     session = onnxruntime.InferenceSession(args.onnx_file, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-    for path in pictures_in(args.img_path):
+    for path in list_images(args.img_path):
         logits = session.run(None, {name: transform(path)[None]})[0]
         (class_id, probability), = best_classes(logits, 1)[0]
         print(certification_line(Prediction(path, [(class_id, probability)])))

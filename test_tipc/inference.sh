@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# From weights to checked answers: predict with the dynamic model, infer with the exported one, compare picture by
-# picture. Sourced after common_func.sh and forms.sh.
+# From weights to checked answers: predict with the dynamic model, infer with the exported one, compare image by
+# image. Sourced after common_func.sh and forms.sh.
 
 # predict LABEL CONFIG WEIGHTS FOLDER: the dynamic model's predictions into FOLDER; `reference` is their table, empty
 # when there is none.
@@ -9,7 +9,7 @@ predict() {
     local label=$1 settings=$2 weights=$3 folder=$4
     reference=
     run_step "predict $label" "$LOG_PATH/${label}_pred.log" "$python CaiT/main_single_gpu.py\
-$(argument -cfg "$settings")$(argument -pretrained "$weights")$(argument -data_path "$pictures")\
+$(argument -cfg "$settings")$(argument -pretrained "$weights")$(argument -data_path "$images")\
 $(argument -output_dir "$folder") -pred" \
         has_files "$folder" predictions.csv || return 0
     reference=$folder/predictions.csv
@@ -33,7 +33,7 @@ classified() {
 # infer_all MODEL_DIR TAG QUANTISED: every device, engine setting, precision and batch size of the file; TAG goes into
 # the log names, QUANTISED is True for an int8 model.
 infer_all() {
-    local model_dir=$1 tag=$2 quantised=$3 use_gpu engine threads precision batch
+    local model_dir=$1 tag=$2 quantized=$3 use_gpu engine threads precision batch
     local -a devices engines thread_counts precisions batches
     list use_gpu; devices=("${items[@]}")
     list precision; precisions=("${items[@]}")
@@ -56,7 +56,7 @@ infer_all() {
 # infer_once: one combination of infer_all, and its comparison with `reference`.
 infer_once() {
     local kind=$precision name options why
-    [ "$kind" != null ] || { kind=fp32; [ "$quantised" != True ] || kind=int8; }
+    [ "$kind" != null ] || { kind=fp32; [ "$quantized" != True ] || kind=int8; }
     if [ "$use_gpu" = True ]; then
         name=gpu$tag$(part trt usetrt "$engine")
         options=$(flag trt "$engine")
@@ -72,7 +72,7 @@ infer_once() {
     fi
     local log=$LOG_PATH/python_infer_$name.log
     if ! run_step "infer $name" "$log" "$python ${given[inference]}$(flag use_gpu "$use_gpu")$options\
-$(flag precision "$precision")$(flag infer_batch "$batch")$(flag model_dir "$model_dir")$(flag images "$pictures")\
+$(flag precision "$precision")$(flag infer_batch "$batch")$(flag model_dir "$model_dir")$(flag images "$images")\
 $(flag benchmark "${given[benchmark]}")$(flag infer_extra "${given[infer_extra]}")\
 $(flag infer_last "${given[infer_last]}")" classified "$log"; then
         not_run "compare $name" 'inference failed'
@@ -104,14 +104,14 @@ obstacle() {
         printf 'fp16 needs a GPU'
     elif [ "$use_gpu" = True ] && [ "$engine" != True ] && [ "$1" != fp32 ]; then
         printf '%s on a GPU needs TensorRT' "$1"
-    elif [ "$quantised" = True ] && [ "$1" != int8 ]; then
-        printf 'the model is quantised'
-    elif [ "$quantised" != True ] && [ "$1" = int8 ]; then
-        printf 'the model is not quantised'
+    elif [ "$quantized" = True ] && [ "$1" != int8 ]; then
+        printf 'the model is quantized'
+    elif [ "$quantized" != True ] && [ "$1" = int8 ]; then
+        printf 'the model is not quantized'
     fi
 }
 
-# tolerance PRECISION: how far a probability may be from the dynamic model's, and on how many of the pictures it must be
+# tolerance PRECISION: how far a probability may be from the dynamic model's, and on how many of the images it must be
 # that near. fp32 may differ by what the export allows, 1e-5 of the largest logit, at logits up to a hundred.
 tolerance() {
     case $1 in

@@ -4,21 +4,21 @@
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_infer_python.txt 'lite_train_lite_infer'
 #
-# Made when they are not there: dataset/lite_data, 16 training and 16 validation pictures of the embedded digits in
+# Made when they are not there: dataset/lite_data, 16 training and 16 validation images of the embedded digits in
 # ImageNet layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
-# output/digits/infer, its export. Other data sets and weights are the user's own: they are looked for, never touched.
+# output/digits/infer, its export. Other datasets and weights are the user's own: they are looked for, never touched.
 # Modes: those of test_train_inference_python.sh, and paddle2onnx_infer.
 set -euo pipefail
 # shellcheck source=test_tipc/common_func.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 # shellcheck source=test_tipc/forms.sh
 source "$(dirname "${BASH_SOURCE[0]}")/forms.sh"
-PICTURES=16  # of each split
+IMAGES=16  # of each split
 
 # make_digits FOLDER: all digits.
 make_digits() { eval "$python CaiT/tools/make_digits.py --output=$(word "$1")"; }
 
-# make_lite FOLDER: the lite data, whole or not at all. A picture's name carries its class: no two have the same.
+# make_lite FOLDER: the lite data, whole or not at all. An image's name carries its class: no two have the same.
 make_lite() {
     local split list path class name
     mkdir -p "$(dirname "$1")"
@@ -41,9 +41,9 @@ make_lite() {
     mv "$work/lite" "$1"
 }
 
-# spaced LIST: PICTURES of its lines, evenly spaced.
+# spaced LIST: IMAGES of its lines, evenly spaced.
 spaced() {
-    awk -v lines="$(wc -l < "$1")" -v wanted="$PICTURES" \
+    awk -v lines="$(wc -l < "$1")" -v wanted="$IMAGES" \
         'int(NR * wanted / lines) > int((NR - 1) * wanted / lines)' "$1"
 }
 
@@ -73,7 +73,7 @@ present() {
     compgen -G "$2*" > /dev/null || die "$config, line $1: $2: not there; put it there or name another"
 }
 
-# lists NUMBER FOLDER: the data set of line NUMBER is there, with its lists.
+# lists NUMBER FOLDER: the dataset of line NUMBER is there, with its lists.
 lists() {
     local folder=${2%/} list
     for list in train_list.txt val_list.txt; do
@@ -96,4 +96,4 @@ fi
 [ "$form" != ptq ] || present "${at[export_weights]}" "${given[export_weights]}"
 present "${at[calibration]-}" "${given[calibration]}"
 present "${at[paddle_model]-}" "${given[paddle_model]}"
-present "${at[images]-}" "$pictures"
+present "${at[images]-}" "$images"

@@ -22,7 +22,7 @@ model=${given[paddle_model]}
 weights=${given[whole_model]}
 there "${at[paddle_model]}" "$model"
 there "${at[whole_model]}" "$weights"
-there "${at[images]}" "$pictures"
+there "${at[images]}" "$images"
 find_python
 probe_paddle
 start_report "test_tipc/output/$model_name/$MODE"
@@ -34,7 +34,7 @@ $(flag paddle_graph "${given[paddle_graph]}")$(flag paddle_params "${given[paddl
 $(flag opset "${given[opset]}")$(flag onnx_checker "${given[onnx_checker]}")" has_files "$LOG_PATH" model.onnx; then
     not_run infer 'the conversion failed'
 elif run_step infer "$log" "$python ${given[inference]}$(flag model_dir "$model")$(flag onnx_input "$file")\
-$(flag images "$pictures")" classified "$log"; then
+$(flag images "$images")" classified "$log"; then
     compare compare "$log" fp32
 fi
 finish

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Post-training quantisation: predict with the trained model, make its int8 form, infer with that, and compare.
+# Post-training quantization: predict with the trained model, make its int8 form, infer with that, and compare.
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_ptq_infer_python.txt whole_infer
 #   bash test_tipc/test_ptq_inference_python.sh test_tipc/configs/CaiT/train_ptq_infer_python.txt whole_infer
@@ -21,18 +21,18 @@ begin "$1" ptq
 weights=${given[export_weights]}
 there "${at[export_weights]}" "$weights"
 there "${at[calibration]}" "${given[calibration]}"
-there "${at[images]}" "$pictures"
+there "${at[images]}" "$images"
 find_python
 probe_paddle
 start_report "test_tipc/output/$model_name/$MODE"
 folder=$LOG_PATH/int8
 predict ptq "$(dirname "$weights")/config.yaml" "$weights" "$LOG_PATH/pred"
-if run_step 'quantise ptq' "$LOG_PATH/ptq_export.log" "$python ${given[quantise]}\
-$(flag quantise_gpu "${given[quantise_gpu]}")$(flag export_weights "$weights")$(flag save_infer "$folder")\
+if run_step 'quantize ptq' "$LOG_PATH/ptq_export.log" "$python ${given[quantize]}\
+$(flag quantize_gpu "${given[quantize_gpu]}")$(flag export_weights "$weights")$(flag save_infer "$folder")\
 $(flag calibration "${given[calibration]}")$(flag calibration_count "${given[calibration_count]}")\
 $(flag calibration_batch "${given[calibration_batch]}")" has_files "$folder" metadata.json; then
     infer_all "$folder" '' True
 else
-    not_run 'infer ptq' 'quantisation failed'
+    not_run 'infer ptq' 'quantization failed'
 fi
 finish

@@ -81,7 +81,7 @@ if [ "$MODE" = whole_infer ]; then
 else
     there "${at[data]}" "${given[data]}"
 fi
-there "${at[images]}" "$pictures"
+there "${at[images]}" "$images"
 find_python
 probe_paddle
 inner=${given[inference_dir]}  # where in its folder the export program writes

@@ -187,7 +187,7 @@ def test_the_model_in_one_file_works(tmp_path, monkeypatch):
         sys.modules.pop('CaiT.models.meanpool', None)
 
 
-def test_following_the_chinese_readme_leads_to_a_classified_picture(tmp_path):
+def test_following_the_chinese_readme_leads_to_a_classified_image(tmp_path):
     """The block marked below is run line by line in a copy of the repository; training is cut to one epoch."""
     block = text_of('README_cn.md').split('<!-- run by tests/test_documents.py -->')[1]
     for name in ('CaiT', 'export_model.py', 'infer.py'):

@@ -18,7 +18,7 @@ from tests.commands import ROOT, Fault, check
 CELLS = json.loads(run_notebook.NOTEBOOK.read_text(encoding='utf-8'))['cells']
 CODE = [''.join(cell['source']) for cell in CELLS if cell['cell_type'] == 'code']
 TEXT = [''.join(cell['source']) for cell in CELLS if cell['cell_type'] == 'markdown']
-LARGEST_PICTURE = 100_000  # bytes
+MAX_IMAGE_BYTES = 100_000  # bytes
 
 
 def commands() -> Iterator[List[str]]:
@@ -61,17 +61,17 @@ def test_the_page_shows_this_notebook():
         assert f'```python\n{source}\n```' in page, 'run python -m CaiT.tools.run_notebook --write'
     for text in TEXT:
         assert text.replace('](../docs/', '](') in page
-    pictures = re.findall(r'\]\(images/(quickstart-\d+\.png)\)', page)
-    assert len(pictures) == sum('plt.show()' in source for source in CODE)
-    for name in pictures:
+    images = re.findall(r'\]\(images/(quickstart-\d+\.png)\)', page)
+    assert len(images) == sum('plt.show()' in source for source in CODE)
+    for name in images:
         size = (run_notebook.PAGE.parent / 'images' / name).stat().st_size
-        assert size < LARGEST_PICTURE, f'{name}: {size} bytes'
+        assert size < MAX_IMAGE_BYTES, f'{name}: {size} bytes'
     assert 'Traceback' not in page and str(ROOT) not in page
 
 
 def test_outputs_become_markdown():
     png = 'iVBORw0KGgo='
-    text, pictures = run_notebook.render([
+    text, images = run_notebook.render([
         {'cell_type': 'markdown', 'source': 'see [data](../docs/data.md)'},
         {'cell_type': 'code', 'source': 'x', 'outputs': [
             {'output_type': 'stream', 'name': 'stdout', 'text': '\x1b[33m one \x1b[0m\n'},
@@ -80,7 +80,7 @@ def test_outputs_become_markdown():
             {'output_type': 'display_data', 'data': {'image/png': png, 'text/plain': '<Figure>'}}]}])
     assert text == run_notebook.HEAD + ('\nsee [data](data.md)\n\n```python\nx\n```\n\n```\n one \ntwo\n```\n\n'
                                         '![quickstart-1](images/quickstart-1.png)\n')
-    assert pictures == {'quickstart-1.png': b'\x89PNG\r\n\x1a\n'}
+    assert images == {'quickstart-1.png': b'\x89PNG\r\n\x1a\n'}
 
 
 @pytest.mark.slow

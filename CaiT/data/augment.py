@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RandAugment, AutoAugment, 3-Augment and colour jitter on [H, W, 3] uint8 RGB arrays.
+"""RandAugment, AutoAugment, 3-Augment and color jitter on [H, W, 3] uint8 RGB arrays.
 
 Names, magnitudes and policies are timm's (which takes them from Google's code and the papers), so that a published
 recipe string means here what it meant there. The operations themselves are in operations.py.
 
 - 'rand-m9-mstd0.5-inc1': RandAugment (Cubuk et al. 2019): two operations drawn with replacement, each applied with
   probability 0.5 at magnitude N(9, 0.5) in [0, 10]. 'inc1' is the set whose strength rises with the magnitude; without
-  it posterise, solarise and the enhancements keep AutoAugment's scales. n and p may be given
+  it posterize, solarize and the enhancements keep AutoAugment's scales. n and p may be given
   ('rand-m7-n3-p0.7-mstd0.5-inc1').
 - 'autoaugment': the ImageNet policy of the AutoAugment paper (Cubuk et al. 2018, appendix A), timm's 'original'.
-- '3augment': DeiT III (Touvron et al. 2022): one of grey, solarise, Gaussian blur, each as likely.
+- '3augment': DeiT III (Touvron et al. 2022): one of gray, solarize, Gaussian blur, each as likely.
 """
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ MOVEMENTS: Dict[str, Movement] = {
     'TranslateYRel': Movement(ops.translate_y_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.45),
 }
 OPERATIONS: Dict[str, Operation] = {
-    # bits kept; 0 would be a black picture (Pillow 13 refuses it), so at least 1
+    # bits kept; 0 would be a black image (Pillow 13 refuses it), so at least 1
     'PosterizeIncreasing': Operation(ops.posterize, lambda level, sign: max(1, 4 - int(level / MAX_LEVEL * 4))),
     'Posterize': Operation(ops.posterize, lambda level, sign: max(1, int(level / MAX_LEVEL * 4))),
     'PosterizeOriginal': Operation(ops.posterize, lambda level, sign: int(level / MAX_LEVEL * 4) + 4),
@@ -121,9 +121,9 @@ AUTOAUGMENT = (
 
 
 class Applier:
-    """Applies an operation by name at a level; knows the fill colour and the filters to draw from."""
+    """Applies an operation by name at a level; knows the fill color and the filters to draw from."""
 
-    def __init__(self, fill: ops.Colour, filters: Sequence[str]) -> None:
+    def __init__(self, fill: ops.Color, filters: Sequence[str]) -> None:
         self.fill, self.filters = fill, filters
 
     def __call__(self, pixels: np.ndarray, name: str, level: float, rng: np.random.Generator) -> np.ndarray:
@@ -175,10 +175,10 @@ class AutoAugment:
 
 
 def three_augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey, solarise at 128, or blur with sigma uniform in [0.1, 2]: one of the three."""
+    """Gray, solarize at 128, or blur with sigma uniform in [0.1, 2]: one of the three."""
     choice = int(rng.random() * 3)
     if choice == 0:
-        return ops.grey(pixels)
+        return ops.gray(pixels)
     if choice == 1:
         return ops.solarize(pixels, 128)
     return ops.gaussian_blur(pixels, 0.1 + 1.9 * rng.random())
@@ -189,10 +189,10 @@ def unchanged(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return pixels
 
 
-def auto_augment(text: str, fill: ops.Colour, filters: Sequence[str]) -> Augmentation:
+def auto_augment(text: str, fill: ops.Color, filters: Sequence[str]) -> Augmentation:
     """The augmentation a recipe string means: (pixels, generator) -> pixels.
 
-    ``fill`` is the colour behind moved pictures (timm: the mean), ``filters`` the interpolations to draw from.
+    ``fill`` is the color behind moved images (timm: the mean), ``filters`` the interpolations to draw from.
     """
     if text == '':
         return unchanged

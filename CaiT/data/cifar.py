@@ -16,7 +16,7 @@ from CaiT.errors import InputError
 
 
 class Archive(NamedTuple):
-    """What one of the two data sets is called on disk; files by split, and the keys inside them."""
+    """What one of the two datasets is called on disk; files by split, and the keys inside them."""
 
     packed: str
     folder: str

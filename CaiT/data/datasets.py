@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: pictures of a folder in ImageNet layout named by list files, or the official CIFAR archives.
+"""Datasets: images of a folder in ImageNet layout named by list files, or the official CIFAR archives.
 
-A data set is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
-called with the picture) or (index, draw) (training: the transform also gets a generator seeded with ``draw``, so that
+A dataset is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
+called with the image) or (index, draw) (training: the transform also gets a generator seeded with ``draw``, so that
 what is random depends on nothing else).
 """
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
-from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map, read_list
+from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
 from CaiT.errors import InputError
 
-__all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'pictures_in', 'read_label_map']
+__all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
 
 DATASETS = ('imagenet2012', 'digits', *ARCHIVES)
 CLASS_FILE = 'classes.txt'  # beside the list files: names of the classes, written by make_lists and make_digits
@@ -28,9 +28,9 @@ Sample = Tuple[np.ndarray, np.int64]
 
 def build_dataset(name: str, data_path: str, split: str, transform: Callable, num_classes: int,
                   label_map: str = '') -> Union[ListDataset, ArrayDataset]:
-    """The split 'train', 'val' or 'test' of a data set.
+    """The split 'train', 'val' or 'test' of a dataset.
 
-    ``label_map`` names the classes; without it the data set's own names are used when there are any.
+    ``label_map`` names the classes; without it the dataset's own names are used when there are any.
     Raises InputError when the data is not there, a list line is malformed or a class id is outside the head.
     """
     if name not in DATASETS:
@@ -65,7 +65,7 @@ def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
 
 
 class ListDataset:
-    """Pictures named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+    """Images named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
 
     def __init__(self, list_file: str, samples: Samples, transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
@@ -85,7 +85,7 @@ class ListDataset:
 
 
 class ArrayDataset:
-    """Pictures in memory; ``samples[i]`` is (where it comes from, class id)."""
+    """Images in memory; ``samples[i]`` is (where it comes from, class id)."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, places: Sequence[str], transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
@@ -101,7 +101,7 @@ class ArrayDataset:
         return _transformed(self.transform, self.pixels[index], draw), self.labels[index]
 
 
-def _transformed(transform: Callable, picture: Union[str, np.ndarray], draw: Optional[int]) -> np.ndarray:
+def _transformed(transform: Callable, image: Union[str, np.ndarray], draw: Optional[int]) -> np.ndarray:
     if draw is None:
-        return transform(picture)
-    return transform(picture, np.random.Generator(np.random.PCG64(draw)))
+        return transform(image)
+    return transform(image, np.random.Generator(np.random.PCG64(draw)))

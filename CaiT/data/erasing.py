@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random erasing (Zhong et al. 2017) on a normalised picture."""
+"""Random erasing (Zhong et al. 2017) on a normalized image."""
 from __future__ import annotations
 
 import math
@@ -9,14 +9,14 @@ import numpy as np
 from CaiT.errors import InputError
 
 MODES = ('pixel', 'rand', 'const')
-MIN_AREA, MAX_AREA = 0.02, 1 / 3  # share of the picture that is erased: timm's and DeiT's values
+MIN_AREA, MAX_AREA = 0.02, 1 / 3  # share of the image that is erased: timm's and DeiT's values
 MIN_ASPECT = 0.3  # height / width from 0.3 to 1 / 0.3
 
 
 class RandomErasing:
-    """With probability ``prob`` fill one random box: 'pixel' with noise, 'rand' with one colour, 'const' with the mean.
+    """With probability ``prob`` fill one random box: 'pixel' with noise, 'rand' with one color, 'const' with the mean.
 
-    Works on float32 [C, H, W] that is already normalised, in place: noise is N(0, 1), the mean is 0.
+    Works on float32 [C, H, W] that is already normalized, in place: noise is N(0, 1), the mean is 0.
     """
 
     def __init__(self, prob: float, mode: str = 'pixel') -> None:

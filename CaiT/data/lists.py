@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text files of a data set: list files (``path class_id`` per line) and label maps (the names of the classes)."""
+"""The text files of a dataset: list files (``path class_id`` per line) and label maps (the names of the classes)."""
 from __future__ import annotations
 
 import json
@@ -15,7 +15,7 @@ from CaiT.errors import InputError
 PathLike = Union[str, 'os.PathLike[str]']
 
 LIST_FILES = {'train': 'train_list.txt', 'val': 'val_list.txt', 'test': 'test_list.txt'}
-PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
+IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
 
 
 class Samples(Sequence):
@@ -85,20 +85,20 @@ def read_label_map(path: PathLike, num_classes: int) -> List[str]:
     return names
 
 
-def pictures_in(path: PathLike) -> List[str]:
-    """The picture files ``path`` stands for: a picture, a folder (searched to the bottom, sorted) or a list file.
+def list_images(path: PathLike) -> List[str]:
+    """The image files ``path`` stands for: an image, a folder (searched to the bottom, sorted) or a list file.
 
     Paths in a list file (.txt) are relative to the folder it lies in; class ids in it are ignored.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
         found = [os.path.join(folder, name) for folder, _, names in os.walk(path, followlinks=True)
-                 for name in names if name.lower().endswith(PICTURE_ENDINGS)]
+                 for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
         if not found:
-            raise InputError(f'{path}: found no pictures in this folder, expected {" ".join(PICTURE_ENDINGS)} files')
+            raise InputError(f'{path}: found no images in this folder, expected {" ".join(IMAGE_EXTENSIONS)} files')
         return sorted(found)
     if not os.path.exists(path):
-        raise InputError(f'{path}: no such picture, folder or list file')
+        raise InputError(f'{path}: no such image, folder or list file')
     if path.lower().endswith('.txt'):
         return [name for name, _ in read_list(path, os.path.dirname(path), None)]
     return [path]

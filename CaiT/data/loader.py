@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a data set as Paddle tensors, read by worker processes or in the main one."""
+"""Batches of a dataset as Paddle tensors, read by worker processes or in the main one."""
 from __future__ import annotations
 
 import atexit
@@ -27,9 +27,9 @@ def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_m
                  mixing: Optional[Mix] = None) -> Loader:
     """An iterable of (images float32 [B, 3, S, S], labels int64 [B]), one pass over ``sampler`` each time.
 
-    With ``mixing`` the second is float32 [B, classes]; it runs where the pictures are read, with a generator seeded
-    from the draw of the batch's first picture, so it depends on (seed, epoch, position) like everything else.
-    ``num_workers`` 0 reads in the main process. A picture that cannot be read raises InputError in this process.
+    With ``mixing`` the second is float32 [B, classes]; it runs where the images are read, with a generator seeded
+    from the draw of the batch's first image, so it depends on (seed, epoch, position) like everything else.
+    ``num_workers`` 0 reads in the main process. An image that cannot be read raises InputError in this process.
     """
     return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
 
@@ -68,10 +68,10 @@ class Loader:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self._ending[0] else None)
 
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
-        with worker_deaths():
+        with worker_failures():
             batches = iter(self._batches)
             for images, labels in batches:
-                if images.ndim == 1:  # not pictures: the text of an InputError
+                if images.ndim == 1:  # not images: the text of an InputError
                     raise InputError(images.numpy().tobytes().decode('utf-8'))
                 yield images, labels
             # Paddle leaves a thread behind that is about to end: a lock that it holds while the next pass forks its
@@ -82,8 +82,8 @@ class Loader:
 
 
 @contextlib.contextmanager
-def worker_deaths() -> Iterator[None]:
-    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_deaths()``.
+def worker_failures() -> Iterator[None]:
+    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_failures()``.
 
     Paddle raises it out of a signal handler: in the main process, wherever that happens to be.
     """
@@ -97,7 +97,7 @@ def worker_deaths() -> Iterator[None]:
 
 
 class _Guarded(paddle.io.Dataset):
-    """The data set with errors as values: raised in a worker, Paddle buries them in pages of traceback."""
+    """The dataset with errors as values: raised in a worker, Paddle buries them in pages of traceback."""
 
     def __init__(self, dataset: Sequence) -> None:
         self.dataset = dataset

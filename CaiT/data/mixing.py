@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) on a batch, with the soft targets that belong to it.
 
-The meaning of every parameter is timm's: picture i is mixed with picture B-1-i.
+The meaning of every parameter is timm's: image i is mixed with image B-1-i.
 """
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Mixing:
                  rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
         count = len(images)
         result = images.copy()
-        share = np.ones((count, 1), np.float32)  # of the picture itself, the rest is its partner's
+        share = np.ones((count, 1), np.float32)  # of the image itself, the rest is its partner's
         if self.mode == 'batch':
             box, share[:] = self._draw(images.shape[2:], rng)
             self._mix(result, images[::-1], float(share[0, 0]), box)
@@ -62,7 +62,7 @@ class Mixing:
         return result, own * share + own[::-1] * (1 - share)
 
     def _draw(self, size: Tuple[int, int], rng: np.random.Generator) -> Tuple[Tuple[slice, ...], float]:
-        """(box to cut, or () for mixup; share of the picture itself, 1 for no mixing)."""
+        """(box to cut, or () for mixup; share of the image itself, 1 for no mixing)."""
         if rng.random() >= self.prob:
             return (), 1.0
         cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or rng.random() < self.switch_prob)
@@ -81,7 +81,7 @@ class Mixing:
 
 
 def cut_box(size: Tuple[int, int], share: float, rng: np.random.Generator) -> Tuple[Tuple[slice, slice], float]:
-    """A box of (1 - share) of the area about a random centre, cut off at the border, and the share that is left."""
+    """A box of (1 - share) of the area about a random center, cut off at the border, and the share that is left."""
     height, width = size
     side = math.sqrt(1 - share)
     h, w = int(height * side), int(width * side)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on pictures, [H, W, 3] uint8 RGB arrays, with OpenCV: each returns a new array.
+"""Operations on images, [H, W, 3] uint8 RGB arrays, with OpenCV: each returns a new array.
 
 Operations on single levels give exactly Pillow's result; those that filter or move pixels agree with it within a level
-or two inside the picture.
+or two inside the image.
 """
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import List, Sequence, Tuple
 import cv2
 import numpy as np
 
-Colour = Tuple[int, int, int]
+Color = Tuple[int, int, int]
 
 _LEVELS = np.arange(256, dtype=np.float32)
-_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R 601 luma, Pillow's and OpenCV's grey
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R 601 luma, Pillow's and OpenCV's gray
 
 
 def _blend_table(other: float, factor: float) -> np.ndarray:
@@ -78,26 +78,26 @@ def solarize_add(pixels: np.ndarray, add: int) -> np.ndarray:
 
 
 def brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with black: 0 is black, 1 the picture itself, more is brighter."""
+    """Blend with black: 0 is black, 1 the image itself, more is brighter."""
     return cv2.LUT(pixels, _blend_table(0, factor))
 
 
 def contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the mean grey of the picture."""
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return cv2.LUT(pixels, _blend_table(int(cv2.mean(grey)[0] + 0.5), factor))
+    """Blend with the mean gray of the image."""
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return cv2.LUT(pixels, _blend_table(int(cv2.mean(gray)[0] + 0.5), factor))
 
 
 def color(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the grey picture: 0 is grey, 1 the picture itself, more is more colourful."""
+    """Blend with the gray image: 0 is gray, 1 the image itself, more is more colorful."""
     matrix = np.empty((3, 4), np.float32)
     matrix[:, :3] = (1 - factor) * np.float32([_RED, _GREEN, _BLUE]) + factor * np.eye(3, dtype=np.float32)
-    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds grey but cuts blends; OpenCV always rounds
+    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds gray but cuts blends; OpenCV always rounds
     return cv2.transform(pixels, matrix)
 
 
 def sharpness(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the smoothed picture (3 x 3, centre 5/13, others 1/13); the outermost pixels stay, as in Pillow."""
+    """Blend with the smoothed image (3 x 3, center 5/13, others 1/13); the outermost pixels stay, as in Pillow."""
     kernel = np.full((3, 3), (1 - factor) / 13, np.float32)
     kernel[1, 1] = (1 - factor) * 5 / 13 + factor
     result = cv2.filter2D(pixels, -1, kernel)
@@ -105,8 +105,8 @@ def sharpness(pixels: np.ndarray, factor: float) -> np.ndarray:
     return result
 
 
-def grey(pixels: np.ndarray) -> np.ndarray:
-    """The picture without colour, in three equal channels."""
+def gray(pixels: np.ndarray) -> np.ndarray:
+    """The image without color, in three equal channels."""
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
@@ -115,13 +115,13 @@ def gaussian_blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(pixels, (0, 0), sigma)
 
 
-def affine(pixels: np.ndarray, matrix: Sequence[float], filter_name: str, fill: Colour) -> np.ndarray:
-    """Output pixel (x, y) shows input (a x + b y + c, d x + e y + f), positions as in Pillow: pixel centres at .5.
+def affine(pixels: np.ndarray, matrix: Sequence[float], filter_name: str, fill: Color) -> np.ndarray:
+    """Output pixel (x, y) shows input (a x + b y + c, d x + e y + f), positions as in Pillow: pixel centers at .5.
 
     What comes from outside is ``fill``.
     """
     a, b, c, d, e, f = matrix
-    shifted = np.float64([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV: centres at whole numbers
+    shifted = np.float64([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV: centers at whole numbers
     flag = cv2.INTER_CUBIC if filter_name == 'bicubic' else cv2.INTER_LINEAR
     return cv2.warpAffine(pixels, shifted, (pixels.shape[1], pixels.shape[0]), flags=flag | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
@@ -148,7 +148,7 @@ def translate_y_matrix(pixels: np.ndarray, share: float) -> Tuple[float, ...]:
 
 
 def rotate_matrix(pixels: np.ndarray, degrees: float) -> Tuple[float, ...]:
-    """Turn counter-clockwise about the centre of the picture."""
+    """Turn counter-clockwise about the center of the image."""
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = pixels.shape[1] / 2, pixels.shape[0] / 2

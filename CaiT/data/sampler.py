@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures make up each batch, and the random number each of them is given.
+"""Which images make up each batch, and the random number each of them is given.
 
 Order and draws are functions of (seed, epoch, position in the epoch) alone. Number of workers, of ranks and the step
 a resumed run starts at cannot change them: R ranks with batches of B / R see the global batches that one process
@@ -17,30 +17,31 @@ from CaiT.errors import InputError
 class TrainSampler:
     """Batches of (index, draw) for one rank.
 
-    ``batch_size`` counts one rank's pictures. An epoch has ``length`` places whatever ``repeats`` is. With repeated
-    augmentation (Hoffer et al. 2020; DeiT: 3) each picture comes ``repeats`` times in a row with different draws, so
-    an epoch shows length / repeats different pictures. Of each global batch, rank r takes places r, r + world, …:
-    the copies of a picture go to different ranks, as in DeiT.
+    ``batch_size`` counts one rank's images. An epoch has ``length`` places whatever ``repeats`` is. With repeated
+    augmentation (Hoffer et al. 2020; DeiT: 3) each image comes ``repeats`` times in a row with different draws, so
+    an epoch shows length / repeats different images. Of each global batch, rank r takes places r, r + world_size, …:
+    the copies of an image go to different ranks, as in DeiT.
 
-    ``drop_last`` leaves out the places that do not fill a global batch (length // (batch_size * world) steps; DeiT
-    rounds its epochs down to a multiple of 256 pictures instead); a set smaller than one global batch is one smaller
-    batch. Without it the last batch is smaller. A smaller batch is cut to a multiple of ``world``, so that every
-    rank gets the same number of pictures.
+    ``drop_last`` leaves out the places that do not fill a global batch (length // (batch_size * world_size) steps; DeiT
+    rounds its epochs down to a multiple of 256 images instead); a set smaller than one global batch is one smaller
+    batch. Without it the last batch is smaller. A smaller batch is cut to a multiple of ``world_size``, so that every
+    rank gets the same number of images.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool = True, repeats: int = 1, rank: int = 0,
-                 world: int = 1, drop_last: bool = True) -> None:
+                 world_size: int = 1, drop_last: bool = True) -> None:
         if batch_size < 1 or repeats < 1:
             raise InputError(f'batch size and repeats: found {batch_size} and {repeats}, expected at least 1')
-        if length < world:
-            raise InputError(f'training set: found {length} pictures for {world} processes, expected one each at least')
+        if length < world_size:
+            raise InputError(f'training set: found {length} images for {world_size} processes, '
+                             'expected at least one each')
         self.length, self.seed, self.shuffle, self.repeats = length, seed, shuffle, repeats
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.batch_size = batch_size
-        step = batch_size * world
+        step = batch_size * world_size
         places = length // step * step
         if places == 0 or not drop_last:
-            places = length // world * world
+            places = length // world_size * world_size
         self.bounds = [(start, min(start + step, places)) for start in range(0, places, step)]
         self.epoch, self.start_step = 0, 0
 
@@ -58,21 +59,21 @@ class TrainSampler:
         draws = rng.integers(2**63, size=self.length, dtype=np.int64)
         indices = np.repeat(order[:-(-self.length // self.repeats)], self.repeats)[:self.length]
         for start, end in self.bounds[self.start_step:]:
-            mine = slice(start + self.rank, end, self.world)
+            mine = slice(start + self.rank, end, self.world_size)
             yield list(zip(indices[mine].tolist(), draws[mine].tolist()))
 
 
 class EvalSampler:
-    """Batches of indices in order; over all ranks every picture comes exactly once, none is repeated to fill up.
+    """Batches of indices in order; over all ranks every image comes exactly once, none is repeated to fill up.
 
-    Rank r takes pictures r, r + world, …, so ranks may have different numbers of batches: add up their sums and
+    Rank r takes images r, r + world_size, …, so ranks may have different numbers of batches: add up their sums and
     counts when all are through, not in between.
     """
 
-    def __init__(self, length: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1:
             raise InputError(f'batch size: found {batch_size}, expected at least 1')
-        self.indices = range(rank, length, world)
+        self.indices = range(rank, length, world_size)
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture to the array a model trains on. Decodes and resamples with OpenCV, three times as fast as Pillow.
+"""From an image to the array a model trains on. Decodes and resamples with OpenCV, three times as fast as Pillow.
 
-Normalisation and the data config are evaluation's: transforms.py.
+Normalization and the data config are evaluation's: transforms.py.
 """
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from CaiT.data.augment import auto_augment, color_jitter
+from CaiT.data.decode import decode_fast
 from CaiT.data.erasing import RandomErasing
-from CaiT.data.pictures import decode_fast
-from CaiT.data.transforms import INTERPOLATIONS, DataConfig, Picture, as_pillow, normalised, short_side
+from CaiT.data.transforms import INTERPOLATIONS, DataConfig, ImageLike, as_pillow, normalize, short_side
 from CaiT.errors import InputError
 
 KINDS = ('random_resized_crop', 'pad_crop')
@@ -27,7 +27,7 @@ class TrainOptions:
     """What is random in training. The defaults are DeiT's and CaiT's, without RandAugment and erasing.
 
     ``kind`` 'random_resized_crop' takes a random box (``scale`` of the area, ``ratio`` width/height) of a photograph;
-    'pad_crop' is for pictures that are small already (CIFAR, digits): the evaluation geometry, then a random shift
+    'pad_crop' is for images that are small already (CIFAR, digits): the evaluation geometry, then a random shift
     (+- ``shift`` of the side), rotation (+- ``rotate`` degrees) and zoom (factor 1 +- ``zoom``) over black; with the
     three at 0 it is the evaluation geometry itself. ``interpolation`` is 'random' (bilinear or bicubic, by chance),
     a name, or '' for the data config's. ``auto_augment`` is '', 'rand-m9-mstd0.5-inc1' (any m, n, p, mstd),
@@ -64,7 +64,7 @@ class TrainOptions:
 
 
 def train_transform(data: DataConfig, options: TrainOptions) -> TrainTransform:
-    """(picture, numpy Generator) -> float32 [3, S, S]; every random choice comes out of the generator."""
+    """(image, numpy Generator) -> float32 [3, S, S]; every random choice comes out of the generator."""
     return TrainTransform(data, options)
 
 
@@ -80,8 +80,8 @@ class TrainTransform:
         self.jitter = options.color_jitter if options.auto_augment in ('', '3augment') else 0.0
         self.erase = RandomErasing(options.erase_prob, options.erase_mode)
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> np.ndarray:
-        pixels = as_array(picture)
+    def __call__(self, image: ImageLike, rng: np.random.Generator) -> np.ndarray:
+        pixels = as_array(image)
         filter_name = self.filters[int(rng.random() * len(self.filters))]
         if self.options.kind == 'random_resized_crop':
             pixels = random_resized_crop(pixels, self.data.image_size, self.options, filter_name, rng)
@@ -92,23 +92,23 @@ class TrainTransform:
         pixels = self.augment(pixels, rng)
         if self.jitter:
             pixels = color_jitter(pixels, self.jitter, rng)
-        return self.erase(normalised(pixels, self.data), rng)
+        return self.erase(normalize(pixels, self.data), rng)
 
 
-def as_array(picture: Picture) -> np.ndarray:
-    """The picture as [H, W, 3] uint8 RGB; a path is decoded by the quick road."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Image.Image):
-        return np.asarray(as_pillow(picture))
-    return decode_fast(picture)
+def as_array(image: ImageLike) -> np.ndarray:
+    """The image as [H, W, 3] uint8 RGB; a path is decoded by the quick road."""
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Image.Image):
+        return np.asarray(as_pillow(image))
+    return decode_fast(image)
 
 
 def resize(pixels: np.ndarray, width: int, height: int, filter_name: str) -> np.ndarray:
     """OpenCV's resize with the filter that comes closest to Pillow's of that name.
 
     OpenCV's filters do not widen when they shrink, so they alias; its area average does not. Mean difference to
-    Pillow on 40 photographs, grey levels: bicubic at factor 1.5 cubic 2.0, area 0.9, equal at 1.2; bilinear at 1.5
+    Pillow on 40 photographs, gray levels: bicubic at factor 1.5 cubic 2.0, area 0.9, equal at 1.2; bilinear at 1.5
     linear 1.6, area 0.8, equal at 1.0.
     """
     shrink = max(pixels.shape[1] / width, pixels.shape[0] / height)
@@ -125,7 +125,7 @@ def resize(pixels: np.ndarray, width: int, height: int, filter_name: str) -> np.
 
 def crop_box(width: int, height: int, options: TrainOptions, rng: np.random.Generator) -> Tuple[int, int, int, int]:
     """(left, top, width, height): area uniform in ``scale``, log ratio uniform in ``ratio``; ten tries, then the
-    largest centred box whose ratio is allowed (torchvision's RandomResizedCrop)."""
+    largest centered box whose ratio is allowed (torchvision's RandomResizedCrop)."""
     low, high = math.log(options.ratio[0]), math.log(options.ratio[1])
     for _ in range(10):
         area = width * height * (options.scale[0] + rng.random() * (options.scale[1] - options.scale[0]))
@@ -140,14 +140,14 @@ def crop_box(width: int, height: int, options: TrainOptions, rng: np.random.Gene
 
 def random_resized_crop(pixels: np.ndarray, size: int, options: TrainOptions, filter_name: str,
                         rng: np.random.Generator) -> np.ndarray:
-    """A random box of the picture as [size, size, 3]."""
+    """A random box of the image as [size, size, 3]."""
     left, top, width, height = crop_box(pixels.shape[1], pixels.shape[0], options, rng)
     return resize(pixels[top:top + height, left:left + width], size, size, filter_name)
 
 
 def pad_crop(pixels: np.ndarray, data: DataConfig, options: TrainOptions, filter_name: str,
              rng: np.random.Generator) -> np.ndarray:
-    """Evaluation geometry, then one random similarity about the centre over black: [size, size, 3]."""
+    """Evaluation geometry, then one random similarity about the center over black: [size, size, 3]."""
     size = data.image_size
     width, height = short_side(pixels.shape[1], pixels.shape[0], math.floor(size / data.crop_pct))
     pixels = resize(pixels, width, height, filter_name)
@@ -156,7 +156,7 @@ def pad_crop(pixels: np.ndarray, data: DataConfig, options: TrainOptions, filter
     angle, zoom, x, y = 2 * rng.random(4) - 1
     if not (options.shift or options.rotate or options.zoom):
         return np.ascontiguousarray(pixels)
-    centre = (size - 1) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), angle * options.rotate, 1 + zoom * options.zoom)
+    center = (size - 1) / 2
+    matrix = cv2.getRotationMatrix2D((center, center), angle * options.rotate, 1 + zoom * options.zoom)
     matrix[:, 2] += (round(x * options.shift * size), round(y * options.shift * size))
     return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture to the array a model reads: the one builder for eval, pred, the export check and infer.
+"""From an image to the array a model reads: the one builder for eval, pred, the export check and infer.
 
-Evaluation goes through Pillow, because published numbers do: short side to floor(image_size / crop_pct), centre
+Evaluation goes through Pillow, because published numbers do: short side to floor(image_size / crop_pct), center
 crop, /255, (x - mean) / std; every pixel equals what timm feeds its models. Training's transform is in
 train_transforms.py. Needs numpy and Pillow only: inference imports neither Paddle nor OpenCV.
 """
@@ -15,10 +15,10 @@ from typing import Any, Dict, Mapping, Tuple, Union
 import numpy as np
 from PIL import Image
 
-from CaiT.data.pictures import load_picture
+from CaiT.data.decode import load_image
 from CaiT.errors import InputError
 
-Picture = Union[str, 'os.PathLike[str]', Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
+ImageLike = Union[str, 'os.PathLike[str]', Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
 
 INTERPOLATIONS = {
     'nearest': Image.NEAREST,
@@ -30,7 +30,7 @@ INTERPOLATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """How one model wants its pictures; stored beside exported models, so that nobody has to guess."""
+    """How one model wants its images; stored beside exported models, so that nobody has to guess."""
 
     image_size: int
     crop_pct: float
@@ -56,7 +56,7 @@ class DataConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataConfig:
-        """The inverse of ``as_dict``; other keys are refused, so that a misspelt one cannot be lost."""
+        """The inverse of ``as_dict``; other keys are refused, so that a misspelled one cannot be lost."""
         names = [field.name for field in dataclasses.fields(cls)]
         if sorted(values) != sorted(names):
             raise InputError(f'data config: found keys {sorted(values)}, expected {sorted(names)}')
@@ -68,32 +68,32 @@ class DataConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def eval_transform(data: DataConfig, normalise: bool = True) -> EvalTransform:
-    """Picture -> float32 [3, S, S], or with ``normalise=False`` uint8 [S, S, 3] for graphs that normalise."""
-    return EvalTransform(data, normalise)
+def eval_transform(data: DataConfig, normalize: bool = True) -> EvalTransform:
+    """ImageLike -> float32 [3, S, S], or with ``normalize=False`` uint8 [S, S, 3] for graphs that normalize."""
+    return EvalTransform(data, normalize)
 
 
 class EvalTransform:
     """See ``eval_transform``; an object rather than a closure, so that it can be sent to worker processes."""
 
-    def __init__(self, data: DataConfig, normalise: bool = True) -> None:
-        self.data, self.normalise = data, normalise
+    def __init__(self, data: DataConfig, normalize: bool = True) -> None:
+        self.data, self.normalize = data, normalize
 
-    def __call__(self, picture: Picture) -> np.ndarray:
-        pixels = np.asarray(eval_crop(as_pillow(picture), self.data))
-        return normalised(pixels, self.data) if self.normalise else pixels
-
-
-def as_pillow(picture: Picture) -> Image.Image:
-    """The picture as a Pillow image in RGB; a path is opened."""
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
-    if isinstance(picture, Image.Image):
-        return picture if picture.mode == 'RGB' else picture.convert('RGB')
-    return load_picture(picture)
+    def __call__(self, image: ImageLike) -> np.ndarray:
+        pixels = np.asarray(eval_crop(as_pillow(image), self.data))
+        return normalize(pixels, self.data) if self.normalize else pixels
 
 
-def normalised(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
+def as_pillow(image: ImageLike) -> Image.Image:
+    """The image as a Pillow image in RGB; a path is opened."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return image if image.mode == 'RGB' else image.convert('RGB')
+    return load_image(image)
+
+
+def normalize(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
     """[H, W, 3] uint8 -> float32 [3, H, W]: / 255, - mean, / std, each in float32, as torchvision does them in turn."""
     result = pixels.transpose(2, 0, 1).astype(np.float32, order='C')
     result /= np.float32(255)
@@ -110,7 +110,7 @@ def short_side(width: int, height: int, target: int) -> Tuple[int, int]:
 
 
 def eval_crop(image: Image.Image, data: DataConfig) -> Image.Image:
-    """Resize and centre crop to image_size x image_size; Python's round (half to even) is torchvision's."""
+    """Resize and center crop to image_size x image_size; Python's round (half to even) is torchvision's."""
     size = data.image_size
     image = image.resize(short_side(*image.size, math.floor(size / data.crop_pct)), INTERPOLATIONS[data.interpolation])
     left, top = (int(round((side - size) / 2.0)) for side in image.size)

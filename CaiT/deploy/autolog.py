@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark report of Paddle's certification scripts, in the format of the auto_log package (1.2.0).
 
-Order, labels, spacing and the one misspelt label ('drivier_version') are its; log parsers depend on them. Unlike the
+Order, labels, spacing and the one misspelled label ('drivier_version') are its; log parsers depend on them. Unlike the
 package it reports this process's peak memory, times measured after warm-up and the settings really in force, and it
 returns.
 """

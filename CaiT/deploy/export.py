@@ -36,10 +36,10 @@ def load(model: nn.Layer, path: PathLike) -> List[str]:
     return lines
 
 
-def reference_logits(model: nn.Layer, pictures: np.ndarray) -> np.ndarray:
-    """Logits of the dynamic model in evaluation, a few pictures at a time."""
+def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:
+    """Logits of the dynamic model in evaluation, a few images at a time."""
     with paddle.no_grad():
-        return parity.in_batches(lambda part: model(paddle.to_tensor(part)).numpy(), pictures, parity.BATCHES[-1])
+        return parity.in_batches(lambda part: model(paddle.to_tensor(part)).numpy(), images, parity.BATCHES[-1])
 
 
 def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
@@ -48,13 +48,13 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     """Write ``model`` for every target into ``folder`` with its metadata; InputError, and nothing written, when one
     of them answers differently.
 
-    ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the pictures int8 is fitted to. An
+    ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images int8 is fitted to. An
     export of the same weights that is in the folder already is added to; one of other weights is replaced.
     """
     for backend, precision, _ in targets:
         engine_class(backend, precision)
         if precision == 'int8' and calibration is None:
-            raise InputError('--precision int8: needs --calibration FOLDER, pictures like those it will see')
+            raise InputError('--precision int8: needs --calibration FOLDER, images like those it will see')
     reference = reference_logits(model, checks.array('float'))
     net = from_model(model)
     made = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
@@ -66,7 +66,7 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
             parity.check(measured, precision, f'{backend} {precision} {input_kind}')
             measured['source'] = checks.source
             if precision == 'int8':
-                measured['calibration'] = f'{len(calibration.pixels)} pictures, {calibration.source}'
+                measured['calibration'] = f'{len(calibration.pixels)} images, {calibration.source}'
             sizes = {file.name: file.stat().st_size for file in files}
             made.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
         stale = _join_earlier(made, folder)
@@ -102,5 +102,5 @@ def summary(folder: PathLike, metadata: Metadata) -> List[str]:
     for one in metadata.artifacts:
         lines.append(f'{Path(folder) / next(iter(one.files))}: {one.engine} {one.precision} {one.input}, largest '
                      f'difference to the dynamic model {one.parity["relative"]:.1e} of max|logit|, same class on '
-                     f'{one.parity["argmax_agreement"]} of {one.parity["pictures"]} pictures ({one.parity["source"]})')
+                     f'{one.parity["argmax_agreement"]} of {one.parity["images"]} images ({one.parity["source"]})')
     return lines

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures decoded ahead of the engine, in order, in worker processes, with only so many in memory."""
+"""Images decoded ahead of the engine, in order, in worker processes, with only so many in memory."""
 from __future__ import annotations
 
 import collections
@@ -10,13 +10,13 @@ import numpy as np
 from CaiT.errors import InputError
 
 Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or why there is none
-AHEAD = 8  # pictures per worker that are decoded or in work before they are asked for
+AHEAD = 8  # images per worker that are decoded or in work before they are asked for
 
 _transform: Callable
 
 
 def _start(transform: Callable) -> None:
-    global _transform  # of a worker process: sent once, not with every picture
+    global _transform  # of a worker process: sent once, not with every image
     _transform = transform
 
 
@@ -25,7 +25,7 @@ def _decode(path: str) -> Decoded:
 
 
 def decode(path: str, transform: Callable) -> Decoded:
-    """One picture; what is wrong with it is returned, not raised."""
+    """One image; what is wrong with it is returned, not raised."""
     try:
         return path, transform(path)
     except InputError as error:
@@ -38,7 +38,7 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
         for path in paths:
             yield decode(path, transform)
         return
-    import concurrent.futures  # both take longer to import than a picture takes
+    import concurrent.futures  # both take longer to import than an image takes
     import multiprocessing
 
     # Started afresh: a forked process would inherit locks held by the engine's threads.
@@ -58,12 +58,12 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def batches(pictures: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], List[np.ndarray], List[InputError]]]:
-    """(paths, arrays, what could not be decoded among them), ``size`` good pictures at a time."""
+def batches(images: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], List[np.ndarray], List[InputError]]]:
+    """(paths, arrays, what could not be decoded among them), ``size`` good images at a time."""
     paths: List[str] = []
     arrays: List[np.ndarray] = []
     errors: List[InputError] = []
-    for path, array in pictures:
+    for path, array in images:
         if isinstance(array, InputError):
             errors.append(array)
             continue

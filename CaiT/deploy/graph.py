@@ -3,10 +3,10 @@
 
 A ``Network`` is a trained model as named arrays plus a few words on how its graph is to be written; the functions here
 compute it through ``Ops``, a dozen operations that Paddle and ONNX each implement (engines/paddle_ops.py, onnx_ops.py).
-A term whose arrays are not there is left out: a rewrite in simplify.py folds an array into its neighbours and removes
+A term whose arrays are not there is left out: a rewrite in simplify.py folds an array into its neighbors and removes
 it, and the graph follows.
 
-Shapes: B pictures, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
+Shapes: B images, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Network:
     ``attention`` is how attention is written: 'linear' as the papers do (heads moved to the last axis for the talking
     heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]), 'folded' (the same, each reshape
     beside a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
-    is 'float' (normalised NCHW) or 'uint8' (raw NHWC); ``last_on_prefix``: the last block computes only the tokens that
+    is 'float' (normalized NCHW) or 'uint8' (raw NHWC); ``last_on_prefix``: the last block computes only the tokens that
     the head reads.
     """
     family: str
@@ -73,14 +73,14 @@ class Ops(Protocol):
     def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor: ...
     def softmax(self, x: Tensor) -> Tensor: ...
     def gelu(self, x: Tensor) -> Tensor: ...
-    def normalise(self, x: Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> Tensor: ...
+    def layer_norm(self, x: Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> Tensor: ...
     def conv(self, x: Tensor, name: str, weight: Array, bias: Optional[Array]) -> Tensor: ...
     def to_float(self, x: Tensor) -> Tensor: ...
-    def per_picture(self, row: Tensor, like: Tensor) -> Tensor: ...
+    def per_image(self, row: Tensor, like: Tensor) -> Tensor: ...
 
 
 def compute(net: Network, ops: Ops, x: Tensor) -> Tensor:
-    """Pictures to logits [B, classes]."""
+    """Images to logits [B, classes]."""
     return _Graph(net, ops).logits(x)
 
 
@@ -105,7 +105,7 @@ class _Graph:
         return self.ops.linear(x, name, self.arrays[f'{name}.weight'], self.arrays.get(f'{name}.bias'))
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return self.ops.normalise(x, name, self.arrays.get(f'{name}.weight'), self.arrays.get(f'{name}.bias'))
+        return self.ops.layer_norm(x, name, self.arrays.get(f'{name}.weight'), self.arrays.get(f'{name}.bias'))
 
     def plus(self, x: Tensor, name: str) -> Tensor:
         return self.ops.add(x, self.get(name)) if name in self.arrays else x
@@ -117,10 +117,10 @@ class _Graph:
         """The first ``count`` of ``total`` tokens of [B, total, C]."""
         return x if count == total else self.ops.split(x, 1, [count, total - count])[0]
 
-    # From pictures to tokens
+    # From images to tokens
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pictures to patches [B, P, C]."""
+        """Images to patches [B, P, C]."""
         if self.net.input == 'uint8':
             x = self.ops.transpose(self.ops.to_float(x), [0, 3, 1, 2])
         name = 'patch_embed.proj'
@@ -130,7 +130,7 @@ class _Graph:
 
     def prefix_tokens(self, like: Tensor) -> List[Tensor]:
         """The class token, then the distillation token: [B, 1, C] each."""
-        return [self.ops.per_picture(self.get(name), like) for name in self.net.prefix]
+        return [self.ops.per_image(self.get(name), like) for name in self.net.prefix]
 
     # Stages
 
@@ -153,8 +153,8 @@ class _Graph:
         return cls
 
     def tokens_for_class(self, cls: Tensor, patches: Tensor, norm: str, shared: Dict[str, Tensor]) -> Tensor:
-        """Normalised class token and patches, [B, 1 + P, C]. Patches do not change from block to block, so that
-        without an affine part of its own their normalisation is computed once."""
+        """Normalized class token and patches, [B, 1 + P, C]. Patches do not change from block to block, so that
+        without an affine part of its own their normalization is computed once."""
         if f'{norm}.weight' in self.arrays or f'{norm}.bias' in self.arrays:
             return self.norm(self.ops.concat([cls, patches], 1), norm)
         if not shared:
@@ -298,7 +298,7 @@ class _Graph:
     # Head
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Normalised prefix tokens [B, T, C] to logits; two heads are averaged."""
+        """Normalized prefix tokens [B, T, C] to logits; two heads are averaged."""
         count = len(self.net.prefix)
         if 'heads.weight' in self.arrays or count == 1:
             rows = self.ops.reshape(tokens, [-1, count * self.net.dim])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``metadata.json``: everything about an exported model that its graph does not say.
 
-Inference reads it instead of guessing: the model's name and classes, how pictures reach it, which files belong to
+Inference reads it instead of guessing: the model's name and classes, how images reach it, which files belong to
 which engine and precision, and how far each of them was from the dynamic model when it was exported.
 """
 from __future__ import annotations
@@ -19,7 +19,7 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 FILE = 'metadata.json'
 FORMAT = 1
-INPUTS = ('float', 'uint8')  # normalised float32 NCHW, raw uint8 NHWC
+INPUTS = ('float', 'uint8')  # normalized float32 NCHW, raw uint8 NHWC
 PRECISIONS = ('fp32', 'bf16', 'int8')
 
 
@@ -40,7 +40,7 @@ class Artifact:
 
 @dataclasses.dataclass
 class Metadata:
-    """What stands in the file; ``data`` says how a picture becomes an array."""
+    """What stands in the file; ``data`` says how an image becomes an array."""
 
     model: str
     num_classes: int
@@ -72,7 +72,7 @@ def read(folder: PathLike) -> Metadata:
         if values.pop('format') != FORMAT:
             raise ValueError(f'its format is not {FORMAT}')
         values['data'] = DataConfig.from_dict(values['data'])
-        values['artifacts'] = [Artifact(**one) for one in values['artifacts']]
+        values['artifacts'] = [_artifact(one) for one in values['artifacts']]
         return Metadata(**values)
     except FileNotFoundError:
         if any(Path(folder).glob('*.pdmodel')):
@@ -82,6 +82,15 @@ def read(folder: PathLike) -> Metadata:
                          f'--save-inference-dir={os.fspath(folder)}') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f'{path}: not the metadata of an exported model ({error})') from None
+
+
+def _artifact(values: Dict[str, Any]) -> Artifact:
+    """An artifact from its JSON; exports before version 0.2 call the number of compared images 'pictures'."""
+    measured = values['parity']
+    if 'pictures' in measured:
+        values = {**values, 'parity': {'images': measured['pictures'],
+                                       **{key: value for key, value in measured.items() if key != 'pictures'}}}
+    return Artifact(**values)
 
 
 def check_files(folder: PathLike, artifact: Artifact) -> Path:

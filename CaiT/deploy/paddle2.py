@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that Paddle 2 exported: a ``.pdmodel`` with its ``.pdiparams`` and nothing that says how pictures reach it.
+"""A model that Paddle 2 exported: a ``.pdmodel`` with its ``.pdiparams`` and nothing that says how images reach it.
 
-What metadata.json would say comes from a configuration of this project: model name, classes, picture size, crop,
+What metadata.json would say comes from a configuration of this project: model name, classes, image size, crop,
 interpolation, mean, std, and names of classes where it has a label map.
 """
 from __future__ import annotations

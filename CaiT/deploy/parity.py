@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the exported model answer as the dynamic one does? Measured on pictures, before anything is kept."""
+"""Does the exported model answer as the dynamic one does? Measured on images, before anything is kept."""
 from __future__ import annotations
 
 import dataclasses
@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, List, Optional
 import cv2
 import numpy as np
 
-from CaiT.data.datasets import build_dataset, pictures_in
-from CaiT.data.transforms import DataConfig, eval_transform, normalised
+from CaiT.data.datasets import build_dataset, list_images
+from CaiT.data.transforms import DataConfig, eval_transform, normalize
 from CaiT.errors import InputError
 
 BATCHES = (1, 3)
@@ -22,8 +22,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class CheckSet:
-    """Pictures to compare on, cropped to the model's size: uint8 [N, S, S, 3]; ``source`` says where they are from, and
-    ``class_names`` are their data set's, when it has any."""
+    """Images to compare on, cropped to the model's size: uint8 [N, S, S, 3]; ``source`` says where they are from, and
+    ``class_names`` are their dataset's, when it has any."""
 
     pixels: np.ndarray
     data: DataConfig
@@ -31,32 +31,32 @@ class CheckSet:
     class_names: Optional[List[str]] = None
 
     def array(self, input_kind: str) -> np.ndarray:
-        """The pictures as a model of that input takes them: uint8 NHWC as they are, or float32 NCHW."""
+        """The images as a model of that input takes them: uint8 NHWC as they are, or float32 NCHW."""
         if input_kind == 'uint8':
             return self.pixels
-        return np.stack([normalised(picture, self.data) for picture in self.pixels])
+        return np.stack([normalize(image, self.data) for image in self.pixels])
 
 
 def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:
-    """``count`` pictures of a folder or list file, evenly spaced; InputError when one cannot be read."""
-    paths = pictures_in(path)
+    """``count`` images of a folder or list file, evenly spaced; InputError when one cannot be read."""
+    paths = list_images(path)
     chosen = [paths[i] for i in _spaced(len(paths), count)]
-    transform = eval_transform(data, normalise=False)
-    return CheckSet(np.stack([transform(picture) for picture in chosen]), data, path)
+    transform = eval_transform(data, normalize=False)
+    return CheckSet(np.stack([transform(image) for image in chosen]), data, path)
 
 
 def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int) -> CheckSet:
-    """``count`` validation pictures of a data set, evenly spaced; synthetic ones, and why, when it is not there."""
+    """``count`` validation images of a dataset, evenly spaced; synthetic ones, and why, when it is not there."""
     try:
-        pictures = build_dataset(name, data_path, 'val', eval_transform(data, normalise=False), num_classes)
-        pixels = np.stack([pictures[i][0] for i in _spaced(len(pictures), count)])
+        images = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes)
+        pixels = np.stack([images[i][0] for i in _spaced(len(images), count)])
     except InputError as error:
-        return synthetic(data, count, f'synthetic pictures ({error})')
-    return CheckSet(pixels, data, f'{name}, validation pictures of {data_path}', pictures.class_names)
+        return synthetic(data, count, f'synthetic images ({error})')
+    return CheckSet(pixels, data, f'{name}, validation images of {data_path}', images.class_names)
 
 
-def synthetic(data: DataConfig, count: int, source: str = 'synthetic pictures') -> CheckSet:
-    """Smooth random colour fields with some grain, the same ones every time."""
+def synthetic(data: DataConfig, count: int, source: str = 'synthetic images') -> CheckSet:
+    """Smooth random color fields with some grain, the same ones every time."""
     size = data.image_size
     pixels = np.empty((count, size, size, 3), np.uint8)
     for index in range(count):
@@ -70,22 +70,22 @@ def _spaced(length: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(int))
 
 
-def in_batches(run: Run, pictures: np.ndarray, size: int) -> np.ndarray:
-    """``run`` over ``pictures``, ``size`` at a time."""
-    return np.concatenate([run(pictures[start:start + size]) for start in range(0, len(pictures), size)])
+def in_batches(run: Run, images: np.ndarray, size: int) -> np.ndarray:
+    """``run`` over ``images``, ``size`` at a time."""
+    return np.concatenate([run(images[start:start + size]) for start in range(0, len(images), size)])
 
 
-def measure(reference: np.ndarray, run: Run, pictures: np.ndarray) -> Dict[str, Any]:
+def measure(reference: np.ndarray, run: Run, images: np.ndarray) -> Dict[str, Any]:
     """How far ``run`` is from the ``reference`` logits at batch 1 and 3: the worst of both."""
-    worst, agree = 0.0, len(pictures)
+    worst, agree = 0.0, len(images)
     for size in BATCHES:
-        logits = in_batches(run, pictures, size)
+        logits = in_batches(run, images, size)
         if logits.shape != reference.shape:
             raise InputError(f'exported model: found logits of shape {logits.shape}, expected {reference.shape}')
         worst = max(worst, float(np.nan_to_num(np.abs(logits - reference), nan=np.inf).max()))
         agree = min(agree, int((logits.argmax(1) == reference.argmax(1)).sum()))
     largest = float(np.abs(reference).max())
-    return {'pictures': len(pictures), 'batches': list(BATCHES), 'max_abs_difference': worst,
+    return {'images': len(images), 'batches': list(BATCHES), 'max_abs_difference': worst,
             'max_abs_logit': largest, 'relative': worst / largest, 'argmax_agreement': agree}
 
 
@@ -94,4 +94,4 @@ def check(parity: Dict[str, Any], precision: str, what: str, limit: Optional[flo
     limit = LIMITS[precision] if limit is None else limit
     if not parity['relative'] <= limit:
         raise InputError(f'{what}: its logits differ from the dynamic model by {parity["relative"]:.1e} of the largest '
-                         f'logit on {parity["pictures"]} pictures, allowed is {limit:.0e}; nothing was written')
+                         f'logit on {parity["images"]} images, allowed is {limit:.0e}; nothing was written')

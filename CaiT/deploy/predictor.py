@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
+"""Images in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
 import dataclasses
@@ -13,7 +13,7 @@ from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed, metadata
 from CaiT.deploy.autolog import Times
 from CaiT.deploy.engines import BaseEngine, Options, engine_class
-from CaiT.deploy.progress import Progress
+from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
 WARM_UP = 2  # runs before anything is timed: engines compile their kernels in the first
@@ -21,7 +21,7 @@ WARM_UP = 2  # runs before anything is timed: engines compile their kernels in t
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A picture's best classes: (class id, softmax probability), best first."""
+    """An image's best classes: (class id, softmax probability), best first."""
 
     path: str
     best: List[Tuple[int, float]]
@@ -45,10 +45,10 @@ class Predictor:
                              f'-pretrained={self.meta.weights["file"]}')
         graph = metadata.check_files(folder, artifact)
         self.engine: BaseEngine = engine(graph, options)
-        self.transform = eval_transform(self.meta.data, normalise=options.input == 'float')
+        self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] of transformed pictures; InputError when the graph is not what the metadata says."""
+        """Logits [N, classes] of transformed images; InputError when the graph is not what the metadata says."""
         logits = self.engine.run(batch)
         if logits.shape != (len(batch), self.meta.num_classes):
             raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
@@ -56,13 +56,13 @@ class Predictor:
         return logits
 
     def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[Times] = None,
-                progress: Optional[Progress] = None) -> Iterator[Union[Prediction, InputError]]:
-        """Predictions in the order of ``paths``; a picture that cannot be decoded gives its InputError instead.
+                progress: Optional[ProgressMeter] = None) -> Iterator[Union[Prediction, InputError]]:
+        """Predictions in the order of ``paths``; an image that cannot be decoded gives its InputError instead.
 
         ``workers`` processes decode ahead of the engine. ``times`` collects what each stage takes, after a warm-up;
         ``progress`` counts.
         """
-        times, progress = times or Times(warm_up=False), progress or Progress(len(paths))
+        times, progress = times or Times(warm_up=False), progress or ProgressMeter(len(paths))
         times.start()
         for good, arrays, errors in feed.batches(feed.decoded(paths, self.transform, workers), self.options.batch):
             yield from errors
@@ -88,8 +88,8 @@ class Predictor:
             self.logits(batch)
 
     @property
-    def picture_shape(self) -> Tuple[int, int, int]:
-        """Shape of one picture as the graph takes it."""
+    def image_shape(self) -> Tuple[int, int, int]:
+        """Shape of one image as the graph takes it."""
         size = self.meta.data.image_size
         return (size, size, 3) if self.options.input == 'uint8' else (3, size, size)
 

@@ -9,8 +9,8 @@ from typing import TextIO
 INTERVAL = 0.2  # seconds between two looks of the line
 
 
-class Progress:
-    """Counts pictures. ``with progress:`` wraps each run of the engine; the clock starts with the first."""
+class ProgressMeter:
+    """Counts images. ``with progress:`` wraps each run of the engine; the clock starts with the first."""
 
     def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
         self.total, self.done, self.stream = total, 0, stream
@@ -31,7 +31,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Pictures per second."""
+        """Images per second."""
         return self.done / self.elapsed if self.done else 0.0
 
     @property
@@ -39,15 +39,15 @@ class Progress:
         """Part of the time that the engine worked, 0..1."""
         return self.running / self.elapsed if self.elapsed else 0.0
 
-    def step(self, pictures: int) -> None:
-        """``pictures`` more are done, or were left out."""
-        self.done += pictures
+    def step(self, images: int) -> None:
+        """``images`` more are done, or were left out."""
+        self.done += images
         now = time.perf_counter()
         if self.shown and (now - self._last > INTERVAL or self.done == self.total):
             self._last = now
             left = int((self.total - self.done) / self.rate) if self.rate else 0
             bar = '#' * (30 * self.done // max(self.total, 1))
-            print(f'\r[{bar:30s}] {self.done}/{self.total}  {self.rate:.1f} pictures/s  '
+            print(f'\r[{bar:30s}] {self.done}/{self.total}  {self.rate:.1f} images/s  '
                   f'ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} ', end='', file=self.stream, flush=True)
 
     def close(self) -> None:
@@ -57,5 +57,5 @@ class Progress:
 
     def summary(self) -> str:
         """One line for the end."""
-        return (f'{self.done} pictures in {self.elapsed:.1f} s, {self.rate:.1f} pictures/s, '
+        return (f'{self.done} images in {self.elapsed:.1f} s, {self.rate:.1f} images/s, '
                 f'engine busy {100 * self.busy:.0f} % of the time')

@@ -124,7 +124,7 @@ def last_block_on_prefix(net: Network) -> Network:
 
 
 def low_rank_class_attention(net: Network) -> Network:
-    """Where few tokens ask, keys and values of all tokens need not be computed. Per head h, with u the normalised
+    """Where few tokens ask, keys and values of all tokens need not be computed. Per head h, with u the normalized
     tokens and u₀ the asking one:
 
         (u₀ Wq_h + bq_h) (u Wk_h + bk_h)ᵀ = (u₀ A_h + a_h) · u + const,        A_h = Wq_h Wk_hᵀ, a_h = bq_h Wk_hᵀ
@@ -178,7 +178,7 @@ def fold_embedding(net: Network) -> Network:
 
 
 def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """The first layer reads raw uint8 NHWC pictures: Σ W (p/255 - m)/s + b = Σ (W / 255s) p + (b - Σ W m/s). The
+    """The first layer reads raw uint8 NHWC images: Σ W (p/255 - m)/s + b = Σ (W / 255s) p + (b - Σ W m/s). The
     convolution has no padding, so the constant is the same for every patch."""
     new = net.with_arrays(input='uint8')
     weight = new.arrays['patch_embed.proj.weight']  # [C, 3, patch, patch]

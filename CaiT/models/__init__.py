@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families, one file each: its layers are in layers.py, its table of variants at the end of its own file."""
+"""Model families in plain Paddle, one file each; the layers they share are in layers.py."""

@@ -1,38 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """CaiT: Going deeper with Image Transformers (Touvron et al., 2021, arXiv 2103.17239).
 
-Two stages: ``blocks`` attend among patch tokens only, with talking heads; then the class token joins and
-``blocks_token_only`` let it, alone, read the patches. LayerScale (``gamma_1``, ``gamma_2``) multiplies every branch.
-Shapes: B pictures, N patches, C channels, H heads, d = C / H.
+Two stages: in ``blocks`` the patch tokens attend to each other, with talking heads; then the class token joins, and in
+``blocks_token_only`` it alone is updated, by class attention over all tokens. LayerScale (``gamma_1``, ``gamma_2``)
+multiplies every residual branch.
+Shapes: B images, N patches, C channels, H heads, d = C / H.
 """
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models import ops
 from CaiT.models.layers import (
     Backbone,
     DropPath,
-    HeadMix,
     Intermediates,
     LayerNorm,
     Mlp,
     PatchEmbed,
-    Residual,
-    SelfAttention,
     check_shape,
     linear,
+    merge_heads,
+    split_heads,
+    split_qkv,
     token,
-    untouched,
 )
-from CaiT.models.registry import IMAGENET, Variant, data_config
+from CaiT.models.registry import IMAGENET, Variant, preprocessing
 
 
-class TalkingHeadAttention(SelfAttention):
+class HeadMix(nn.Layer):
+    """Talking heads: a Linear over the heads of an attention tensor [B, H, N, M].
+
+    Written as one small product on the contiguous [B, H, N * M]. The published code moves the heads to the last axis,
+    applies a Linear and moves them back: the same numbers, several times slower.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.weight = token(self, num_heads, num_heads)  # [in, out], as a Linear's
+        self.bias = self.create_parameter([num_heads], is_bias=True)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        _, heads, rows, columns = x.shape
+        x = paddle.matmul(self.weight, x.reshape([-1, heads, rows * columns]), transpose_x=True)
+        return (x + self.bias.unsqueeze(-1)).reshape([-1, heads, rows, columns])
+
+
+class TalkingHeadAttention(nn.Layer):
     """Self-attention whose heads are mixed before and after the softmax (Shazeer et al., 2020)."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
@@ -46,12 +63,20 @@ class TalkingHeadAttention(SelfAttention):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def mixers(self) -> Tuple[HeadMix, HeadMix]:
-        return self.proj_l, self.proj_w
+    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens [B, N, C] to attn [B, H, N, N] and values [B, H, N, d]."""
+        q, k, v = split_qkv(self.qkv(x), self.num_heads)  # [B, H, N, d] each
+        attn = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, N, N]
+        return self.proj_w(F.softmax(self.proj_l(attn))), v
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        attn, v = self.attend(x)
+        x = merge_heads(paddle.matmul(self.attn_drop(attn), v))  # [B, N, C]
+        return self.proj_drop(self.proj(x))
 
 
 class ClassAttention(nn.Layer):
-    """The class token, first of the tokens, asks; all tokens answer."""
+    """The class token, first of the tokens, is the only query; all tokens are keys and values."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
         super().__init__()
@@ -64,42 +89,22 @@ class ClassAttention(nn.Layer):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def _heads(self, x: paddle.Tensor) -> paddle.Tensor:
-        """[B, M, C] to [B, H, M, d]."""
-        return x.reshape([-1, x.shape[1], self.num_heads, x.shape[2] // self.num_heads]).transpose([0, 2, 1, 3])
-
     def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Tokens [B, 1 + N, C] to the class token's attention [B, H, 1, 1 + N] and the values [B, H, 1 + N, d]."""
-        q = self._heads(self.q(x[:, :1]) * self.scale)
-        scores = paddle.matmul(q, self._heads(self.k(x)), transpose_y=True)
-        return F.softmax(scores), self._heads(self.v(x))
+        """Tokens [B, 1 + N, C] to the class token's attn [B, H, 1, 1 + N] and the values [B, H, 1 + N, d]."""
+        q = split_heads(self.q(x[:, :1]), self.num_heads)  # [B, H, 1, d]
+        k = split_heads(self.k(x), self.num_heads)  # [B, H, 1 + N, d]
+        v = split_heads(self.v(x), self.num_heads)
+        attn = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, 1, 1 + N]
+        return F.softmax(attn), v
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if untouched(self.q, self.k, self.v, self.attn_drop) and self.k.bias is not None:
-            return self.proj_drop(self.proj(self._read(x)))
-        attention, v = self.attend(x)
-        y = paddle.matmul(self.attn_drop(attention), v)  # [B, H, 1, d]
-        y = y.transpose([0, 2, 1, 3]).reshape([-1, 1, x.shape[2]])
-        return self.proj_drop(self.proj(y))
-
-    def _read(self, x: paddle.Tensor) -> paddle.Tensor:
-        """What the class token reads [B, 1, C], without making keys and values of all tokens: its query goes through
-        the keys' weight instead, and what it has read of the tokens through the values'."""
-        batch, _, dim = x.shape
-        heads, each = self.num_heads, dim // self.num_heads
-        q = (self.q(x[:, 0]) * self.scale).reshape([batch, heads, each]).transpose([1, 0, 2])  # [H, B, d]
-        to_keys, to_values = (layer.weight.reshape([dim, heads, each]).transpose([1, 0, 2])  # [H, C, d]
-                              for layer in (self.k, self.v))
-        constant = paddle.matmul(q, self.k.bias.reshape([heads, each, 1]))  # [H, B, 1]; softmax does not see it
-        asked = paddle.matmul(q, to_keys, transpose_y=True).transpose([1, 0, 2])  # [B, H, C]
-        scores = paddle.matmul(asked, x, transpose_y=True) + constant.transpose([1, 0, 2])  # [B, H, 1 + N]
-        read = paddle.matmul(F.softmax(scores), x).transpose([1, 0, 2])  # [H, B, C]
-        y = paddle.matmul(read, to_values).transpose([1, 0, 2]).reshape([batch, 1, dim])
-        return y + self.v.bias
+        attn, v = self.attend(x)
+        x = merge_heads(paddle.matmul(self.attn_drop(attn), v))  # [B, 1, C]
+        return self.proj_drop(self.proj(x))
 
 
-class Block(Residual):
-    """Attention and MLP, each normalised before, scaled by LayerScale and added to what came in."""
+class Block(nn.Layer):
+    """Attention and MLP, each normalized before, scaled by LayerScale and added to its input."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, init_values: float,
                  drop_rate: float, attn_drop_rate: float, drop_path_rate: float, attention: type) -> None:
@@ -114,16 +119,17 @@ class Block(Residual):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.add_mlp(self.add_attention(x, self.gamma_1), self.gamma_2)
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
 
 
 class ClassBlock(Block):
-    """A block in which only the class token changes; the patches are read."""
+    """A block that updates the class token alone."""
 
     def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
-        tokens = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
-        cls = self._add(cls, self.attn(self.norm1(tokens)), self.gamma_1, self.drop_path.draw(cls))
-        return self.add_mlp(cls, self.gamma_2)
+        x = paddle.concat([cls, patches], axis=1)  # [B, 1 + N, C]
+        cls = cls + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
+        return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
 
 
 class CaiT(Backbone):
@@ -151,51 +157,57 @@ class CaiT(Backbone):
             ClassBlock(*shape, 0.0, 0.0, 0.0, ClassAttention) for _ in range(depth_token_only)])
         self.norm = LayerNorm(embed_dim)
 
-    def _embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Pictures to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""
-        patches = self.pos_drop(ops.add_to_each(self.patch_embed(x), self.pos_embed))
+    def embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Images to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""
+        patches = self.pos_drop(self.patch_embed(x) + self.pos_embed)
         # With the batch's own size from the start: a class token of batch 1 is a constant that exporters fold wrongly.
         return self.cls_token.expand([patches.shape[0], -1, -1]), patches
 
-    def _encode(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Pictures to the class token [B, 1, C] and the patch tokens [B, N, C] after the last block."""
-        cls, patches = self._embed(x)
+    def encode(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Images to the class token [B, 1, C] and the patch tokens [B, N, C] after the last block."""
+        cls, patches = self.embed(x)
         for block in self.blocks:
-            patches = self._run(block, patches)
+            patches = self.run_block(block, patches)
         for block in self.blocks_token_only:
-            cls = self._run(block, cls, patches)
+            cls = self.run_block(block, cls, patches)
         return cls, patches
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Pictures [B, in, S, S] to logits [B, classes]. Only the class token, which the head reads, is normalised."""
-        return self.forward_head(self.norm(self._encode(x)[0]))
+        """Images [B, in, S, S] to logits [B, classes]. Only the class token, the head's input, is normalized."""
+        cls, _ = self.encode(x)
+        return self.forward_head(self.norm(cls))
 
     def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(paddle.concat(self._encode(x), axis=1))
+        return self.norm(paddle.concat(self.encode(x), axis=1))
 
     def forward_head(self, x: paddle.Tensor, pre_logits: bool = False) -> paddle.Tensor:
         return x[:, 0] if pre_logits else self.head(x[:, 0])
 
     def forward_intermediates(self, x: paddle.Tensor, attention: bool = False) -> Intermediates:
-        """Patch tokens after each block, then the class token after each class-attention block; on request the
-        class-attention maps [B, H, 1, 1 + N], column 0 being the class token itself."""
-        features, maps = [], []
-        cls, patches = self._embed(x)
+        """Patch tokens after each block, then the class token after each class-attention block; with ``attention``
+        also the class token's attn [B, H, 1, 1 + N], whose column 0 is the class token itself."""
+        features, attn = [], []
+        cls, patches = self.embed(x)
         for block in self.blocks:
             patches = block(patches)
             features.append(patches)
         for block in self.blocks_token_only:
             if attention:
-                maps.append(block.attn.attend(block.norm1(paddle.concat([cls, patches], axis=1)))[0])
+                attn.append(block.attn.attend(block.norm1(paddle.concat([cls, patches], axis=1)))[0])
             cls = block(cls, patches)
             features.append(cls)
-        return Intermediates(features, maps, self.norm(paddle.concat([cls, patches], axis=1)))
+        return Intermediates(features, attn, self.norm(paddle.concat([cls, patches], axis=1)))
+
+    def to_network(self) -> Dict[str, Any]:
+        return dict(family='cait', patch_size=self.patch_embed.proj.weight.shape[-1],
+                    num_heads=self.blocks[0].attn.num_heads, prefix=('cls_token',))
 
 
-def _row(dim: int, depth: int, init: float, drop_path: float, size: int, top1: Optional[float] = None,
+def _row(dim: int, depth: int, init_values: float, drop_path_rate: float, size: int, top1: Optional[float] = None,
          top5: Optional[float] = None, source: str = 'facebookresearch/deit') -> Variant:
-    arch = dict(embed_dim=dim, depth=depth, num_heads=dim // 48, init_values=init, drop_path_rate=drop_path)
-    return Variant(CaiT, arch, data_config(size, 1.0, IMAGENET), dict(top1=top1, top5=top5, source=source))
+    arch = dict(embed_dim=dim, depth=depth, num_heads=dim // 48, init_values=init_values,
+                drop_path_rate=drop_path_rate)
+    return Variant(CaiT, arch, preprocessing(size, 1.0, IMAGENET), dict(top1=top1, top5=top5, source=source))
 
 
 # LayerScale's first value follows the public code; the paper's text gives 1e-6 for all models of 36 blocks.

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a name to a model.
 
-Every module of this package that holds a table ``VARIANTS`` is a family and is found by itself: a new model is one new
-file. A family's class also answers to its own name (``create_model('cait', embed_dim=64, …)``): a model of your own
-shape, with the constructor's defaults where nothing is said.
+Every module of this package with a table ``VARIANTS`` is a family and is registered: a new model is one new file. A
+family's name alone (``create_model('cait', embed_dim=64, ...)``) builds a model of your own shape, with the
+constructor's defaults for the other arguments.
 """
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import functools
 import importlib
 import inspect
@@ -24,8 +25,8 @@ IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def data_config(image_size: int, crop_pct: float, statistics: Dict[str, tuple]) -> Dict[str, Any]:
-    """How pictures reach a model: side in pixels, crop fraction, interpolation, mean and std per channel of 0..1."""
+def preprocessing(image_size: int, crop_pct: float, statistics: Dict[str, tuple]) -> Dict[str, Any]:
+    """A model's data config: side in pixels, crop fraction, interpolation, mean and std per channel of 0..1."""
     return dict(image_size=image_size, crop_pct=crop_pct, interpolation='bicubic', **statistics)
 
 
@@ -33,8 +34,8 @@ def data_config(image_size: int, crop_pct: float, statistics: Dict[str, tuple]) 
 class Variant:
     """One row of a family's table.
 
-    ``arch`` holds the constructor's arguments that make the model what it is (all of them after ``get_variant``),
-    ``data`` its data config, ``published`` the numbers others report: top1, top5 in percent, and their source.
+    ``arch`` holds the constructor's arguments of this variant (all of them after ``get_variant``), ``data`` its data
+    config, ``published`` the accuracies that others report: top1 and top5 in percent, and their source.
     """
     model: Any
     arch: Dict[str, Any]
@@ -68,9 +69,15 @@ def _defaults(model: Any) -> Dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name not in ('self', 'image_size', 'num_classes')}
 
 
+TIMM_ARGUMENTS = {'img_size': 'image_size', 'in_chans': 'in_channels'}  # timm's names, accepted for ours
+
+
 def list_models(pattern: str = '') -> List[str]:
-    """Public names that contain ``pattern``, sorted; aliases and bare family names are not listed."""
-    return sorted(name for name in _tables()[0] if pattern in name)
+    """Public names, sorted: those that match a pattern with wildcards ('cait*_384', '*distilled*'), or that contain a
+    text without any. Aliases and bare family names are not listed."""
+    if not any(wildcard in pattern for wildcard in '*?['):
+        pattern = f'*{pattern}*'
+    return sorted(fnmatch.filter(_tables()[0], pattern))
 
 
 def list_aliases() -> Dict[str, str]:
@@ -87,25 +94,35 @@ def get_variant(name: str) -> Variant:
     if name in generic:
         return generic[name]
     near = difflib.get_close_matches(name, [*variants, *aliases, *generic], n=3)
-    hint = f'did you mean {", ".join(near)}?' if near else 'list_models() names them all'
+    hint = f'did you mean {", ".join(near)}?' if near else 'list_models() lists all names'
     raise InputError(f'model {name!r} is not known: {hint}')
 
 
 def create_model(name: str, pretrained: Any = None, strict: bool = True, **overrides: Any) -> nn.Layer:
-    """Build a model by name.
+    """Build a model by name: a plain Paddle layer, in training mode.
 
-    ``overrides`` are constructor arguments (``num_classes``, ``image_size``, ``drop_path_rate``, …). ``pretrained`` is
-    a path to anyone's checkpoint; what loading did to it is printed. Raises InputError for an unknown name or
-    argument, an impossible combination, or weights that do not fit (``strict=False`` admits missing and extra ones).
+    ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
+    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is a path to anyone's checkpoint; what loading
+    did is then in ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError
+    for an unknown name or argument, an impossible combination, or weights that do not fit (``strict=False`` accepts
+    missing and extra ones).
     """
     variant = get_variant(name)
     arguments = {'image_size': variant.data['image_size'], 'num_classes': 1000, **variant.arch}
-    unknown = sorted(set(overrides) - set(arguments))
-    if unknown:
-        raise InputError(f'model {variant.name}: unknown argument {unknown[0]!r}, expected one of {sorted(arguments)}')
-    model = variant.model(**{**arguments, **overrides})
+    for key, value in overrides.items():
+        ours = TIMM_ARGUMENTS.get(key, key)
+        if ours not in arguments:
+            raise InputError(f'model {variant.name}: unknown argument {key!r}, expected one of {sorted(arguments)}')
+        if ours != key and ours in overrides:
+            raise InputError(f'model {variant.name}: found both {key} and {ours}, expected one of them')
+        arguments[ours] = value
+    if pretrained is True:
+        raise InputError(f'model {variant.name}: pretrained=True: no download of weights yet, expected the path of a '
+                         'checkpoint')
+    model = variant.model(**arguments)
+    model.default_cfg = {**variant.data, 'image_size': arguments['image_size'],
+                         'num_classes': arguments['num_classes'], 'architecture': variant.name}
     if pretrained:
-        # The weights room stands on this one; it is entered only when there is something to load.
-        from CaiT.weights.translate import load_weights
-        print('\n'.join(load_weights(model, pretrained, strict=strict).lines()))
+        from CaiT.weights.translate import load_weights  # weights builds on models: imported only when needed
+        model.load_report = load_weights(model, pretrained, strict=strict)
     return model

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT (Dosovitskiy et al., 2020, arXiv 2010.11929) and DeiT (Touvron et al., 2020, arXiv 2012.12877).
 
-One network: the class token rides with the patches from the start. Distilled DeiT adds a distillation token with a head
-of its own. Shapes: B pictures, N tokens (prefix + patches), C channels, H heads, d = C / H.
+One network: the class token passes all blocks together with the patches. Distilled DeiT adds a distillation token with
+a head of its own. Shapes: B images, N tokens (prefix + patches), C channels, H heads, d = C / H.
 """
 from __future__ import annotations
 
 from typing import Any, Dict, Optional, Tuple
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.models import ops
 from CaiT.models.layers import (
     Backbone,
     DropPath,
@@ -19,16 +19,16 @@ from CaiT.models.layers import (
     LayerNorm,
     Mlp,
     PatchEmbed,
-    Residual,
-    SelfAttention,
     check_shape,
     linear,
+    merge_heads,
+    split_qkv,
     token,
 )
-from CaiT.models.registry import HALF, IMAGENET, Variant, data_config
+from CaiT.models.registry import HALF, IMAGENET, Variant, preprocessing
 
 
-class Attention(SelfAttention):
+class Attention(nn.Layer):
     """Multi-head self-attention."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float) -> None:
@@ -40,9 +40,20 @@ class Attention(SelfAttention):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj_drop = nn.Dropout(drop_rate)
 
+    def attend(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens [B, N, C] to attn [B, H, N, N] and values [B, H, N, d]."""
+        q, k, v = split_qkv(self.qkv(x), self.num_heads)  # [B, H, N, d] each
+        attn = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, N, N]
+        return F.softmax(attn), v
 
-class Block(Residual):
-    """Attention and MLP, each normalised before and added to what came in."""
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        attn, v = self.attend(x)
+        x = merge_heads(paddle.matmul(self.attn_drop(attn), v))  # [B, N, C]
+        return self.proj_drop(self.proj(x))
+
+
+class Block(nn.Layer):
+    """Attention and MLP, each normalized before and added to its input."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_rate: float,
                  attn_drop_rate: float, drop_path_rate: float) -> None:
@@ -54,7 +65,8 @@ class Block(Residual):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.add_mlp(self.add_attention(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class ViT(Backbone):
@@ -76,9 +88,9 @@ class ViT(Backbone):
             setattr(self, name, token(self, 1, 1, embed_dim))
         self.pos_embed = token(self, 1, len(self.prefix) + self.patch_embed.num_patches, embed_dim)
         self.pos_drop = nn.Dropout(drop_rate)
-        ramp = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.LayerList([
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, rate) for rate in ramp])
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, attn_drop_rate,
+                  drop_path_rate * index / max(depth - 1, 1)) for index in range(depth)])
         self.norm = LayerNorm(embed_dim)
 
     @property
@@ -86,38 +98,43 @@ class ViT(Backbone):
         """The tokens before the patches, in order; each has a classifier, in the same order."""
         return tuple(name for name in self.tokens if name != 'pos_embed')
 
-    def _embed(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Pictures to tokens [B, prefix + patches, C] before the first block."""
+    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Images to tokens [B, prefix + patches, C] before the first block."""
         patches = self.patch_embed(x)
         prefix = [getattr(self, name).expand([patches.shape[0], -1, -1]) for name in self.prefix]
-        return self.pos_drop(ops.add_to_each(paddle.concat([*prefix, patches], axis=1), self.pos_embed))
+        return self.pos_drop(paddle.concat([*prefix, patches], axis=1) + self.pos_embed)
 
-    def _encode(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self._embed(x)
+    def encode(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Images to tokens [B, prefix + patches, C] after the last block."""
+        x = self.embed(x)
         for block in self.blocks:
-            x = self._run(block, x)
+            x = self.run_block(block, x)
         return x
 
     def forward(self, x: paddle.Tensor) -> Any:
-        """Pictures [B, in, S, S] to logits [B, classes]. Only the tokens that a head reads are normalised."""
-        return self.forward_head(self.norm(self._encode(x)[:, :len(self.prefix)]))
+        """Images [B, in, S, S] to logits [B, classes]. Only the heads' inputs are normalized."""
+        return self.forward_head(self.norm(self.encode(x)[:, :len(self.prefix)]))
 
     def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(self._encode(x))
+        return self.norm(self.encode(x))
 
     def forward_head(self, x: paddle.Tensor, pre_logits: bool = False) -> Any:
         return x[:, 0] if pre_logits else self.head(x[:, 0])
 
     def forward_intermediates(self, x: paddle.Tensor, attention: bool = False) -> Intermediates:
-        """Tokens after each block; on request each block's attention [B, H, N, N]."""
-        features, maps = [], []
-        x = self._embed(x)
+        """Tokens after each block; with ``attention`` also each block's attn [B, H, N, N]."""
+        features, attn = [], []
+        x = self.embed(x)
         for block in self.blocks:
             if attention:
-                maps.append(block.attn.attend(block.norm1(x))[0])
+                attn.append(block.attn.attend(block.norm1(x))[0])
             x = block(x)
             features.append(x)
-        return Intermediates(features, maps, self.norm(x))
+        return Intermediates(features, attn, self.norm(x))
+
+    def to_network(self) -> Dict[str, Any]:
+        return dict(family='vit', patch_size=self.patch_embed.proj.weight.shape[-1],
+                    num_heads=self.blocks[0].attn.num_heads, prefix=self.prefix)
 
 
 class DeiT(ViT):
@@ -126,7 +143,7 @@ class DeiT(ViT):
 
 
 class DistilledDeiT(DeiT):
-    """DeiT with a distillation token: ``head_dist`` reads it and learns from the teacher.
+    """DeiT with a distillation token: ``head_dist`` reads it and is trained on the teacher's labels.
 
     In training the model returns both heads' logits, (class, distillation); otherwise their average.
     """
@@ -139,25 +156,28 @@ class DistilledDeiT(DeiT):
         logits, distilled = self.head(x[:, 0]), self.head_dist(x[:, 1])
         return (logits, distilled) if self.training else (logits + distilled) / 2
 
+    def to_network(self) -> Dict[str, Any]:
+        return super().to_network()  # both heads are known there, averaged
+
 
 _SIZES = {'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12), 'large': (1024, 24, 16)}
 
 
-def _row(model: type, size: str, patch: int, pixels: int, statistics: Dict[str, tuple], drop_path: float,
+def _row(model: type, size: str, patch: int, image_size: int, statistics: Dict[str, tuple], drop_path_rate: float,
          top1: Optional[float], top5: Optional[float], source: str) -> Variant:
     dim, depth, heads = _SIZES[size]
-    arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=drop_path)
-    crop = 0.9 if pixels == 224 else 1.0
-    return Variant(model, arch, data_config(pixels, crop, statistics), dict(top1=top1, top5=top5, source=source))
+    arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=drop_path_rate)
+    crop = 0.9 if image_size == 224 else 1.0
+    return Variant(model, arch, preprocessing(image_size, crop, statistics), dict(top1=top1, top5=top5, source=source))
 
 
-def _vit(size: str, patch: int, pixels: int = 224, top1: Optional[float] = None,
+def _vit(size: str, patch: int, image_size: int = 224, top1: Optional[float] = None,
          top5: Optional[float] = None) -> Variant:
-    return _row(ViT, size, patch, pixels, HALF, 0.1, top1, top5, 'MindCV')
+    return _row(ViT, size, patch, image_size, HALF, 0.1, top1, top5, 'MindCV')
 
 
-def _deit(model: type, size: str, pixels: int, top1: float) -> Variant:
-    return _row(model, size, 16, pixels, IMAGENET, 0.1, top1, None, 'DeiT paper')
+def _deit(model: type, size: str, image_size: int, top1: float) -> Variant:
+    return _row(model, size, 16, image_size, IMAGENET, 0.1, top1, None, 'DeiT paper')
 
 
 VARIANTS = {

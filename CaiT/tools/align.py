@@ -8,9 +8,9 @@
 Both sides start from the same weights and inputs (CaiT/tools/goldens.py). Each step leaves <step>_paddle.npy,
 <step>_ref.npy and <step>_diff.log in the output folder:
 
-    forward    the sum of every parameter, and the logits of two pictures          1e-5
-    metric     top-1 and top-5 accuracy of these pictures                          1e-6
-    loss       cross entropy of four pictures, plain and with smoothing 0.1        2e-6
+    forward    the sum of every parameter, and the logits of two images          1e-5
+    metric     top-1 and top-5 accuracy of these images                          1e-6
+    loss       cross entropy of four images, plain and with smoothing 0.1        2e-6
     backward   the losses of five AdamW updates, and the first gradients' norms    1e-4
     train      loss, logits and accuracy after the updates                         1.5e-3
 
@@ -37,7 +37,7 @@ import numpy as np
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError
-from CaiT.tools import goldens, parity
+from CaiT.tools import check_goldens, goldens
 
 MODEL = 'cait_xxs24_224'
 THRESHOLDS = {'forward': 1e-5, 'metric': 1e-6, 'loss': 2e-6, 'backward': 1e-4, 'train': 1.5e-3}
@@ -68,16 +68,16 @@ def ours(labels: np.ndarray, perturb: str = '') -> Steps:
 
     from CaiT.models.registry import create_model
     from CaiT.training.evaluator import evaluate
-    from CaiT.training.journal import Journal
+    from CaiT.training.logger import RunLogger
     from CaiT.training.losses import build_loss
     model = _filled(create_model(MODEL), perturb)
     sums = {name: p.numpy().sum(dtype=np.float64) for name, p in model.named_parameters()}
     batch = paddle.to_tensor(goldens.noise((2, 3, 224, 224), 0)), paddle.to_tensor(labels)
-    score = evaluate(model, [batch], Journal(Path(), '', active=False), 1)
+    score = evaluate(model, [batch], RunLogger(Path(), '', active=False), 1)
     with paddle.no_grad():
         logits = model(batch[0]).numpy()
 
-    *steps, after = parity.train(_filled(create_model(MODEL, num_classes=10), perturb), updates=5)
+    *steps, after = check_goldens.train(_filled(create_model(MODEL, num_classes=10), perturb), updates=5)
     first, targets = paddle.to_tensor(steps[0]['logits']), paddle.to_tensor(goldens.TRAINING_LABELS)
     norms = {name: np.linalg.norm(array.astype(np.float64)) for name, array in steps[0]['gradients'].items()}
     return _arrays({
@@ -90,7 +90,7 @@ def ours(labels: np.ndarray, perturb: str = '') -> Steps:
 
 
 def metric_labels(logits: np.ndarray) -> np.ndarray:
-    """Labels that tell the two accuracies apart: the first picture's best class, the second one's third best."""
+    """Labels that tell the two accuracies apart: the first image's best class, the second one's third best."""
     order = np.argsort(-logits, axis=1)
     return np.array([order[0, 0], order[1, 2]])
 

@@ -50,10 +50,10 @@ def write_training(folder: Path, updates: int = 5) -> None:
     """Five AdamW updates without dropout or clipping, weight decay on everything."""
     model = build(10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
-    pictures, labels = tensor((4, 3, 224, 224), 1), torch.tensor(goldens.TRAINING_LABELS)
+    images, labels = tensor((4, 3, 224, 224), 1), torch.tensor(goldens.TRAINING_LABELS)
     losses, logits, norms = [], [], []
     for update in range(updates + 1):
-        out = model(pictures)
+        out = model(images)
         loss = torch.nn.functional.cross_entropy(out, labels)
         losses.append(loss.item())
         logits.append(out.detach().numpy())

@@ -81,7 +81,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parse(arguments)
     runtime.prepare()
     from CaiT.config import build_model, data_config, get_config
-    from CaiT.data.lists import pictures_in
+    from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
     from CaiT.report import attention, attention_sheet, faithfulness
     from CaiT.report.names import class_names
@@ -89,7 +89,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     classes = config.MODEL.NUM_CLASSES
     if options.class_id is not None and not 0 <= options.class_id < classes:
         raise InputError(f'-class_id: found {options.class_id}, expected 0 to {classes - 1}')
-    paths, names = pictures_in(options.img_path), class_names(config)
+    paths, names = list_images(options.img_path), class_names(config)
     model = build_model(config)
     data = DataConfig(**data_config(config))
     crop, normalized = eval_transform(data, False), eval_transform(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures per second of a model on every engine and precision, measured in one run.
+"""Images per second of a model on every engine and precision, measured in one run.
 
     python -m CaiT.tools.benchmark                                     cait_xxs24_224, batches 1, 8, 32, all cores
     python -m CaiT.tools.benchmark -models cait_s24_224 deit_tiny_patch16_224 --threads 1 2 --batches 8 --json=out.json
@@ -28,23 +28,23 @@ from CaiT.files import write_json
 
 OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
-RAW = ('paddle', 'fp32')  # also measured with raw uint8 pictures
+RAW = ('paddle', 'fp32')  # also measured with raw uint8 images
 ENOUGH = 3  # rounds after which a cell that is over its time is left: one run may take longer than a window
 PAUSE = 0.25  # seconds: OpenMP's idle threads spin for 0.2 s after a window, at the cost of the next contender's
 MACS_PER_SECOND = 4e10  # of one thread, roughly: for guessing how long the rest takes
 INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
-Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (pictures, seconds taken)
+Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (images, seconds taken)
 Contenders = Dict[str, Window]
 Rate = Dict[str, Any]  # of a contender, see rate
 
 
-def window(run: Callable[[], Any], pictures: int) -> Window:
-    """Repeats ``run``, which takes ``pictures`` pictures, for about as long as asked, once at least."""
+def window(run: Callable[[], Any], images: int) -> Window:
+    """Repeats ``run``, which takes ``images`` images, for about as long as asked, once at least."""
     def measured(seconds: float) -> Tuple[int, float]:
         count, start = 0, time.perf_counter()
         while not count or time.perf_counter() - start < seconds:
             run()
-            count += pictures
+            count += images
         return count, time.perf_counter() - start
     return measured
 
@@ -55,7 +55,7 @@ def rate(windows: Sequence[float]) -> Rate:
 
 
 def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Rate]:
-    """{name: rate} in pictures per second over ``rounds`` windows each, taken in turn; over fewer, but ENOUGH, where
+    """{name: rate} in images per second over ``rounds`` windows each, taken in turn; over fewer, but ENOUGH, where
     single runs are so long that all together take twice what was asked for."""
     rates: Dict[str, List[float]] = {name: [] for name in contenders}
     for run in contenders.values():
@@ -66,8 +66,8 @@ def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str
             break
         for name, run in contenders.items():
             time.sleep(PAUSE)
-            pictures, taken = run(seconds)
-            rates[name].append(pictures / taken)
+            images, taken = run(seconds)
+            rates[name].append(images / taken)
     return {name: rate(found) for name, found in rates.items()}
 
 
@@ -127,10 +127,10 @@ def ours(folder: str, batch: int, threads: int) -> Contenders:
     random = np.random.default_rng(0)
 
     def enter(name: str, predictor: Predictor) -> None:
-        shape = (batch, *predictor.picture_shape)
+        shape = (batch, *predictor.image_shape)
         raw = predictor.options.input == 'uint8'
-        pictures = (random.integers(0, 256, shape, np.uint8) if raw else random.standard_normal(shape, np.float32))
-        contenders[name] = window(lambda: predictor.engine.run(pictures), batch)
+        images = (random.integers(0, 256, shape, np.uint8) if raw else random.standard_normal(shape, np.float32))
+        contenders[name] = window(lambda: predictor.engine.run(images), batch)
 
     for backend, precision, kind in targets():
         options = Options(precision, kind, threads, batch)

@@ -24,25 +24,25 @@ from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.weights.audit import Audit
+from CaiT.weights.load_report import LoadReport
 from CaiT.weights.readers import PADDLE, TORCH, Checkpoint, read_checkpoint
-from CaiT.weights.translate import fit, normalise
+from CaiT.weights.translate import fit, rename
 from CaiT.weights.writers import check_output, write
 
 LAYOUTS = {'paddle': PADDLE, 'timm': TORCH}
 
 
-def convert(source: str, target: str, model: Optional[str] = None, to: str = 'paddle') -> Audit:
+def convert(source: str, target: str, model: Optional[str] = None, to: str = 'paddle') -> LoadReport:
     """Write the weights of ``source`` to ``target`` and return what was done to them."""
     check_output(target, LAYOUTS[to])
     checkpoint = read_checkpoint(source)
     if os.path.exists(target) and os.path.samefile(checkpoint.path, target):
         raise InputError(f'{target}: is the input itself, expected another file to write')
-    arrays, audit = normalise(checkpoint)
+    arrays, report = rename(checkpoint)
     if model:
-        arrays = fit(arrays, shapes(model, arrays), audit)
+        arrays = fit(arrays, shapes(model, arrays), report)
     else:
-        audit.loaded = len(arrays) - len(audit.zero_filled)
+        report.loaded = len(arrays) - len(report.zero_filled)
     with atomic_write(target, 'wb') as file:
         write(file, Path(target).suffix, arrays, LAYOUTS[to])
         file.flush()
@@ -50,7 +50,7 @@ def convert(source: str, target: str, model: Optional[str] = None, to: str = 'pa
         if changed:
             raise InputError(f'{target}: {changed[0]} read again is not what was written ({len(changed)} in all); '
                              'nothing was kept')
-    return audit
+    return report
 
 
 def shapes(model: str, arrays: Dict[str, np.ndarray]) -> Dict[str, tuple]:
@@ -64,7 +64,7 @@ def shapes(model: str, arrays: Dict[str, np.ndarray]) -> Dict[str, tuple]:
 
 def differences(checkpoint: Checkpoint, arrays: Dict[str, np.ndarray]) -> List[str]:
     """Names under which a written checkpoint and the ``arrays`` it was written from are not equal bit by bit."""
-    again, _ = normalise(checkpoint)
+    again, _ = rename(checkpoint)
     return sorted(name for name in set(again) | set(arrays)
                   if name not in again or name not in arrays or again[name].dtype != arrays[name].dtype
                   or again[name].shape != arrays[name].shape or again[name].tobytes() != arrays[name].tobytes())
@@ -78,8 +78,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.flag('to', choices=sorted(LAYOUTS), default='paddle', metavar='{paddle,timm}',
                 help='paddle: Linear [in, out]; timm: [out, in], for PyTorch tools (default: paddle)')
     arguments = parser.parse_args(argv)
-    audit = convert(arguments.input, arguments.output, arguments.model, arguments.to)
-    print('\n'.join(audit.lines()))
+    report = convert(arguments.input, arguments.output, arguments.model, arguments.to)
+    print('\n'.join(report.lines()))
     print(f'written and read again, equal: {arguments.output} ({os.path.getsize(arguments.output):,} bytes)')
     return 0
 

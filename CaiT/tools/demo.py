@@ -41,7 +41,7 @@ def step(title: str, seconds: Dict[str, float], *command: str) -> str:
 
 
 def answers(path: Path) -> Dict[str, Tuple[str, float]]:
-    """{picture: (class id, probability)} of a table that -pred or infer.py wrote."""
+    """{image: (class id, probability)} of a table that -pred or infer.py wrote."""
     with open(path, newline='', encoding='utf-8') as file:
         return {str(Path(row['path'])): (row['class_id'], float(row['prob'])) for row in csv.DictReader(file)}
 
@@ -75,7 +75,7 @@ def main() -> None:
     top1 = float(said.rsplit('Validation Acc@1: ', 1)[1].split(',')[0])
     predicted, inferred = answers(ROOT / output / 'pred/predictions.csv'), answers(ROOT / output / 'infer.csv')
     if sorted(predicted) != sorted(inferred):
-        raise InputError(f'predict and infer: found {len(predicted)} and {len(inferred)} pictures, expected the same')
+        raise InputError(f'predict and infer: found {len(predicted)} and {len(inferred)} images, expected the same')
     same = sum(predicted[name][0] == inferred[name][0] for name in predicted)
     apart = max(abs(predicted[name][1] - inferred[name][1]) for name in predicted)
 

@@ -28,7 +28,7 @@ TRAINING_LABELS = (3, 1, 7, 5)
 
 
 def noise(shape: Sequence[int], seed: int) -> np.ndarray:
-    """Standard normal float32. Seed 0 is the picture batch of the logits, seed 1 that of the training steps."""
+    """Standard normal float32. Seed 0 is the image batch of the logits, seed 1 that of the training steps."""
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(size=tuple(shape), dtype=np.float32)
 
 

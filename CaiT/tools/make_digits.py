@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the embedded data set: 1,797 scanned handwritten digits, as pictures in ImageNet layout.
+"""Write the embedded dataset: 1,797 scanned handwritten digits, as images in ImageNet layout.
 
     python -m CaiT.tools.make_digits                      into dataset/digits
     python -m CaiT.tools.make_digits --output elsewhere   into another folder
 
 The digits come with scikit-learn (``sklearn.datasets.load_digits``: the test part of UCI's "Optical Recognition of
-Handwritten Digits", 8x8 pixels, 0 to 16 ink, CC BY 4.0). They are stored as they are, 8x8 grey PNG files with ink 16
-as level 255; the transform enlarges them. Every fifth picture of a class is a validation picture, so both parts are
-balanced and fixed. Running it again gives the same bytes; the lists are written last, so they never name a picture
+Handwritten Digits", 8x8 pixels, 0 to 16 ink, CC BY 4.0). They are stored as they are, 8x8 gray PNG files with ink 16
+as level 255; the transform enlarges them. Every fifth image of a class is a validation image, so both parts are
+balanced and fixed. Running it again gives the same bytes; the lists are written last, so they never name an image
 that is not there.
 """
 from __future__ import annotations
@@ -31,11 +31,11 @@ from CaiT.files import atomic_write
 
 OUTPUT = Path('dataset/digits')
 NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-EVERY = 5  # one picture in five is for validation: the 80/20 split
+EVERY = 5  # one image in five is for validation: the 80/20 split
 
 
 def digits() -> Tuple[np.ndarray, np.ndarray]:
-    """(grey levels [1797, 8, 8] uint8, digit [1797]) in scikit-learn's order."""
+    """(gray levels [1797, 8, 8] uint8, digit [1797]) in scikit-learn's order."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -45,7 +45,7 @@ def digits() -> Tuple[np.ndarray, np.ndarray]:
 
 
 def places(targets: Sequence[int]) -> Iterator[Tuple[str, str]]:
-    """(split, path) of each picture: numbered within its class, every fifth one for validation."""
+    """(split, path) of each image: numbered within its class, every fifth one for validation."""
     seen = [0] * len(NAMES)
     for digit in targets:
         split = 'valid' if seen[digit] % EVERY == EVERY - 1 else 'train'
@@ -63,11 +63,11 @@ def list_lines(targets: Sequence[int]) -> Dict[str, List[str]]:
 
 
 def write_digits(output: Path) -> Dict[str, int]:
-    """Write the data set into ``output``; returns the number of lines of each list."""
-    pictures, targets = digits()
-    for picture, (_, path) in zip(pictures, places(targets)):
+    """Write the dataset into ``output``; returns the number of lines of each list."""
+    images, targets = digits()
+    for image, (_, path) in zip(images, places(targets)):
         content = io.BytesIO()
-        Image.fromarray(picture).save(content, 'PNG')
+        Image.fromarray(image).save(content, 'PNG')
         if not (output / path).is_file() or (output / path).read_bytes() != content.getvalue():
             with atomic_write(output / path, 'wb') as file:
                 file.write(content.getvalue())

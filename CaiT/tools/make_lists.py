@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the list files of a data set from its class folders.
+"""Write the list files of a dataset from its class folders.
 
-    python -m CaiT.tools.make_lists dataset/LSVRC2012                     every picture
+    python -m CaiT.tools.make_lists dataset/LSVRC2012                     every image
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --fraction 0.1      a tenth of each class
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --per-class 50      at most 50 of each class
     python -m CaiT.tools.make_lists dataset/flowers --val-split 0.2       no valid/ folder: a fifth goes to validation
 
-Looks for DATA_PATH/train/<class>/<picture> and DATA_PATH/valid/<class>/<picture> (or val/). A class id is the place of
+Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (or val/). A class id is the place of
 the folder's name in sorted order, from 0. Writes train_list.txt, val_list.txt and test_list.txt (the validation
-pictures' paths, for -pred) into DATA_PATH, and classes.txt (the folders' names) when there is none. Lists that are
+images' paths, for -pred) into DATA_PATH, and classes.txt (the folders' names) when there is none. Lists that are
 there already are kept unless --force, which renames them to <name>.bak-<time>. Subsets are drawn with --seed.
 """
 from __future__ import annotations
@@ -26,57 +26,57 @@ import numpy as np
 
 from CaiT.cli import Parser
 from CaiT.data.datasets import CLASS_FILE
-from CaiT.data.lists import LIST_FILES, PICTURE_ENDINGS
+from CaiT.data.lists import IMAGE_EXTENSIONS, LIST_FILES
 from CaiT.errors import InputError, run
 from CaiT.files import atomic_write
 
-ClassPictures = Dict[str, List[str]]  # class folder -> its pictures, paths relative to DATA_PATH, both sorted
+ClassImages = Dict[str, List[str]]  # class folder -> its images, paths relative to DATA_PATH, both sorted
 
 
-def class_pictures(root: Path, split: str) -> ClassPictures:
-    """The pictures below ``root/split/<class>/``, at any depth."""
-    classes: ClassPictures = {}
+def class_images(root: Path, split: str) -> ClassImages:
+    """The images below ``root/split/<class>/``, at any depth."""
+    classes: ClassImages = {}
     for folder in sorted(entry for entry in (root / split).iterdir() if entry.is_dir()):
         found = [Path(place, name).relative_to(root).as_posix() for place, _, names in os.walk(folder, followlinks=True)
-                 for name in names if name.lower().endswith(PICTURE_ENDINGS)]
+                 for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
         if not found:
-            raise InputError(f'{folder}: found no pictures in this class folder')
+            raise InputError(f'{folder}: found no images in this class folder')
         classes[folder.name] = sorted(found)
     if not classes:
-        raise InputError(f'{root / split}: found no class folders, expected {split}/<class>/<picture>')
+        raise InputError(f'{root / split}: found no class folders, expected {split}/<class>/<image>')
     return classes
 
 
-def draw(classes: ClassPictures, fraction: float, per_class: Optional[int], seed: int) -> ClassPictures:
-    """The wanted share of each class (at least one picture), chosen at random; what is chosen stays sorted."""
+def draw(classes: ClassImages, fraction: float, per_class: Optional[int], seed: int) -> ClassImages:
+    """The wanted share of each class (at least one image), chosen at random; what is chosen stays sorted."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    chosen: ClassPictures = {}
-    for name, pictures in classes.items():
-        count = max(1, round(len(pictures) * fraction))
+    chosen: ClassImages = {}
+    for name, images in classes.items():
+        count = max(1, round(len(images) * fraction))
         count = count if per_class is None else min(count, per_class)
-        chosen[name] = [pictures[i] for i in sorted(rng.permutation(len(pictures))[:count].tolist())]
+        chosen[name] = [images[i] for i in sorted(rng.permutation(len(images))[:count].tolist())]
     return chosen
 
 
-def split_off(classes: ClassPictures, share: float, seed: int) -> Tuple[ClassPictures, ClassPictures]:
-    """(training, validation): ``share`` of each class goes to validation, at least one picture stays on either side."""
-    small = [name for name, pictures in classes.items() if len(pictures) < 2]
+def split_off(classes: ClassImages, share: float, seed: int) -> Tuple[ClassImages, ClassImages]:
+    """(training, validation): ``share`` of each class goes to validation, at least one image stays on either side."""
+    small = [name for name, images in classes.items() if len(images) < 2]
     if small:
-        raise InputError(f'--val-split: class {small[0]} has a single picture, expected at least 2')
-    sizes = {name: min(max(1, round(len(pictures) * share)), len(pictures) - 1) for name, pictures in classes.items()}
+        raise InputError(f'--val-split: class {small[0]} has a single image, expected at least 2')
+    sizes = {name: min(max(1, round(len(images) * share)), len(images) - 1) for name, images in classes.items()}
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
-    held = {name: set(rng.permutation(len(pictures))[:sizes[name]].tolist()) for name, pictures in classes.items()}
-    return tuple({name: [picture for i, picture in enumerate(pictures) if (i in held[name]) == wanted]
-                  for name, pictures in classes.items()} for wanted in (False, True))
+    held = {name: set(rng.permutation(len(images))[:sizes[name]].tolist()) for name, images in classes.items()}
+    return tuple({name: [image for i, image in enumerate(images) if (i in held[name]) == wanted]
+                  for name, images in classes.items()} for wanted in (False, True))
 
 
-def lines(classes: ClassPictures, names: Sequence[str]) -> List[str]:
+def lines(classes: ClassImages, names: Sequence[str]) -> List[str]:
     """``path class_id`` lines, by class."""
     ids = {name: index for index, name in enumerate(names)}
     unknown = [name for name in classes if name not in ids]
     if unknown:
-        raise InputError(f'class folder {unknown[0]} of the validation pictures is not among the training classes')
-    return [f'{picture} {ids[name]}' for name, pictures in classes.items() for picture in pictures]
+        raise InputError(f'class folder {unknown[0]} of the validation images is not among the training classes')
+    return [f'{image} {ids[name]}' for name, images in classes.items() for image in images]
 
 
 def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[str]:
@@ -102,7 +102,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument('data_path', help='folder with train/ and, when there is one, valid/ or val/')
     parser.flag('fraction', type=float, default=1.0, help='share of each class to list, in (0, 1]')
-    parser.flag('per_class', type=int, default=None, help='largest number of pictures to list for each class')
+    parser.flag('per_class', type=int, default=None, help='largest number of images to list for each class')
     parser.flag('val_split', type=float, default=0.0, help='share of train/ that becomes the validation list')
     parser.flag('seed', type=int, default=0, help='of the random choice of a subset or split')
     parser.switch('force', help='replace lists that are there; the old ones are renamed')
@@ -110,7 +110,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     root = Path(args.data_path)
     if not (root / 'train').is_dir():
-        raise InputError(f'{root / "train"}: no such folder, expected {root}/train/<class>/<picture>')
+        raise InputError(f'{root / "train"}: no such folder, expected {root}/train/<class>/<image>')
     if not 0 < args.fraction <= 1:
         raise InputError(f'--fraction: found {args.fraction}, expected a number above 0, at most 1')
     if args.per_class is not None and args.per_class < 1:
@@ -121,9 +121,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.val_split and held:
         raise InputError(f'--val-split: there is a folder {root / held} already, expected one or the other')
 
-    train = class_pictures(root, 'train')
+    train = class_images(root, 'train')
     names = list(train)
-    valid = class_pictures(root, held) if held else {}
+    valid = class_images(root, held) if held else {}
     if args.val_split:
         train, valid = split_off(train, args.val_split, args.seed)
     train = draw(train, args.fraction, args.per_class, args.seed)
@@ -131,13 +131,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if valid:
         valid = draw(valid, args.fraction, args.per_class, args.seed)
         texts[LIST_FILES['val']] = lines(valid, names)
-        texts[LIST_FILES['test']] = [picture for pictures in valid.values() for picture in pictures]
+        texts[LIST_FILES['test']] = [image for images in valid.values() for image in images]
     for kept in write_lists(root, texts, args.force):
         print(f'kept the old list as {root / kept}')
     if not (root / CLASS_FILE).exists():
         write_lists(root, {CLASS_FILE: names}, force=False)
     for name, text in texts.items():
-        print(f'{root / name}: {len(text)} pictures')
+        print(f'{root / name}: {len(text)} images')
     print(f'{len(names)} classes; train with -data_path={root} -num_classes={len(names)}')
     if not valid:
         print('no valid/ folder: no validation list (--val-split 0.2 takes a fifth of train/)')

@@ -7,7 +7,7 @@
 
 A document has the table when it has the markers.
 
-MACs are per picture: convolution, Linears, both matmuls of attention and the talking heads (which Paddle's own counter
+MACs are per image: convolution, Linears, both matmuls of attention and the talking heads (which Paddle's own counter
 leaves out, as it does the matmuls); no bias, norm, softmax or activation. They are the papers' "FLOPs" to 0.8 %.
 """
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parameters(name: str, **overrides: Any) -> int:
 
 
 def macs(name: str, num_classes: int = 1000) -> Dict[str, int]:
-    """Multiply-adds of one picture at the model's own size: linear, conv, attn, talking and their total."""
+    """Multiply-adds of one image at the model's own size: linear, conv, attn, talking and their total."""
     from CaiT.models.registry import get_variant
     variant = get_variant(name)
     arch, side = variant.arch, variant.data['image_size'] // variant.arch['patch_size']

@@ -2,7 +2,7 @@
 """Run the quick-start notebook from top to bottom; on request, write what came out to docs/quickstart.md.
 
     python -m CaiT.tools.run_notebook            run it; the exit status is not 0 when a cell fails
-    python -m CaiT.tools.run_notebook --write    and write docs/quickstart.md with its pictures in docs/images
+    python -m CaiT.tools.run_notebook --write    and write docs/quickstart.md with its images in docs/images
 
 The notebook itself is never changed: its outputs stay out of the repository. Needs the extra ``notebook``
 (nbclient, ipykernel).
@@ -50,9 +50,9 @@ def execute(path: Path, timeout: int) -> Any:
 
 
 def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
-    """The executed cells as Markdown, what a cell printed before what it drew, and the pictures: {name in docs/images:
+    """The executed cells as Markdown, what a cell printed before what it drew, and the images: {name in docs/images:
     PNG}. What went to stderr, warnings of the machine it ran on, is left out."""
-    parts, pictures = [HEAD], {}
+    parts, images = [HEAD], {}
     for cell in cells:
         if cell['cell_type'] == 'markdown':
             parts.append(cell['source'].replace('](../docs/', '](') + '\n')
@@ -64,28 +64,28 @@ def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
             parts.append(f'```\n{said}\n```\n')
         for output in cell['outputs']:
             if 'image/png' in output.get('data', {}):
-                name = f'quickstart-{len(pictures) + 1}.png'
-                pictures[name] = base64.b64decode(output['data']['image/png'])
+                name = f'quickstart-{len(images) + 1}.png'
+                images[name] = base64.b64decode(output['data']['image/png'])
                 parts.append(f'![{name[:-4]}](images/{name})\n')
-    return '\n'.join(parts), pictures
+    return '\n'.join(parts), images
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
-    parser.switch('write', help=f'write {PAGE.relative_to(ROOT)} and its pictures')
+    parser.switch('write', help=f'write {PAGE.relative_to(ROOT)} and its images')
     parser.flag('timeout', type=int, default=600, metavar='SECONDS', help='for one cell; default 600')
     options = parser.parse_args(arguments)
     started = time.time()
     notebook = execute(NOTEBOOK, options.timeout)
     print(f'{NOTEBOOK.relative_to(ROOT)}: {len(notebook["cells"])} cells ran in {time.time() - started:.0f} s')
     if options.write:
-        text, pictures = render(notebook['cells'])
-        for name, content in pictures.items():
+        text, images = render(notebook['cells'])
+        for name, content in images.items():
             with atomic_write(PAGE.parent / 'images' / name, 'wb') as file:
                 file.write(content)
         with atomic_write(PAGE) as file:
             file.write(text)
-        print(f'{PAGE.relative_to(ROOT)}: written, with {len(pictures)} pictures')
+        print(f'{PAGE.relative_to(ROOT)}: written, with {len(images)} images')
     return 0
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: ``<tag>.pdstate`` holds everything needed to go on, ``<tag>.pdparams`` the weights alone.
+"""Checkpoints: ``<tag>.pdstate`` holds the full training state, ``<tag>.pdparams`` the weights alone.
 
-Tags are ``last`` and ``best``. A state is one file of arrays, numbers and text, written beside its name and renamed:
-after a crash at any moment the old one or the new one is there, never half of one. It is read by an unpickler that
-admits nothing else, so a checkpoint from somewhere else cannot run code.
+Tags are ``last`` and ``best``. A state is one pickle of arrays, numbers and text. It is written to a temporary file and
+renamed, so a crash leaves the old file or the new one, never an incomplete one. It is read by a restricted unpickler
+(CaiT/safe_pickle.py), so a checkpoint from an untrusted source cannot run code.
 """
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ TAGS = ('last', 'best', 'best_ema')
 
 
 def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The model's parameters by public name in float32, as Paddle lays them out.
+    """The model's parameters by public name as float32 arrays in Paddle's layout.
 
-    Exact for the half-precision weights of O2 as well, whose bfloat16 NumPy does not have.
+    The conversion is exact for the float16 and bfloat16 weights of O2.
     """
     return {name: parameter.astype('float32').numpy() for name, parameter in model.named_parameters()}
 
@@ -48,15 +48,15 @@ def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
     return path
 
 
-def sweep(folder: PathLike, active: bool = True) -> None:
-    """Remove what a killed run left half-written in ``folder``: temporary files that never got their name."""
+def remove_temporary_files(folder: PathLike, active: bool = True) -> None:
+    """Remove the temporary files that a killed run left in ``folder``; a no-op when not ``active``."""
     for tag in (TAGS if active else ()):
         for path in Path(folder).glob(f'.{tag}.pd*.tmp'):
             path.unlink()
 
 
 def read(path: PathLike) -> Dict[str, Any]:
-    """A state as it was written; InputError for a file that is none, damaged, or of another format."""
+    """The content of a ``.pdstate`` file; InputError when it is damaged, no training state, or of another format."""
     path = Path(path)
     try:
         with open(path, 'rb') as file:
@@ -75,7 +75,8 @@ def read(path: PathLike) -> Dict[str, Any]:
 
 
 def find(resume: str, folder: PathLike) -> Optional[Path]:
-    """The state that ``-resume`` means: a path with or without extension, or 'auto' for ``folder``'s last, if any."""
+    """The file that ``-resume`` names: a path with or without extension, a run's folder, or 'auto' for the ``last`` of
+    ``folder``; None when 'auto' finds none."""
     if resume == 'auto':
         last = Path(folder) / f'last{SUFFIX}'
         return last if last.exists() else None
@@ -87,13 +88,13 @@ def find(resume: str, folder: PathLike) -> Optional[Path]:
 
 
 def check_same_run(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
-    """InputError when ``state`` belongs to a model of another shape than ``config``'s, or to another optimiser."""
-    theirs = yaml.safe_load(state['config'])
+    """InputError when ``state`` is of another model architecture or another optimizer than ``config``."""
+    saved_config = yaml.safe_load(state['config'])
     keys = [('MODEL', key) for key in config.MODEL if key not in ('PRETRAINED', 'STRICT')]
     for *sections, key in [*keys, ('DATA', 'IMAGE_SIZE'), ('TRAIN', 'OPTIMIZER', 'NAME')]:
-        mine, found = config, theirs
+        current, saved = config, saved_config
         for section in sections:
-            mine, found = mine[section], found[section]
-        if mine[key] != found.get(key):
-            raise InputError(f'-resume {path}: {".".join([*sections, key])} is {found.get(key)!r} there and '
-                             f'{mine[key]!r} in this run')
+            current, saved = current[section], saved[section]
+        if current[key] != saved.get(key):
+            raise InputError(f'-resume {path}: {".".join([*sections, key])} is {saved.get(key)!r} there and '
+                             f'{current[key]!r} in this run')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the config to the loaders that training, evaluation and prediction read."""
+"""Data loaders of training, evaluation and prediction, built from the config."""
 from __future__ import annotations
 
 import dataclasses
@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from CaiT.config import data_config
 from CaiT.data.cifar import ARCHIVES
 from CaiT.data.datasets import ListDataset, build_dataset
-from CaiT.data.lists import LIST_FILES, Samples, pictures_in, read_label_map
+from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
@@ -21,14 +21,14 @@ from CaiT.training import distributed
 
 
 def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
-    """Batches of this process and the sampler that chooses the epoch.
+    """The loader of this process's batches and its sampler, on which the epoch is set.
 
-    Targets are class ids [B], or with mixup or CutMix distributions [B, K] that carry the label smoothing.
+    Targets are class ids [B], or with mixup or CutMix distributions [B, K] that include the label smoothing.
     """
     data, aug = config.DATA, config.AUG
     dataset = _dataset(config, 'train', build_train_transform(config))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
-                           world=distributed.world())
+                           world_size=distributed.world_size())
     mixing = None
     if aug.MIXUP or aug.CUTMIX:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
@@ -37,15 +37,15 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
 
 
 def build_train_transform(config: CfgNode) -> TrainTransform:
-    """The transform of the nodes AUG and DATA; InputError for what they ask and cannot be had."""
+    """The training transform of the config sections AUG and DATA; InputError for invalid settings."""
     options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
     return train_transform(DataConfig(**data_config(config)), options)
 
 
 def build_val_loader(config: CfgNode, split: str = 'val') -> Any:
-    """Batches (pictures, class ids) of this process in order, every picture once over all processes."""
+    """Batches (images, class ids) of this process, in order; over all processes every image comes exactly once."""
     dataset = _dataset(config, split, eval_transform(DataConfig(**data_config(config))))
-    sampler = EvalSampler(len(dataset), config.DATA.BATCH_SIZE_EVAL, distributed.rank(), distributed.world())
+    sampler = EvalSampler(len(dataset), config.DATA.BATCH_SIZE_EVAL, distributed.rank(), distributed.world_size())
     return build_loader(dataset, sampler, config.DATA.NUM_WORKERS, config.DATA.USE_SHARED_MEMORY)
 
 
@@ -55,13 +55,13 @@ def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
 
 
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
-    """(batches, paths in order, class names) of what DATA.DATA_PATH is: a data set's test list, a folder, a picture."""
+    """(loader, paths in order, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image."""
     data, path = config.DATA, Path(config.DATA.DATA_PATH)
     transform = eval_transform(DataConfig(**data_config(config)))
     if data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
         dataset = _dataset(config, 'test', transform)
     else:
-        paths = pictures_in(path)
+        paths = list_images(path)
         names = read_label_map(data.LABEL_MAP, config.MODEL.NUM_CLASSES) if data.LABEL_MAP else None
         samples = Samples('', paths, [-1] * len(paths), range(1, len(paths) + 1))
         dataset = ListDataset(str(path), samples, transform, names)

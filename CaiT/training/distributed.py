@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process or many: Paddle's engine behind a few functions. A single process never touches it."""
+"""Data-parallel training: the few functions of paddle.distributed that training needs. All are no-ops for a single
+process, which never initializes paddle.distributed."""
 from __future__ import annotations
 
 import contextlib
@@ -11,45 +12,45 @@ import paddle
 from paddle import nn
 
 
-def start() -> None:
+def init() -> None:
     """Join the job that ``paddle.distributed.launch`` started (NCCL on GPUs, gloo on CPUs), if it did."""
-    if world() > 1:
+    if world_size() > 1:
         paddle.distributed.init_parallel_env()
 
 
-def world() -> int:
-    """Processes of this job."""
+def world_size() -> int:
+    """Number of processes of this job."""
     return int(os.environ.get('PADDLE_TRAINERS_NUM', '1'))
 
 
 def rank() -> int:
-    """This process's number, 0 .. world - 1."""
-    return int(os.environ.get('PADDLE_TRAINER_ID', '0')) if world() > 1 else 0
+    """Index of this process, 0 .. world_size() - 1."""
+    return int(os.environ.get('PADDLE_TRAINER_ID', '0')) if world_size() > 1 else 0
 
 
 def wrap(model: nn.Layer) -> nn.Layer:
-    """The model whose backward pass averages gradients over all processes."""
-    return paddle.DataParallel(model) if world() > 1 else model
+    """``model`` in DataParallel: its backward pass averages gradients over all processes."""
+    return paddle.DataParallel(model) if world_size() > 1 else model
 
 
-def local(net: nn.Layer, yes: bool) -> ContextManager:
-    """While ``yes``, a backward pass adds to this process's gradients and does not average them over all."""
-    return net.no_sync() if yes and world() > 1 else contextlib.nullcontext()
+def no_sync(net: nn.Layer, enabled: bool = True) -> ContextManager:
+    """While ``enabled``, a backward pass accumulates this process's gradients without averaging them over all."""
+    return net.no_sync() if enabled and world_size() > 1 else contextlib.nullcontext()
 
 
 def average_gradients(parameters: Sequence[paddle.Tensor]) -> None:
-    """Average the gradients over all processes: what ``wrap`` does during a backward pass that is not ``local``.
+    """Average the gradients over all processes: what a backward pass outside ``no_sync`` does by itself.
 
-    For recomputation, whose inner backward passes Paddle's DataParallel refuses.
+    For recomputation, whose nested backward passes Paddle's DataParallel does not support.
     """
-    if world() > 1:
+    if world_size() > 1:
         from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
         fused_allreduce_gradients(list(parameters), None)
 
 
-def total(values: Sequence[float]) -> List[float]:
+def all_reduce_sum(values: Sequence[float]) -> List[float]:
     """Sums over all processes, in float64: pass sums and counts, never means."""
-    if world() == 1:
+    if world_size() == 1:
         return [float(value) for value in values]
     tensor = paddle.to_tensor(list(values), dtype='float64')
     paddle.distributed.all_reduce(tensor)
@@ -57,17 +58,17 @@ def total(values: Sequence[float]) -> List[float]:
 
 
 @contextlib.contextmanager
-def failing_first() -> Iterator[None]:
-    """Let the launcher see who failed: an error in the block reaches the screen whichever process it happens in.
+def delay_abort_on_error() -> Iterator[None]:
+    """Let the launcher show the error of the process that raised it first.
 
-    When a process ends, its connections close, gloo aborts the others in the same moment, and the launcher shows the
-    log of the first failed process, not of the one with the error. So a child keeps the connections open for the
-    seconds in which the launcher notices and ends the job.
+    When a process exits, its connections close, gloo aborts the other processes at once, and the launcher shows the
+    log of the first process it finds failed, which may be another one. On an exception this forks a child, which keeps
+    the connections open for 10 s: long enough for the launcher to notice the failed process and end the job.
     """
     try:
         yield
     except Exception:
-        if world() > 1 and os.fork() == 0:
+        if world_size() > 1 and os.fork() == 0:
             time.sleep(10)
             os._exit(0)
         raise

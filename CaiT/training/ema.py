@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exponential moving average of the weights, in float32 whatever the model trains in."""
+"""Exponential moving average (EMA) of the weights, in float32 whatever the training dtype."""
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +11,7 @@ from paddle import nn
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * weights, after every update; starts at the weights themselves."""
+    """average <- decay * average + (1 - decay) * weights at each ``update``; initialized with the weights."""
 
     def __init__(self, model: nn.Layer, decay: float) -> None:
         self.decay = decay
@@ -26,15 +26,15 @@ class Ema:
 
     @contextlib.contextmanager
     def applied(self, model: nn.Layer) -> Iterator[None]:
-        """Within the block the model holds the average; after it, bit for bit what it held before."""
-        own = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+        """Within the block ``model`` holds the averaged weights; afterwards its own, restored bit for bit."""
+        original = {name: parameter.numpy() for name, parameter in model.named_parameters()}
         try:
             for name, parameter in model.named_parameters():
                 parameter.set_value(self.average[name].astype(parameter.dtype))
             yield
         finally:
             for name, parameter in model.named_parameters():
-                parameter.set_value(own[name])
+                parameter.set_value(original[name])
 
     def arrays(self) -> Dict[str, np.ndarray]:
         return {name: average.numpy() for name, average in self.average.items()}

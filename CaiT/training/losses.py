@@ -10,72 +10,74 @@ import paddle.nn.functional as F
 Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
 
 
-def distribution(targets: paddle.Tensor, classes: int, smoothing: float) -> paddle.Tensor:
-    """Class ids to smoothed one-hot rows [B, K]; rows that are distributions already pass unchanged."""
+def target_distribution(targets: paddle.Tensor, num_classes: int, smoothing: float) -> paddle.Tensor:
+    """Class ids [B] to smoothed one-hot rows [B, K]; distributions [B, K] are returned as they are."""
     if targets.ndim == 2:
         return targets
-    return F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes
+    return F.one_hot(targets, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
 def cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Mean over pictures of -sum(target * log softmax(logits)); ``smoothing`` is spread over all classes."""
+    """Mean over images of -sum(target * log softmax(logits)); ``smoothing`` is spread over all classes."""
     def loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
         logits = logits.astype('float32')
         if targets.ndim == 1 and not smoothing:
             return F.cross_entropy(logits, targets)
-        target = distribution(targets, logits.shape[1], smoothing)
+        target = target_distribution(targets, logits.shape[1], smoothing)
         return -(target * F.log_softmax(logits)).sum(-1).mean()
     return loss
 
 
 def binary_cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Mean over pictures and classes of the sigmoid cross entropy (each class a yes/no question, as in DeiT III)."""
+    """Mean over images and classes of the sigmoid cross entropy, one binary target per class, as in DeiT III."""
     def loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-        target = distribution(targets, logits.shape[1], smoothing)
+        target = target_distribution(targets, logits.shape[1], smoothing)
         return F.binary_cross_entropy_with_logits(logits.astype('float32'), target)
     return loss
 
 
 class TrainingLoss:
-    """(logits, targets, the teacher's logits or None) -> the loss that is minimised.
+    """(logits, targets, teacher_logits or None) -> scalar loss.
 
-    With a teacher: (1 - ``alpha``) * loss on the labels + ``alpha`` * the teacher's term (DeiT, section 4).
-    'hard': cross entropy with the teacher's decision. 'soft': ``tau``^2 * KL(teacher || student) of both softmaxes at
-    temperature ``tau``, mean over pictures, as in the paper; DeiT's public code divides by the number of classes too,
-    which leaves next to nothing of it.
-    A distilled DeiT gives two heads' logits: the second learns from the teacher alone, the first from the labels;
-    without a teacher both learn the labels. CaiT's published weights
-    are distilled but have one head, and no public code trains them: here, by this project's reading, both terms go to
-    that head.
+    With a teacher: (1 - ``alpha``) * label loss + ``alpha`` * distillation loss (DeiT, section 4).
+    'hard': cross entropy with the teacher's argmax. 'soft': ``tau``^2 * KL(teacher || student) of both softmaxes at
+    temperature ``tau``, mean over images, as in the paper; DeiT's public code also divides by the number of classes,
+    which makes the term negligible.
+    ``logits`` of a distilled DeiT are a pair, one per head: the head of the distillation token gets the distillation
+    loss, the head of the class token the label loss; without a teacher both get the label loss. CaiT has one head and
+    no public code for its distilled training: both terms apply to that head, which is this project's interpretation.
     """
 
-    def __init__(self, labels: Loss, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> None:
-        self.labels, self.kind, self.alpha, self.tau = labels, kind, alpha, tau
+    def __init__(self, label_loss: Loss, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> None:
+        self.label_loss, self.kind, self.alpha, self.tau = label_loss, kind, alpha, tau
 
-    def __call__(self, logits: Any, targets: paddle.Tensor, told: Optional[paddle.Tensor] = None) -> paddle.Tensor:
-        if told is None:
+    def __call__(self, logits: Any, targets: paddle.Tensor,
+                 teacher_logits: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+        if teacher_logits is None:
             heads = logits if isinstance(logits, tuple) else (logits,)
-            return sum(self.labels(one, targets) for one in heads) / len(heads)
-        first, last = logits if isinstance(logits, tuple) else (logits, logits)
-        return (1 - self.alpha) * self.labels(first, targets) + self.alpha * self.teachers(last, told)
+            return sum(self.label_loss(head, targets) for head in heads) / len(heads)
+        cls_logits, dist_logits = logits if isinstance(logits, tuple) else (logits, logits)
+        return ((1 - self.alpha) * self.label_loss(cls_logits, targets)
+                + self.alpha * self.distillation_loss(dist_logits, teacher_logits))
 
-    def teachers(self, logits: paddle.Tensor, told: paddle.Tensor) -> paddle.Tensor:
-        """The teacher's term."""
-        logits, told = logits.astype('float32'), told.astype('float32')
+    def distillation_loss(self, logits: paddle.Tensor, teacher_logits: paddle.Tensor) -> paddle.Tensor:
+        logits, teacher_logits = logits.astype('float32'), teacher_logits.astype('float32')
         if self.kind == 'hard':
-            return F.cross_entropy(logits, told.argmax(-1))
-        theirs, ours = F.log_softmax(told / self.tau), F.log_softmax(logits / self.tau)
-        return (theirs.exp() * (theirs - ours)).sum(-1).mean() * self.tau ** 2
+            return F.cross_entropy(logits, teacher_logits.argmax(-1))
+        teacher, student = F.log_softmax(teacher_logits / self.tau), F.log_softmax(logits / self.tau)
+        return (teacher.exp() * (teacher - student)).sum(-1).mean() * self.tau ** 2
 
 
 def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> TrainingLoss:
-    """'CE' or 'BCE' with label smoothing (which soft targets, as mixup makes them, carry inside already), and a
-    teacher's term of ``kind``."""
+    """'CE' or 'BCE' with label smoothing, and a distillation loss of ``kind`` ('none', 'hard', 'soft').
+
+    Smoothing applies to class ids only; soft targets, as mixup makes them, contain it already.
+    """
     return TrainingLoss({'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing), kind, alpha, tau)
 
 
-def correct(logits: Any, targets: paddle.Tensor) -> int:
-    """Pictures whose largest logit (of the mean over heads) is at their class, or at their largest share of one."""
+def count_correct(logits: Any, targets: paddle.Tensor) -> int:
+    """Number of images whose argmax (of the sum over heads) is their class id, or the argmax of their distribution."""
     logits = sum(logits) if isinstance(logits, tuple) else logits
-    wanted = targets if targets.ndim == 1 else targets.argmax(-1)
-    return int((logits.argmax(-1) == wanted).sum().item())
+    class_ids = targets if targets.ndim == 1 else targets.argmax(-1)
+    return int((logits.argmax(-1) == class_ids).sum().item())

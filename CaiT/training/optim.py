@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates as pure functions of the position in training, and optimisers with their parameter groups."""
+"""Learning-rate schedules as pure functions of the position in training; optimizers and their parameter groups."""
 from __future__ import annotations
 
 import math
@@ -18,73 +18,75 @@ MASTER = 'master_weight'
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate at a position in epochs (a fraction inside an epoch: the rate changes with every update).
+    """The learning rate as a function of the position in epochs, which is fractional: it changes with every update.
 
-    Warm-up rises linearly from ``start`` to ``peak`` over ``warmup`` epochs; then ``kind`` leads to ``end``:
-    'cosine', 'linear', 'step' (times ``rate`` every ``every`` epochs), 'multistep' (times ``rate`` at each milestone)
-    or 'constant'. Cosine counts the warm-up among its epochs, as timm's per-update schedule does.
+    Warm-up is linear from ``warmup_start_lr`` to ``peak_lr`` over ``warmup_epochs``; then ``kind`` applies: 'cosine' or
+    'linear' down to ``end_lr``, 'step' (times ``decay`` every ``step_epochs``), 'multistep' (times ``decay`` at each of
+    ``milestones``) or 'constant'. The cosine includes the warm-up epochs, as timm's per-update schedule does.
     """
-    peak: float
+    peak_lr: float
     epochs: int
-    warmup: int = 0
-    start: float = 0.0
-    end: float = 0.0
+    warmup_epochs: int = 0
+    warmup_start_lr: float = 0.0
+    end_lr: float = 0.0
     kind: str = 'cosine'
-    every: int = 30
-    rate: float = 0.1
+    step_epochs: int = 30
+    decay: float = 0.1
     milestones: Tuple[int, ...] = ()
 
     def at(self, position: float) -> float:
-        if position < self.warmup:
-            return self.start + (self.peak - self.start) * position / self.warmup
-        done = min(position / self.epochs, 1.0)
+        """The learning rate ``position`` epochs after the start."""
+        if position < self.warmup_epochs:
+            return self.warmup_start_lr + (self.peak_lr - self.warmup_start_lr) * position / self.warmup_epochs
+        fraction = min(position / self.epochs, 1.0)
         if self.kind == 'cosine':
-            return self.end + (self.peak - self.end) * (1 + math.cos(math.pi * done)) / 2
+            return self.end_lr + (self.peak_lr - self.end_lr) * (1 + math.cos(math.pi * fraction)) / 2
         if self.kind == 'linear':
-            return self.peak + (self.end - self.peak) * done
+            return self.peak_lr + (self.end_lr - self.peak_lr) * fraction
         if self.kind == 'step':
-            return self.peak * self.rate ** (position // self.every)
+            return self.peak_lr * self.decay ** (position // self.step_epochs)
         if self.kind == 'multistep':
-            return self.peak * self.rate ** sum(position >= milestone for milestone in self.milestones)
-        return self.peak
+            return self.peak_lr * self.decay ** sum(position >= milestone for milestone in self.milestones)
+        return self.peak_lr
 
 
-def build_schedule(config: CfgNode, pictures_per_update: int) -> Tuple[Schedule, str]:
-    """The schedule of ``config.TRAIN`` with its peak scaled linearly to the global batch, and a line that says so."""
+def build_schedule(config: CfgNode, images_per_update: int) -> Tuple[Schedule, str]:
+    """The schedule of ``config.TRAIN``, its peak scaled linearly with the global batch size; and a line for the log."""
     train = config.TRAIN
-    factor = pictures_per_update / train.LR_BATCH if train.LR_BATCH else 1.0
+    factor = images_per_update / train.LR_BATCH if train.LR_BATCH else 1.0
     schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, train.WARMUP_EPOCHS, train.WARMUP_START_LR, train.END_LR,
                         train.LR_SCHEDULE, train.LR_STEP, train.LR_DECAY, train.LR_MILESTONES)
-    line = (f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({pictures_per_update} pictures per update / '
-            f'{train.LR_BATCH or "unscaled"}) = {schedule.peak:g}')
+    line = (f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({images_per_update} images per update / '
+            f'{train.LR_BATCH or "unscaled"}) = {schedule.peak_lr:g}')
     return schedule, line
 
 
 def parameter_groups(model: nn.Layer, weight_decay: float, layer_decay: float = 1.0) -> List[Dict[str, Any]]:
     """Groups by weight decay and depth: [{'names', 'params', 'weight_decay', 'learning_rate': scale}].
 
-    Parameters of one axis (norms, biases, LayerScale) and those the model names (tokens, position embedding) do not
-    decay. With ``layer_decay`` < 1 the rate shrinks by that factor per layer from the head down to the embedding.
+    One-dimensional parameters (norms, biases, LayerScale) and those of ``model.no_weight_decay()`` (tokens, position
+    embedding) have no weight decay. ``layer_decay`` is a learning-rate factor per layer, from the head down to the
+    patch embedding.
     """
-    skip, last = model.no_weight_decay(), model.num_layer_ids - 1
+    no_weight_decay, last_layer = model.no_weight_decay(), model.num_layer_ids - 1
     groups: Dict[Tuple[bool, int], Dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.stop_gradient:
             continue
-        decays = parameter.ndim > 1 and name not in skip
-        depth = model.layer_id(name) if layer_decay != 1.0 else last
-        group = groups.setdefault((decays, depth), {
+        decays = parameter.ndim > 1 and name not in no_weight_decay
+        layer = model.layer_id(name) if layer_decay != 1.0 else last_layer
+        group = groups.setdefault((decays, layer), {
             'names': [], 'params': [], 'weight_decay': weight_decay if decays else 0.0,
-            'learning_rate': layer_decay ** (last - depth)})
+            'learning_rate': layer_decay ** (last_layer - layer)})
         group['names'].append(name)
         group['params'].append(parameter)
     return list(groups.values())
 
 
 def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.Optimizer, str]:
-    """The optimiser of ``config.TRAIN``, and a line that counts what decays and what does not.
+    """The optimizer of ``config.TRAIN``, and a log line with the number of parameters with and without weight decay.
 
-    Its learning rate is set by the trainer before every update; clipping is the trainer's too.
+    The trainer sets the learning rate before every update and clips the gradients.
     """
     train, options = config.TRAIN, config.TRAIN.OPTIMIZER
     groups = parameter_groups(model, train.WEIGHT_DECAY, train.LAYER_DECAY)
@@ -92,44 +94,44 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
         options.NAME, train.WEIGHT_DECAY, *_count(groups, True), *_count(groups, False))
     if train.LAYER_DECAY != 1.0:
         line += f', layer decay {train.LAYER_DECAY:g} over {model.num_layer_ids} depths'
-    still = {name for group in groups if not group['weight_decay'] for name in
-             (parameter.name for parameter in group['params'])}
-    plain = [{key: value for key, value in group.items() if key != 'names'} for group in groups]
+    not_decayed = {parameter.name for group in groups if not group['weight_decay'] for parameter in group['params']}
+    paddle_groups = [{key: value for key, value in group.items() if key != 'names'} for group in groups]
     betas = dict(beta1=options.BETAS[0], beta2=options.BETAS[1], epsilon=options.EPS)
-    rate = train.BASE_LR
+    lr = train.BASE_LR
     if options.NAME == 'AdamW':
-        return paddle.optimizer.AdamW(rate, parameters=plain, weight_decay=train.WEIGHT_DECAY, **betas), line
+        return paddle.optimizer.AdamW(lr, parameters=paddle_groups, weight_decay=train.WEIGHT_DECAY, **betas), line
     if options.NAME == 'LAMB':
-        for group in plain:
-            group.pop('weight_decay')  # LAMB's own takes part in its trust ratio; the group's would join the gradient
-        return paddle.optimizer.Lamb(rate, lamb_weight_decay=train.WEIGHT_DECAY, parameters=plain,
-                                     exclude_from_weight_decay_fn=lambda p: p.name in still, **betas), line
-    return paddle.optimizer.Momentum(rate, momentum=options.MOMENTUM, use_nesterov=options.NESTEROV,
-                                     parameters=plain), line
+        for group in paddle_groups:
+            group.pop('weight_decay')  # would be added to the gradient; lamb_weight_decay enters the trust ratio
+        return paddle.optimizer.Lamb(lr, lamb_weight_decay=train.WEIGHT_DECAY, parameters=paddle_groups,
+                                     exclude_from_weight_decay_fn=lambda p: p.name in not_decayed, **betas), line
+    return paddle.optimizer.Momentum(lr, momentum=options.MOMENTUM, use_nesterov=options.NESTEROV,
+                                     parameters=paddle_groups), line
 
 
 @paddle.no_grad()
-def clip_gradients(parameters: Sequence[paddle.Tensor], largest: float) -> float:
-    """The global norm of the gradients; where it exceeds ``largest`` (0: never) they are scaled down in place."""
+def clip_gradients(parameters: Sequence[paddle.Tensor], max_norm: float) -> float:
+    """Scale the gradients in place so that their global norm is at most ``max_norm`` (0: no clipping); returns the norm
+    before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = paddle.stack([_C_ops.squared_l2_norm(g.astype('float32')) for g in gradients]).sum().sqrt().item()
-    if largest and norm > largest:
+    if max_norm and norm > max_norm:
         for gradient in gradients:
-            gradient.scale_(largest / (norm + 1e-6))
+            gradient.scale_(max_norm / (norm + 1e-6))
     return norm
 
 
 def _count(groups: List[Dict[str, Any]], decaying: bool) -> Tuple[int, int]:
-    """(tensors, values) of the groups that decay, or of those that do not."""
+    """Number of (tensors, values) of the groups with weight decay, or of those without."""
     tensors = [p for group in groups if bool(group['weight_decay']) == decaying for p in group['params']]
     return len(tensors), sum(int(np.prod(p.shape)) for p in tensors)
 
 
 def optimizer_arrays(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The optimiser's accumulators under public names: {'blocks.0.attn.qkv.weight/moment1_0': array}, and with O2 the
-    float32 weights behind the half-precision ones ({'…/master_weight': array}).
+    """The optimizer's accumulators under public names: {'blocks.0.attn.qkv.weight/moment1_0': array}, and with O2 the
+    float32 master weights ({'…/master_weight': array}).
 
-    Paddle keys them by automatic names that depend on what else was built in the process.
+    Paddle's own keys are generated names, which depend on the layers created before in the same process.
     """
     state = dict(optimizer.state_dict())
     masters = state.pop('master_weights', {})
@@ -144,17 +146,17 @@ def optimizer_arrays(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> 
 
 
 def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, arrays: Dict[str, np.ndarray]) -> None:
-    """Give the optimiser back what ``optimizer_arrays`` took; InputError when a parameter is not of this model."""
-    automatic = {name: parameter.name for name, parameter in model.named_parameters()}
+    """The inverse of ``optimizer_arrays``; InputError for a parameter that the model does not have."""
+    generated_names = {name: parameter.name for name, parameter in model.named_parameters()}
     state, masters = {}, {}
     for key, array in arrays.items():
         name, slot = key.split('/')
-        if name not in automatic:
+        if name not in generated_names:
             raise InputError(f'optimizer state: parameter {name} is not in this model')
         if slot == MASTER:
-            masters[automatic[name]] = paddle.to_tensor(array)
+            masters[generated_names[name]] = paddle.to_tensor(array)
         else:
-            state[f'{automatic[name]}_{slot}'] = paddle.to_tensor(array)
+            state[f'{generated_names[name]}_{slot}'] = paddle.to_tensor(array)
     if masters:
         state['master_weights'] = masters
     optimizer.set_state_dict(state)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: epochs of updates, evaluated, saved and resumable to the bit.
+"""The training loop: epochs of optimizer updates, evaluated, checkpointed, and resumable bit for bit.
 
-Every random choice is a function of (SEED, epoch, step, rank): the data's through its sampler, the model's by seeding
-Paddle's generator before each micro-batch. So a checkpoint needs no generator's inner state to go on exactly.
+Every random choice is a function of (SEED, epoch, step, rank): in the data through its sampler, in the model by seeding
+Paddle's generator before each micro-batch. A checkpoint therefore needs no generator state to resume exactly.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 import numpy as np
 import paddle
@@ -20,38 +20,47 @@ from yacs.config import CfgNode
 from CaiT.config import build_model
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, distributed
-from CaiT.training.charts import Charts
-from CaiT.training.clock import Clock
+from CaiT.training.acceleration import accelerate_for
+from CaiT.training.amp import Amp
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
 from CaiT.training.ema import Ema
 from CaiT.training.evaluator import evaluate
-from CaiT.training.journal import Journal
-from CaiT.training.losses import build_loss, correct
+from CaiT.training.logger import RunLogger
+from CaiT.training.losses import build_loss, count_correct
+from CaiT.training.meter import Meter
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
-from CaiT.training.precision import Precision
-from CaiT.training.stopping import Stopping, StopSignal
+from CaiT.training.preemption import Preempted, PreemptionSignal
+from CaiT.training.visualdl_writer import VisualDLWriter
+
+RENAMED_KEYS = {'pictures': 'images', 'rate': 'lr'}  # of state['progress'] in older checkpoints
 
 
 @dataclasses.dataclass
-class Progress:
-    """Where training stands: ``step`` micro-batches of ``epoch`` are done, with these sums over their pictures."""
+class TrainState:
+    """The position in training: ``step`` micro-batches of ``epoch`` are done. ``loss_sum``, ``correct`` and ``images``
+    are sums over them; ``lr`` and ``grad_norm`` are those of the last update."""
     epoch: int = 1
     step: int = 0
     loss_sum: float = 0.0
     correct: float = 0.0
-    pictures: float = 0
-    rate: float = 0.0       # of the last update
-    grad_norm: float = 0.0  # of the last update
+    images: float = 0
+    lr: float = 0.0
+    grad_norm: float = 0.0
     best_top1: float = -1.0
     best_ema_top1: float = -1.0
     best_epoch: int = 0
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
+        """From ``state['progress']`` of a checkpoint, written by this or an older version."""
+        return cls(**{RENAMED_KEYS.get(key, key): value for key, value in values.items()})
+
     def averages(self) -> Dict[str, float]:
-        return {'loss': self.loss_sum / self.pictures, 'acc': self.correct / self.pictures}
+        return {'loss': self.loss_sum / self.images, 'acc': self.correct / self.images}
 
     def next_epoch(self) -> None:
-        self.epoch, self.step, self.loss_sum, self.correct, self.pictures = self.epoch + 1, 0, 0.0, 0.0, 0
+        self.epoch, self.step, self.loss_sum, self.correct, self.images = self.epoch + 1, 0, 0.0, 0.0, 0
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -66,191 +75,205 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[List[Any]]:
 
 
 class Trainer:
-    """One training job in ``folder``, from a frozen config. Raises InputError for what the user can mend."""
+    """One training job in ``folder``, from a frozen config. Raises InputError for errors in the user's input.
 
-    def __init__(self, config: CfgNode, folder: Path, journal: Journal) -> None:
-        self.config, self.folder, self.journal = config, Path(folder), journal
+    Seeds Paddle's global generator with SEED.
+    """
+
+    def __init__(self, config: CfgNode, folder: Path, logger: RunLogger) -> None:
+        self.config, self.folder, self.logger = config, Path(folder), logger
         distill = config.TRAIN.DISTILL
         paddle.seed(config.SEED)
         self.model = build_model(config)
         self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
+        if config.MODEL.PRETRAINED:
+            logger.info('\n'.join(self.model.load_report.lines()))
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
                                distill.TYPE, distill.ALPHA, distill.TAU)
         self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
-        self.optimizer, decay_line = build_optimizer(self.model, config)
-        self.schedule, rate_line = build_schedule(
-            config, config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER * distributed.world())
-        self.precision = Precision(config)
-        self.progress = Progress(epoch=config.TRAIN.LAST_EPOCH + 1)
-        for line in filter(None, (decay_line, rate_line, self.precision.note, self.teacher and self.teacher.note)):
-            self.journal.line(line)
-        checkpoint.sweep(folder, journal.active)
-        state = self._resume()
+        self.optimizer, weight_decay_line = build_optimizer(self.model, config)
+        self.schedule, lr_line = build_schedule(
+            config, config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER * distributed.world_size())
+        self.amp = Amp(config)
+        self.state = TrainState(epoch=config.TRAIN.LAST_EPOCH + 1)
+        for line in filter(None, (weight_decay_line, lr_line, self.amp.note, self.teacher and self.teacher.note)):
+            self.logger.info(line)
+        checkpoint.remove_temporary_files(folder, logger.active)
+        resumed = self._resume()
         self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
-        if self.ema and state.get('ema'):
-            self.ema.restore(state['ema'])
-        journal.rewind(self.progress.epoch - 1)
-        net, self.optimizer = self.precision.decorate(self.model, self.optimizer)
+        if self.ema and resumed.get('ema'):
+            self.ema.restore(resumed['ema'])
+        logger.rewind(self.state.epoch - 1)
+        logger.info(accelerate_for(config, self.model))
+        net, self.optimizer = self.amp.decorate(self.model, self.optimizer)
         if config.TRAIN.TO_STATIC:
             net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
-        self.charts = Charts(self.folder, config.TRAIN.VISUALDL and journal.active)
+        self.writer = VisualDLWriter(self.folder, config.TRAIN.VISUALDL and logger.active)
 
-    def fit(self) -> Progress:
-        """Train to the last epoch; returns where training stands. SIGTERM saves ``last`` and leaves with status 143."""
-        epochs, progress = self.config.TRAIN.EPOCHS, self.progress
-        self.journal.line(f'Start training from epoch {progress.epoch}.')
-        with StopSignal() as stop:
-            while progress.epoch <= epochs:
-                record, improved = self._epoch(stop), False
-                if progress.epoch % self.config.VALIDATE_FREQ == 0 or progress.epoch == epochs:
+    def fit(self) -> TrainState:
+        """Train to the last epoch and return the final state.
+
+        Handles SIGTERM while it runs: saves the checkpoint ``last`` and exits with status 143.
+        """
+        epochs, state = self.config.TRAIN.EPOCHS, self.state
+        self.logger.info(f'Start training from epoch {state.epoch}.')
+        with PreemptionSignal() as preemption:
+            while state.epoch <= epochs:
+                record, is_best = self._train_epoch(preemption), False
+                if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
                     try:
-                        improved = self._validate(record, stop)
-                    except Stopping:
-                        self._stop()
-                self.charts.add({key: value for key, value in record.items() if key != 'epoch'},
-                                progress.epoch * len(self.sampler))
-                progress.next_epoch()
-                self.journal.record(record)
-                self._save(*['best', 'last'] if improved else ['last'])
-                if progress.epoch <= epochs and stop.agreed():
-                    self._stop(save=False)
-        self.charts.close()
-        return progress
+                        is_best = self._validate(record, preemption)
+                    except Preempted:
+                        self._exit_preempted()
+                self.writer.add_scalars({key: value for key, value in record.items() if key != 'epoch'},
+                                        state.epoch * len(self.sampler))
+                state.next_epoch()
+                self.logger.record(record)
+                self._save(*['best', 'last'] if is_best else ['last'])
+                if state.epoch <= epochs and preemption.any_rank():
+                    self._exit_preempted(save=False)
+        self.writer.close()
+        return state
 
-    def _epoch(self, stop: StopSignal) -> Dict[str, Any]:
-        """The updates of the epoch that are still to do; returns its record."""
-        config, progress, steps = self.config, self.progress, len(self.sampler)
-        started, clock = time.time(), Clock()
-        title = f'Epoch[{progress.epoch:03d}/{config.TRAIN.EPOCHS:03d}]'
-        self.journal.line(f'Now training epoch {progress.epoch}. LR={self._rate():.6f}')
-        self.sampler.set_epoch(progress.epoch, progress.step)
+    def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
+        """Run the remaining updates of the current epoch; returns its log.jsonl record."""
+        config, state, steps = self.config, self.state, len(self.sampler)
+        start_time, meter = time.time(), Meter()
+        title = f'Epoch[{state.epoch:03d}/{config.TRAIN.EPOCHS:03d}]'
+        self.logger.info(f'Now training epoch {state.epoch}. LR={self._lr():.6f}')
+        self.sampler.set_epoch(state.epoch, state.step)
         self.model.train()
-        batches = self.journal.progress(clock.watch(self.loader), steps - progress.step, title)
+        batches = self.logger.progress(meter.measure(self.loader), steps - state.step, title)
+        save_steps = config.SAVE_STEPS * config.TRAIN.ACCUM_ITER
         for group in grouped(batches, config.TRAIN.ACCUM_ITER):
-            first = progress.step
+            first_step = state.step
             self._update(group)
-            mean = progress.averages()
-            for step in range(first, progress.step):
+            averages = state.averages()
+            for step in range(first_step, state.step):
                 if step % config.REPORT_FREQ == 0:
-                    self._report(clock, title, step, mean)
-            stopping, every = stop.agreed(), config.SAVE_STEPS * config.TRAIN.ACCUM_ITER
-            if stopping or (every and progress.step % every == 0 and progress.step < steps):
+                    self._report(meter, title, step, averages)
+            preempted = preemption.any_rank()
+            if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
-            if stopping:
-                self._stop(save=False)
-        totals = distributed.total([progress.loss_sum, progress.correct, progress.pictures])
-        mean = Progress(loss_sum=totals[0], correct=totals[1], pictures=totals[2]).averages()
-        self.journal.line('----- {}, Train Loss: {loss:.4f}, Train Acc: {acc:.4f}, time: {:.2f}'.format(
-            title, time.time() - started, **mean))
-        times = clock.totals()
-        return {'epoch': progress.epoch, 'train_loss': mean['loss'], 'train_acc': mean['acc'], 'lr': progress.rate,
-                'grad_norm': progress.grad_norm, **times,
-                'eta': (config.TRAIN.EPOCHS - progress.epoch) * steps * times['batch_time']}
+            if preempted:
+                self._exit_preempted(save=False)
+        sums = distributed.all_reduce_sum([state.loss_sum, state.correct, state.images])
+        averages = TrainState(loss_sum=sums[0], correct=sums[1], images=sums[2]).averages()
+        self.logger.info('----- {}, Train Loss: {loss:.4f}, Train Acc: {acc:.4f}, time: {:.2f}'.format(
+            title, time.time() - start_time, **averages))
+        summary = meter.summary()
+        return {'epoch': state.epoch, 'train_loss': averages['loss'], 'train_acc': averages['acc'], 'lr': state.lr,
+                'grad_norm': state.grad_norm, **summary,
+                'eta': (config.TRAIN.EPOCHS - state.epoch) * steps * summary['batch_time']}
 
-    def _report(self, clock: Clock, title: str, step: int, mean: Dict[str, float]) -> None:
-        """The two lines about a step, and its charts."""
-        progress, epochs, steps = self.progress, self.config.TRAIN.EPOCHS, len(self.sampler)
-        self.journal.line('{}, Step[{:04d}/{:04d}], Avg Loss: {loss:.4f}, Avg Acc: {acc:.4f}'.format(
-            title, step, steps, **mean))
-        self.journal.line(clock.report(progress.epoch, epochs, step, steps, progress.rate, mean['loss'], mean['acc']))
-        self.charts.add({'step_loss': mean['loss'], 'step_acc': mean['acc'], 'step_lr': progress.rate,
-                         'step_grad_norm': progress.grad_norm}, (progress.epoch - 1) * steps + step)
+    def _report(self, meter: Meter, title: str, step: int, averages: Dict[str, float]) -> None:
+        """Write the two log lines and the scalars of a step."""
+        state, epochs, steps = self.state, self.config.TRAIN.EPOCHS, len(self.sampler)
+        loss, acc = averages['loss'], averages['acc']
+        self.logger.info(f'{title}, Step[{step:04d}/{steps:04d}], Avg Loss: {loss:.4f}, Avg Acc: {acc:.4f}')
+        self.logger.info(meter.report(state.epoch, epochs, step, steps, state.lr, loss, acc))
+        self.writer.add_scalars({'step_loss': loss, 'step_acc': acc, 'step_lr': state.lr,
+                                 'step_grad_norm': state.grad_norm}, (state.epoch - 1) * steps + step)
 
-    def _rate(self) -> float:
-        return self.schedule.at(self.progress.epoch - 1 + self.progress.step / len(self.sampler))
+    def _lr(self) -> float:
+        return self.schedule.at(self.state.epoch - 1 + self.state.step / len(self.sampler))
 
     def _update(self, group: List[Any]) -> None:
-        """One update from the micro-batches of ``group``."""
-        progress, config = self.progress, self.config
-        progress.rate = self._rate()
-        apart = config.TRAIN.RECOMPUTE  # averages gradients after the backward pass, not in it
-        for number, (pictures, targets) in enumerate(group, 1):
-            paddle.seed(step_seed(config.SEED, progress.epoch, progress.step, distributed.rank()))
-            with distributed.local(self.net, apart or number < len(group)), self.precision.autocast():
-                value, hits = self._backward(pictures, targets, len(group))
-            if not math.isfinite(value):
-                raise InputError(self._blown_up(value))
-            progress.step += 1
-            progress.loss_sum += value * len(targets)
-            progress.correct += hits
-            progress.pictures += len(targets)
-        if apart:
+        """One optimizer update from the micro-batches of ``group``."""
+        state, config = self.state, self.config
+        state.lr = self._lr()
+        sync_afterwards = config.TRAIN.RECOMPUTE  # gradients are averaged after the backward pass, not within it
+        for number, (images, targets) in enumerate(group, 1):
+            paddle.seed(step_seed(config.SEED, state.epoch, state.step, distributed.rank()))
+            with distributed.no_sync(self.net, sync_afterwards or number < len(group)), self.amp.autocast():
+                loss, correct = self._forward_backward(images, targets, len(group))
+            if not math.isfinite(loss):
+                raise InputError(self._non_finite_loss_message(loss))
+            state.step += 1
+            state.loss_sum += loss * len(targets)
+            state.correct += correct
+            state.images += len(targets)
+        if sync_afterwards:
             distributed.average_gradients(self.model.parameters())
-        self.optimizer.set_lr(progress.rate)
-        self.precision.unscale(self.optimizer)
-        progress.grad_norm = clip_gradients(self.model.parameters(), config.TRAIN.GRAD_CLIP)
-        self.precision.step(self.optimizer)
+        self.optimizer.set_lr(state.lr)
+        self.amp.unscale(self.optimizer)
+        state.grad_norm = clip_gradients(self.model.parameters(), config.TRAIN.GRAD_CLIP)
+        self.amp.step(self.optimizer)
         self.optimizer.clear_grad()
         if self.ema:
             self.ema.update(self.model)
 
-    def _backward(self, pictures: paddle.Tensor, targets: paddle.Tensor, share: int) -> Tuple[float, int]:
-        """Add the gradients of one micro-batch, one of ``share``; returns its loss and how many it has right."""
-        told = self.teacher(pictures) if self.teacher else None
-        logits = self.net(pictures)
-        loss = self.loss(logits, targets, told)
-        # The mean over the update's pictures: without the division n micro-batches would step n times as far.
-        self.precision.backward(loss / share)
-        return loss.item(), correct(logits, targets)
+    def _forward_backward(self, images: paddle.Tensor, targets: paddle.Tensor,
+                          num_micro_batches: int) -> Tuple[float, int]:
+        """Accumulate the gradients of one of ``num_micro_batches``; returns its loss and its number of correct images.
 
-    def _validate(self, record: Dict[str, Any], stop: StopSignal) -> bool:
-        """Score the weights, and their average, into ``record``; True when the weights are the best so far."""
-        progress, report, pictures = self.progress, self.config.REPORT_FREQ, stop.watch(self.val_loader)
-        score = evaluate(self.model, pictures, self.journal, report)
-        record.update(val_loss=score.loss, val_top1=score.top1, val_top5=score.top5)
+        ``images`` [B, 3, S, S]; ``targets`` class ids [B] or distributions [B, K].
+        """
+        teacher_logits = self.teacher(images) if self.teacher else None
+        logits = self.net(images)
+        loss = self.loss(logits, targets, teacher_logits)
+        # Gradients are those of the mean over the images of all micro-batches, hence the division.
+        self.amp.backward(loss / num_micro_batches)
+        return loss.item(), count_correct(logits, targets)
+
+    def _validate(self, record: Dict[str, Any], preemption: PreemptionSignal) -> bool:
+        """Evaluate the weights and their EMA into ``record``; True when the weights have the best top-1 so far."""
+        state, report_freq, loader = self.state, self.config.REPORT_FREQ, preemption.guard(self.val_loader)
+        result = evaluate(self.model, loader, self.logger, report_freq)
+        record.update(val_loss=result.loss, val_top1=result.top1, val_top5=result.top5)
         if self.ema:
             with self.ema.applied(self.model):
-                averaged = evaluate(self.model, pictures, self.journal, report, 'EMA')
-            record.update(ema_loss=averaged.loss, ema_top1=averaged.top1, ema_top5=averaged.top5)
-            if averaged.top1 > progress.best_ema_top1:
-                progress.best_ema_top1 = averaged.top1
-                if self.journal.active:
+                ema_result = evaluate(self.model, loader, self.logger, report_freq, 'EMA')
+            record.update(ema_loss=ema_result.loss, ema_top1=ema_result.top1, ema_top5=ema_result.top5)
+            if ema_result.top1 > state.best_ema_top1:
+                state.best_ema_top1 = ema_result.top1
+                if self.logger.active:
                     checkpoint.write_weights(self.folder / 'best_ema.pdparams', self.ema.arrays())
-        if score.top1 <= progress.best_top1:
+        if result.top1 <= state.best_top1:
             return False
-        progress.best_top1, progress.best_epoch = score.top1, progress.epoch
+        state.best_top1, state.best_epoch = result.top1, state.epoch
         return True
 
-    def _blown_up(self, value: float) -> str:
-        good = [str(path) for path in (self.folder / 'last.pdstate', self.folder / 'best.pdstate') if path.exists()]
-        progress = self.progress
-        return (f'loss is {value} at epoch {progress.epoch}, step {progress.step}, LR {progress.rate:g}; '
-                f'last good checkpoint: {good[0] if good else "none yet"}')
+    def _non_finite_loss_message(self, loss: float) -> str:
+        found = [str(path) for path in (self.folder / 'last.pdstate', self.folder / 'best.pdstate') if path.exists()]
+        state = self.state
+        return (f'loss is {loss} at epoch {state.epoch}, step {state.step}, LR {state.lr:g}; '
+                f'last good checkpoint: {found[0] if found else "none yet"}')
 
-    def _stop(self, save: bool = True) -> None:
+    def _exit_preempted(self, save: bool = True) -> None:
         if save:
             self._save('last')
-        self.journal.line(f'stopped by SIGTERM at epoch {self.progress.epoch}, step {self.progress.step}; '
-                          f'go on with -resume {self.folder}')
-        raise SystemExit(143)  # 128 + SIGTERM, as a shell reports it
+        self.logger.info(f'stopped by SIGTERM at epoch {self.state.epoch}, step {self.state.step}; '
+                         f'go on with -resume {self.folder}')
+        raise SystemExit(143)  # 128 + SIGTERM, the status a shell reports
 
     def _save(self, *tags: str) -> None:
-        """Write the state of now under ``tags``. All processes take part in the sums, the first one writes."""
-        sums = distributed.total([self.progress.loss_sum, self.progress.correct, self.progress.pictures])
-        if not self.journal.active:
+        """Write the current state under ``tags``: a collective call, in which only rank 0 writes."""
+        sums = distributed.all_reduce_sum([self.state.loss_sum, self.state.correct, self.state.images])
+        if not self.logger.active:
             return
         state = {
             'model': checkpoint.weights(self.model),
             'ema': self.ema.arrays() if self.ema else {},
             'optimizer': optimizer_arrays(self.optimizer, self.model),
-            'scaler': self.precision.state(),
-            'progress': {**dataclasses.asdict(self.progress), **dict(zip(('loss_sum', 'correct', 'pictures'), sums))},
+            'scaler': self.amp.state_dict(),
+            'progress': {**dataclasses.asdict(self.state), **dict(zip(('loss_sum', 'correct', 'images'), sums))},
             'steps': len(self.sampler),
-            'random': {'seed': self.config.SEED},  # with the position above, all that any generator needs
+            'random': {'seed': self.config.SEED},  # together with 'progress' it determines all random choices
             'config': self.config.dump(),
         }
         for tag in tags:
             checkpoint.write(self.folder, tag, state)
 
     def _resume(self) -> Dict[str, Any]:
-        """Take up the state that RESUME names, if it names any; returns it, or {}."""
+        """Restore the checkpoint that RESUME names and return its content; {} when there is nothing to resume."""
         path = checkpoint.find(self.config.RESUME, self.folder) if self.config.RESUME else None
-        found = distributed.total([path is not None])[0]
-        if 0 < found < distributed.world():
-            raise InputError(f'-resume {self.config.RESUME}: found by {found:g} of {distributed.world()} processes '
+        found, world_size = distributed.all_reduce_sum([path is not None])[0], distributed.world_size()
+        if 0 < found < world_size:
+            raise InputError(f'-resume {self.config.RESUME}: found by {found:g} of {world_size} processes '
                              f'under {self.folder}, expected a folder that all of them share')
         if path is None:
             return {}
@@ -258,12 +281,12 @@ class Trainer:
         checkpoint.check_same_run(path, state, self.config)
         self.model.set_state_dict(state['model'])
         restore_optimizer(self.optimizer, self.model, state['optimizer'])
-        self.precision.restore(state['scaler'])
-        self.progress = Progress(**state['progress'])
-        # With another number of processes an epoch has another number of steps: the same share of it is done.
-        self.progress.step = self.progress.step * len(self.sampler) // state['steps']
+        self.amp.load_state_dict(state['scaler'])
+        self.state = TrainState.from_dict(state['progress'])
+        # With another number of processes an epoch has another number of steps: keep the fraction that is done.
+        self.state.step = self.state.step * len(self.sampler) // state['steps']
         if distributed.rank():
-            self.progress.loss_sum = self.progress.correct = self.progress.pictures = 0
-        self.journal.line(f'resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}, '
-                          f'best Acc@1 {self.progress.best_top1:.4f} (epoch {self.progress.best_epoch})')
+            self.state.loss_sum = self.state.correct = self.state.images = 0
+        self.logger.info(f'resumed from {path}: epoch {self.state.epoch}, step {self.state.step}, '
+                         f'best Acc@1 {self.state.best_top1:.4f} (epoch {self.state.best_epoch})')
         return state

@@ -43,7 +43,7 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> Checkpoint:
     """The arrays of a weight file, its format and its layout. Every fault of the file is an InputError of one line."""
     file = resolve(path)
     try:
-        name = _recognise(file)
+        name = _recognize(file)
         arrays = _READERS[name](file)
         layout = _layout(name, file)
     except InputError as error:
@@ -69,14 +69,14 @@ def resolve(path: Union[str, os.PathLike]) -> str:
     raise InputError(f'{path}: no such file; looked for it as given and with {", ".join(EXTENSIONS)} behind it')
 
 
-def _recognise(path: str) -> str:
+def _recognize(path: str) -> str:
     """Name of the format that the file's first bytes show: a key of _READERS."""
     with open(path, 'rb') as file:
         head = file.read(64)
     if not head:
         raise InputError('the file is empty')
     if head.startswith(b'PK\x03\x04'):
-        return _recognise_zip(path)
+        return _recognize_zip(path)
     # torch.save before 1.6: a pickle stream that opens with the number 0x1950a86a20f9469cfc6c
     if head.startswith(b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'):
         return 'PyTorch'
@@ -89,7 +89,7 @@ def _recognise(path: str) -> str:
     raise InputError(f'its first bytes are of no weight format known here ({", ".join(EXTENSIONS)})')
 
 
-def _recognise_zip(path: str) -> str:
+def _recognize_zip(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -12,7 +12,7 @@ _A = -0.75  # of the cubic kernel, as torch's interpolate has it (Pillow's and O
 
 
 def grid_side(rows: int, name: str) -> int:
-    """Patches per side of a square picture of ``rows`` patches."""
+    """Patches per side of a square image of ``rows`` patches."""
     side = math.isqrt(max(rows, 0))
     if side * side != rows or side == 0:
         raise InputError(f'{name} has {rows} patch rows, expected a square number')
@@ -23,7 +23,7 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
     """Weights [target, source] of bicubic interpolation along one axis, float64.
 
     torch.nn.functional.interpolate(mode='bicubic', align_corners=False) without antialiasing, as facebookresearch
-    resamples: pixel centres at half-integers, four taps, the border repeated.
+    resamples: pixel centers at half-integers, four taps, the border repeated.
     """
     position = (np.arange(target) + 0.5) * (source / target) - 0.5
     first = np.floor(position).astype(np.int64)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named arrays to a weight file: ``.pdparams`` and ``.safetensors`` in Paddle's layout, ``.safetensors`` in PyTorch's.
 
-Arrays come in under public names in Paddle's layout, as ``translate.normalise`` gives them.
+Arrays come in under public names in Paddle's layout, as ``translate.rename`` gives them.
 """
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ def test_contenders_take_turns_and_the_median_counts():
     assert rates['b']['median'] == 5 and benchmark.ratio(rates['a'], rates['b']) == 0.4  # of 0.2, 0.4 and 6
 
 
-def test_a_window_counts_pictures(monkeypatch):
+def test_a_window_counts_images(monkeypatch):
     clock = iter(range(0, 100))
     monkeypatch.setattr('time.perf_counter', lambda: next(clock))
     runs = []
-    pictures, seconds = benchmark.window(lambda: runs.append(1), 8)(3.0)
-    assert pictures == 8 * len(runs) == 24 and seconds == 4
+    images, seconds = benchmark.window(lambda: runs.append(1), 8)(3.0)
+    assert images == 8 * len(runs) == 24 and seconds == 4
     assert benchmark.window(lambda: runs.append(1), 8)(0.0)[0] == 8  # the warm-up really runs
 
 

@@ -14,16 +14,16 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'data_pipeline.py'
 
 
-def test_made_pictures_are_measured_and_saved(tmp_path):
+def test_made_images_are_measured_and_saved(tmp_path):
     spec = importlib.util.spec_from_file_location('data_pipeline', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.make_pictures(tmp_path, 2)
-    pictures = sorted(str(path) for path in tmp_path.glob('*.jpg'))
-    assert all(30_000 < Path(path).stat().st_size < 60_000 for path in pictures)  # ImageNet's are about 42 KB
+    module.make_images(tmp_path, 2)
+    images = sorted(str(path) for path in tmp_path.glob('*.jpg'))
+    assert all(30_000 < Path(path).stat().st_size < 60_000 for path in images)  # ImageNet's are about 42 KB
     requests = [{'task': 'train', 'seconds': 0.05}, {'task': 'train bicubic', 'seconds': 0.05},
                 {'task': 'eval', 'save': str(tmp_path / 'eval.npy')}]
-    result = subprocess.run([sys.executable, str(SCRIPT), '--serve', 'ours', *pictures], text=True, check=True,
+    result = subprocess.run([sys.executable, str(SCRIPT), '--serve', 'ours', *images], text=True, check=True,
                             input=''.join(json.dumps(request) + '\n' for request in requests), capture_output=True)
     first, second, saved = map(json.loads, result.stdout.splitlines())
     assert first['rate'] > 5 and second['rate'] > 5 and saved == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data tests share: pictures that are the same everywhere, and the folder of real ones."""
+"""What the data tests share: images that are the same everywhere, and the folder of real ones."""
 from __future__ import annotations
 
 import os
@@ -20,8 +20,8 @@ def pattern():
 
 
 @pytest.fixture
-def picture(pattern):
-    """A picture with smooth and rough places, not square, without the darkest and brightest levels."""
+def pixels(pattern):
+    """An image with smooth and rough places, not square, without the darkest and brightest levels."""
     pixels = cv2.GaussianBlur(pattern(61, 47), (0, 0), 1.5)
     return (pixels // 2 + 40).astype(np.uint8)
 
@@ -34,7 +34,7 @@ def rng():
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real pictures (imagenet_ccby, imagenette_lite, cifar10_lite), from CAIT_REAL_DATA."""
+    """The folder of real images (imagenet_ccby, imagenette_lite, cifar10_lite), from CAIT_REAL_DATA."""
     folder = os.environ.get('CAIT_REAL_DATA')
     if not folder:
         pytest.skip('CAIT_REAL_DATA is not set')

@@ -21,7 +21,7 @@ RECIPE = 'rand-m9-mstd0.5-inc1'
 # What timm 1.0.31 hands to each operation at levels 0, 3, 5, 9, 9.5 and 10, without the random sign
 SIGNED = {'Rotate': 30.0, 'ShearX': 0.3, 'ShearY': 0.3, 'TranslateXRel': 0.45, 'TranslateYRel': 0.45}
 FIXED = {
-    'PosterizeIncreasing': [4, 3, 2, 1, 1, 1],  # timm's last is 0, a black picture that Pillow 13 refuses
+    'PosterizeIncreasing': [4, 3, 2, 1, 1, 1],  # timm's last is 0, a black image that Pillow 13 refuses
     'PosterizeOriginal': [4, 5, 6, 7, 7, 8],
     'Solarize': [0, 76, 128, 230, 243, 256],
     'SolarizeIncreasing': [256, 180, 128, 26, 13, 0],
@@ -67,12 +67,12 @@ class Recorder(Applier):
         return pixels
 
 
-def test_randaugment_draws_two_of_fifteen_at_half_probability(picture, rng):
+def test_randaugment_draws_two_of_fifteen_at_half_probability(pixels, rng):
     recorder = Recorder()
     randaugment = augment.RandAugment(RECIPE, recorder)
     runs = 6000
     for _ in range(runs):
-        randaugment(picture, rng)
+        randaugment(pixels, rng)
     counts = collections.Counter(name for name, _ in recorder.calls)
     assert sorted(counts) == sorted(augment.RANDAUGMENT) and len(counts) == 15
     assert abs(len(recorder.calls) / runs - 1.0) < 0.03  # two draws, each with probability 0.5
@@ -87,14 +87,14 @@ def test_randaugment_reads_its_recipe():
 
 
 def test_randaugment_without_inc1_keeps_the_first_scales():
-    """timm's other set: at magnitude 9 posterise keeps 3 bits, solarise begins at 230, a blend factor is 1.72."""
+    """timm's other set: at magnitude 9 posterize keeps 3 bits, solarize begins at 230, a blend factor is 1.72."""
     names = augment.RandAugment('rand-m9-mstd0.5', Recorder()).names
     assert len(set(names)) == 15 and {'Posterize', 'Solarize', 'Color', 'Brightness', 'Sharpness'} < {*names}
     assert not any('Increasing' in name for name in names)
     found = {name: OPERATIONS[name].argument(9, 1) for name in names if name in OPERATIONS}
     assert found == pytest.approx({'Posterize': 3, 'Solarize': 230, 'SolarizeAdd': 99, 'Color': 1.72, 'Contrast': 1.72,
                                    'Brightness': 1.72, 'Sharpness': 1.72})
-    assert OPERATIONS['Posterize'].argument(0, 1) == 1  # no bit at all would be a black picture
+    assert OPERATIONS['Posterize'].argument(0, 1) == 1  # no bit at all would be a black image
 
 
 @pytest.mark.parametrize('text', ['rand', 'rand-mstd0.5', 'rand-m9-mstd0.5-inc0', 'rand-m9-x3-inc1', 'rand-9-inc1',
@@ -104,17 +104,17 @@ def test_unknown_recipes_are_one_line(text):
         auto_augment(text, FILL, ('bilinear',))
 
 
-def test_every_operation_of_every_recipe_runs(picture, rng):
+def test_every_operation_of_every_recipe_runs(pixels, rng):
     names = {name for policy in augment.AUTOAUGMENT for name, _, _ in policy}
     names |= {*augment.RANDAUGMENT, *augment.RANDAUGMENT_PLAIN}
     assert len(names) == 22 and names == {*augment.PLAIN, *MOVEMENTS, *OPERATIONS}
     applier = Applier(FILL, ('bilinear', 'bicubic'))
-    before = picture.copy()
+    before = pixels.copy()
     for name in sorted(names):
         for level in (0, 10):
-            result = applier(picture, name, level, rng)
-            assert result.shape == picture.shape and result.dtype == np.uint8
-    np.testing.assert_array_equal(picture, before)  # the picture may be somebody else's: never changed in place
+            result = applier(pixels, name, level, rng)
+            assert result.shape == pixels.shape and result.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, before)  # the image may be somebody else's: never changed in place
 
 
 def test_movements_go_both_ways(rng):
@@ -125,7 +125,7 @@ def test_movements_go_both_ways(rng):
     assert places == {1, 19}  # 0.45 * 21 = 9.45 pixels to the left or right
 
 
-def test_autoaugment_is_the_papers_policy(picture, rng):
+def test_autoaugment_is_the_papers_policy(pixels, rng):
     names = collections.Counter(name for policy in augment.AUTOAUGMENT for name, _, _ in policy)
     assert len(augment.AUTOAUGMENT) == 25
     assert names == {'Equalize': 17, 'Solarize': 7, 'Rotate': 6, 'Color': 6, 'PosterizeOriginal': 5, 'Invert': 3,
@@ -136,32 +136,32 @@ def test_autoaugment_is_the_papers_policy(picture, rng):
     recorder = Recorder()
     policy = augment.AutoAugment(recorder)
     for _ in range(5000):
-        policy(picture, rng)
+        policy(pixels, rng)
     assert abs(len(recorder.calls) / 5000 - probability / 25) < 0.03
 
 
-def test_three_augment_is_one_of_three(picture, rng):
+def test_three_augment_is_one_of_three(pixels, rng):
     counts, spreads = collections.Counter(), []
     for _ in range(1500):
-        result = augment.three_augment(picture, rng)
+        result = augment.three_augment(pixels, rng)
         if (result[..., 0] == result[..., 1]).all():
-            counts['grey'] += 1
-        elif np.array_equal(result, np.asarray(ImageOps.solarize(Image.fromarray(picture), 128))):
+            counts['gray'] += 1
+        elif np.array_equal(result, np.asarray(ImageOps.solarize(Image.fromarray(pixels), 128))):
             counts['solarize'] += 1
         else:
             counts['blur'] += 1
             spreads.append(result.std())
-    assert all(430 <= counts[name] <= 570 for name in ('grey', 'solarize', 'blur'))  # 500 +- 4 sigma
-    most, least = cv2.GaussianBlur(picture, (0, 0), 2.0).std(), picture.std()
+    assert all(430 <= counts[name] <= 570 for name in ('gray', 'solarize', 'blur'))  # 500 +- 4 sigma
+    most, least = cv2.GaussianBlur(pixels, (0, 0), 2.0).std(), pixels.std()
     assert most - 0.01 <= min(spreads) < most + 0.5 and least - 0.5 < max(spreads) <= least
 
 
-def test_no_augmentation_is_the_same_picture(picture, rng):
-    assert auto_augment('', FILL, ('bilinear',))(picture, rng) is picture
+def test_no_augmentation_is_the_same_image(pixels, rng):
+    assert auto_augment('', FILL, ('bilinear',))(pixels, rng) is pixels
 
 
-def test_colour_jitter_stays_within_its_strength(rng):
-    flat = np.full((4, 4, 3), 100, np.uint8)  # contrast and saturation leave a grey picture as it is
+def test_color_jitter_stays_within_its_strength(rng):
+    flat = np.full((4, 4, 3), 100, np.uint8)  # contrast and saturation leave a gray image as it is
     levels = np.array([augment.color_jitter(flat, 0.4, rng)[0, 0, 0] for _ in range(600)])
     assert 59 <= levels.min() <= 62 and 138 <= levels.max() <= 140 and abs(levels.mean() - 99.5) < 3
     spread = np.zeros((4, 4, 3), np.uint8)

@@ -15,7 +15,7 @@ from CaiT.errors import InputError
 
 
 def files(name: str, rng: np.random.Generator) -> dict:
-    """The members of a small archive, two pictures in each file, as Python 2 wrote them (bytes as keys)."""
+    """The members of a small archive, two images in each file, as Python 2 wrote them (bytes as keys)."""
     archive = ARCHIVES[name]
     parts = {}
     for file_name in (*archive.files['train'], *archive.files['test']):
@@ -96,4 +96,4 @@ def test_the_real_archive(real_data):
     assert train.pixels.shape == (5000, 32, 32, 3) and np.bincount(train.labels).tolist() == [500] * 10
     assert train.class_names[:3] == ['airplane', 'automobile', 'bird']
     blue_over_red = train.pixels[train.labels == 0].reshape(-1, 3).mean(0)
-    assert blue_over_red[2] > blue_over_red[0] + 5  # aeroplanes fly in the sky: the channels are in order
+    assert blue_over_red[2] > blue_over_red[0] + 5  # airplanes fly in the sky: the channels are in order

@@ -16,7 +16,7 @@ DATA = DataConfig(16, 1.0, 'bicubic', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures of one level each in ImageNet layout, and their lists."""
+    """Three images of one level each in ImageNet layout, and their lists."""
     for index, level in enumerate((0, 255, 51)):
         path = tmp_path / 'train' / f'class {index}' / 'a b.png'
         path.parent.mkdir(parents=True)
@@ -53,19 +53,19 @@ def test_class_names(folder):
     assert names() is None
     (folder / 'classes.txt').write_text('a\nb\nc\n')
     assert names() == ['a', 'b', 'c']
-    assert names(classes=1000) is None  # lists with another data set's ids: these are not its names
+    assert names(classes=1000) is None  # lists with another dataset's ids: these are not its names
     (folder / 'named.json').write_text('["x", "y", "z"]')
     assert names(str(folder / 'named.json')) == ['x', 'y', 'z']
     with pytest.raises(InputError, match='found 3 names, expected 4'):
         names(str(folder / 'named.json'), 4)
 
 
-def test_bad_pictures_name_list_and_line(folder):
-    (folder / 'train' / 'broken.png').write_bytes(b'no picture')
+def test_bad_images_name_list_and_line(folder):
+    (folder / 'train' / 'broken.png').write_bytes(b'no image')
     (folder / 'train_list.txt').write_text('train/class 0/a b.png 0\n\ntrain/broken.png 1\ntrain/none.png 1\n')
     data = build_dataset('imagenet2012', str(folder), 'train', eval_transform(DATA), 3)
-    for index, message in ((1, 'train_list.txt, line 3: picture .*broken.png: cannot be decoded'),
-                           (2, 'train_list.txt, line 4: picture .*none.png: no such file')):
+    for index, message in ((1, 'train_list.txt, line 3: image .*broken.png: cannot be decoded'),
+                           (2, 'train_list.txt, line 4: image .*none.png: no such file')):
         with pytest.raises(InputError, match=message):
             data[index]
 

@@ -10,7 +10,7 @@ from CaiT.errors import InputError
 
 
 def boxes(mode: str, prob: float, rng: np.random.Generator, runs: int):
-    """The erased picture and the box that changed, for each run that erased."""
+    """The erased image and the box that changed, for each run that erased."""
     erase = RandomErasing(prob, mode)
     for _ in range(runs):
         image = erase(np.full((3, 50, 60), 7, np.float32), rng)
@@ -34,7 +34,7 @@ def test_pixel_noise_is_standard_normal_for_every_pixel(rng):
     assert len(np.unique(noise)) > 0.99 * len(noise)
 
 
-def test_rand_is_one_colour_and_const_is_the_mean(rng):
+def test_rand_is_one_color_and_const_is_the_mean(rng):
     for image, box in boxes('rand', 1, rng, 20):
         assert (np.ptp(image[(slice(None), *box)], axis=(1, 2)) == 0).all() and len(np.unique(image)) == 4
     for image, box in boxes('const', 1, rng, 20):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List files, label maps and what a path to pictures means."""
+"""List files, label maps and what a path to images means."""
 from __future__ import annotations
 
 import json
 
 import pytest
 
-from CaiT.data.lists import pictures_in, read_label_map, read_list
+from CaiT.data.lists import list_images, read_label_map, read_list
 from CaiT.errors import InputError
 
 
@@ -83,15 +83,15 @@ def test_real_label_maps(real_data):
         assert read_label_map(real_data / 'meta' / name, 1000)[2] == third
 
 
-def test_pictures_in_file_folder_and_list(tmp_path):
+def test_images_in_file_folder_and_list(tmp_path):
     for name in ('b/2.JPG', 'b/1.png', 'a.webp', 'notes.md'):
-        write(tmp_path / 'pictures' / name, 'x')
-    folder = tmp_path / 'pictures'
-    assert pictures_in(folder) == [str(folder / name) for name in ('a.webp', 'b/1.png', 'b/2.JPG')]
-    assert pictures_in(folder / 'a.webp') == [str(folder / 'a.webp')]
-    assert pictures_in(write(folder / 'list.txt', 'b/1.png 4\na.webp\n')) == [
+        write(tmp_path / 'images' / name, 'x')
+    folder = tmp_path / 'images'
+    assert list_images(folder) == [str(folder / name) for name in ('a.webp', 'b/1.png', 'b/2.JPG')]
+    assert list_images(folder / 'a.webp') == [str(folder / 'a.webp')]
+    assert list_images(write(folder / 'list.txt', 'b/1.png 4\na.webp\n')) == [
         str(folder / 'b/1.png'), str(folder / 'a.webp')]
     (tmp_path / 'empty').mkdir()
-    for path, message in ((tmp_path / 'empty', 'found no pictures'), (tmp_path / 'none', 'no such picture')):
+    for path, message in ((tmp_path / 'empty', 'found no images'), (tmp_path / 'none', 'no such image')):
         with pytest.raises(InputError, match=message):
-            pictures_in(path)
+            list_images(path)

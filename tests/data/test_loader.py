@@ -27,7 +27,7 @@ OPTIONS = TrainOptions(auto_augment='rand-m9-mstd0.5-inc1', erase_prob=0.5)
 
 @pytest.fixture
 def folder(tmp_path, pattern):
-    """24 pictures, 5 classes."""
+    """24 images, 5 classes."""
     (tmp_path / 'train').mkdir()
     for index in range(24):
         Image.fromarray(pattern(30, 24) + np.uint8(index)).save(tmp_path / f'train/{index}.png')
@@ -96,11 +96,11 @@ def test_labels_and_last_batch(folder):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_broken_picture_is_the_same_error_from_any_process(folder, workers):
+def test_a_broken_image_is_the_same_error_from_any_process(folder, workers):
     (folder / 'train/17.png').write_bytes(b'')
     data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
     seen = 0
-    with pytest.raises(InputError, match='val_list.txt, line 18: picture .*17.png: cannot be decoded') as error:
+    with pytest.raises(InputError, match='val_list.txt, line 18: image .*17.png: cannot be decoded') as error:
         for images, _ in build_loader(data, EvalSampler(len(data), 4), workers, True):
             seen += len(images)
     assert seen == 16 and '\n' not in str(error.value)
@@ -110,7 +110,7 @@ SCRIPT = """
 import os, signal, sys
 import numpy as np
 from CaiT import errors
-from CaiT.data.loader import build_loader, worker_deaths
+from CaiT.data.loader import build_loader, worker_failures
 from CaiT.data.sampler import EvalSampler
 
 class Data:
@@ -121,10 +121,10 @@ class Data:
         if index == 7:
             if sys.argv[1] == 'kill':
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise errors.InputError('list.txt, line 8: picture x')
+            raise errors.InputError('list.txt, line 8: image x')
         return np.zeros((3, 4, 4), np.float32), np.int64(0)
 
-@worker_deaths()  # as the jobs do: the signal may come while a batch is being used
+@worker_failures()  # as the jobs do: the signal may come while a batch is being used
 def main():
     for images, labels in build_loader(Data(), EvalSampler(12, 2), 2, True):
         print(len(images))
@@ -133,7 +133,7 @@ errors.run(main)
 """
 
 
-@pytest.mark.parametrize('how,message', [('raise', 'error: list.txt, line 8: picture x'),
+@pytest.mark.parametrize('how,message', [('raise', 'error: list.txt, line 8: image x'),
                                          ('kill', 'error: a data worker died')])
 def test_errors_in_workers_end_the_program_with_one_line(tmp_path, how, message):
     (tmp_path / 'script.py').write_text(textwrap.dedent(SCRIPT))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and CutMix: pictures and targets by value, how often, and what is refused."""
+"""Mixup and CutMix: images and targets by value, how often, and what is refused."""
 from __future__ import annotations
 
 import numpy as np
@@ -12,13 +12,13 @@ CLASSES = 7
 
 
 def batch(count: int = 6, size: int = 20):
-    """Pictures whose every pixel is their index, and labels."""
+    """Images whose every pixel is their index, and labels."""
     images = np.arange(count, dtype=np.float32).reshape(count, 1, 1, 1) * np.ones((1, 3, size, size), np.float32)
     return images, np.arange(count) % CLASSES
 
 
 def shares(images: np.ndarray) -> np.ndarray:
-    """Of each picture, the mean share that is its own rather than its partner's."""
+    """Of each image, the mean share that is its own rather than its partner's."""
     count = len(images)
     own, other = np.arange(count), np.arange(count)[::-1]
     return (images.mean((1, 2, 3)) - other) / (own - other)
@@ -26,7 +26,7 @@ def shares(images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('mixup,cutmix', [(0.8, 0), (0, 1.0), (0.8, 1.0)])
-def test_targets_carry_exactly_the_shares_of_the_pictures(mode, mixup, cutmix, rng):
+def test_targets_carry_exactly_the_shares_of_the_images(mode, mixup, cutmix, rng):
     mixing = Mixing(mixup, cutmix, CLASSES, 6, mode=mode, label_smoothing=0.1)
     images, labels = batch()
     before, drawn = images.copy(), []
@@ -41,7 +41,7 @@ def test_targets_carry_exactly_the_shares_of_the_pictures(mode, mixup, cutmix, r
     drawn = np.array(drawn)
     assert len(np.unique(drawn.round(3))) > 15
     assert np.ptp(drawn, axis=1).max() < 1e-5 if mode == 'batch' else np.ptp(drawn[:, :3], axis=1).max() > 0.5
-    difference = np.abs(drawn - drawn[:, ::-1]).max()  # from picture to partner
+    difference = np.abs(drawn - drawn[:, ::-1]).max()  # from image to partner
     assert difference > 0.5 if mode == 'elem' else difference < 1e-5
     np.testing.assert_array_equal(images, before)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who sees which picture with which draw: independent of workers, ranks and resuming."""
+"""Who sees which image with which draw: independent of workers, ranks and resuming."""
 from __future__ import annotations
 
 import collections
@@ -15,7 +15,7 @@ def epoch(sampler: TrainSampler, number: int, start: int = 0) -> list:
     return list(sampler)
 
 
-def test_an_epoch_is_every_picture_once_in_another_order_each_time():
+def test_an_epoch_is_every_image_once_in_another_order_each_time():
     sampler = TrainSampler(100, 10, seed=3)
     first, second = epoch(sampler, 0), epoch(sampler, 1)
     for batches in (first, second):
@@ -37,7 +37,7 @@ def test_the_order_never_changes_between_versions():
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_ranks_share_the_global_batches_of_one_process(repeats):
     whole = epoch(TrainSampler(101, 12, seed=5, repeats=repeats), 4)
-    ranks = [epoch(TrainSampler(101, 4, seed=5, repeats=repeats, rank=rank, world=3), 4) for rank in range(3)]
+    ranks = [epoch(TrainSampler(101, 4, seed=5, repeats=repeats, rank=rank, world_size=3), 4) for rank in range(3)]
     assert [len(batches) for batches in ranks] == [8, 8, 8]
     for batch, parts in zip(whole, zip(*ranks)):
         assert [item for trio in zip(*parts) for item in trio] == batch
@@ -52,7 +52,7 @@ def test_repeats_stand_side_by_side_with_different_draws():
     for batch in batches:
         assert [batch[i][0] for i in (0, 3, 6)] == [batch[i + 2][0] for i in (0, 3, 6)]
         assert len({draw for _, draw in batch}) == 9
-    ranks = [epoch(TrainSampler(90, 3, seed=0, repeats=3, rank=rank, world=3), 0) for rank in range(3)]
+    ranks = [epoch(TrainSampler(90, 3, seed=0, repeats=3, rank=rank, world_size=3), 0) for rank in range(3)]
     assert [index for index, _ in ranks[0][0]] == [index for index, _ in ranks[2][0]]  # copies go to different ranks
 
 
@@ -66,21 +66,21 @@ def test_without_shuffling_the_order_is_the_lists():
     assert [index for batch in epoch(sampler, 1) for index, _ in batch] == list(range(10))
 
 
-@pytest.mark.parametrize('length,batch,world,drop,sizes', [
+@pytest.mark.parametrize('length,batch,world_size,drop,sizes', [
     (10, 4, 1, True, [4, 4]), (10, 4, 1, False, [4, 4, 2]), (3, 4, 1, True, [3]), (8, 4, 1, True, [4, 4]),
     (11, 4, 2, True, [4]), (11, 4, 2, False, [4, 1]), (9, 4, 2, False, [4]), (5, 4, 2, True, [2]),
 ])
-def test_last_batches(length, batch, world, drop, sizes):
-    for rank in range(world):
-        sampler = TrainSampler(length, batch, seed=0, rank=rank, world=world, drop_last=drop)
+def test_last_batches(length, batch, world_size, drop, sizes):
+    for rank in range(world_size):
+        sampler = TrainSampler(length, batch, seed=0, rank=rank, world_size=world_size, drop_last=drop)
         assert [len(items) for items in sampler] == sizes and len(sampler) == len(sizes)
 
 
-@pytest.mark.parametrize('world', [1, 2, 3, 7])
-def test_evaluation_counts_every_picture_once(world):
+@pytest.mark.parametrize('world_size', [1, 2, 3, 7])
+def test_evaluation_counts_every_image_once(world_size):
     found = []
-    for rank in range(world):
-        sampler = EvalSampler(23, 4, rank, world)
+    for rank in range(world_size):
+        sampler = EvalSampler(23, 4, rank, world_size)
         batches = list(sampler)
         assert len(batches) == len(sampler) and all(0 < len(batch) <= 4 for batch in batches)
         found += [index for batch in batches for index in batch]

@@ -18,7 +18,7 @@ from CaiT.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # timm 1.0.31 with Pillow 13: (width, height, size, crop_pct, filter), sum of all levels, pixels at the first corner,
-# the centre and the last corner, and the normalised green at the centre as the exact float32
+# the center and the last corner, and the normalized green at the center as the exact float32
 TIMM = [
     ((97, 61, 32, 0.875, 'bicubic'), 385668, [157, 78, 127], [173, 184, 18], [172, 131, 163], '0x1.2f81ccp+0'),
     ((61, 97, 32, 0.9, 'bicubic'), 393552, [92, 83, 236], [115, 66, 252], [122, 127, 225], '-0x1.c2b064p-1'),
@@ -34,17 +34,17 @@ def config(size: int = 32, crop_pct: float = 1.0, interpolation: str = 'bicubic'
     return DataConfig(size, crop_pct, interpolation, MEAN, STD)
 
 
-@pytest.mark.parametrize('case,total,first,centre,last,green', TIMM)
-def test_evaluation_pixels_are_timms(pattern, case, total, first, centre, last, green):
+@pytest.mark.parametrize('case,total,first,center,last,green', TIMM)
+def test_evaluation_pixels_are_timms(pattern, case, total, first, center, last, green):
     width, height, size, crop_pct, interpolation = case
     data = config(size, crop_pct, interpolation)
-    picture = Image.fromarray(pattern(width, height))
-    levels = eval_transform(data, normalise=False)(picture)
+    pixels = Image.fromarray(pattern(width, height))
+    levels = eval_transform(data, normalize=False)(pixels)
     assert levels.shape == (size, size, 3) and levels.dtype == np.uint8
     assert int(levels.sum(dtype=np.int64)) == total
     middle = size // 2
-    assert [levels[0, 0].tolist(), levels[middle, middle].tolist(), levels[-1, -1].tolist()] == [first, centre, last]
-    image = eval_transform(data)(picture)
+    assert [levels[0, 0].tolist(), levels[middle, middle].tolist(), levels[-1, -1].tolist()] == [first, center, last]
+    image = eval_transform(data)(pixels)
     assert image.shape == (3, size, size) and image.dtype == np.float32 and image.flags.c_contiguous
     assert float(image[1, middle, middle]) == float.fromhex(green)
     expected = (levels.transpose(2, 0, 1) / np.float32(255) - np.float32(MEAN).reshape(3, 1, 1)) \
@@ -54,16 +54,16 @@ def test_evaluation_pixels_are_timms(pattern, case, total, first, centre, last, 
 
 def test_evaluation_takes_path_image_and_array_alike(pattern, tmp_path):
     array = pattern(50, 40)
-    Image.fromarray(array).save(tmp_path / 'picture.png')
+    Image.fromarray(array).save(tmp_path / 'image.png')
     transform = pickle.loads(pickle.dumps(eval_transform(config())))
-    for picture in (tmp_path / 'picture.png', str(tmp_path / 'picture.png'), Image.fromarray(array)):
-        np.testing.assert_array_equal(transform(picture), transform(array))
+    for pixels in (tmp_path / 'image.png', str(tmp_path / 'image.png'), Image.fromarray(array)):
+        np.testing.assert_array_equal(transform(pixels), transform(array))
 
 
 def test_real_photographs_are_timms(real_data):
-    """Sum of all levels of the first 20 pictures, by timm: 150528 values each, bicubic, crop 0.9."""
+    """Sum of all levels of the first 20 images, by timm: 150528 values each, bicubic, crop 0.9."""
     names = [line.split()[0] for line in (real_data / 'imagenet_ccby/val_list.txt').read_text().splitlines()[:20]]
-    transform = eval_transform(config(224, 0.9), normalise=False)
+    transform = eval_transform(config(224, 0.9), normalize=False)
     assert sum(int(transform(real_data / 'imagenet_ccby' / name).sum(dtype=np.int64)) for name in names) == 316077085
 
 
@@ -107,7 +107,7 @@ def test_crop_boxes_have_the_areas_and_ratios_asked_for(rng):
     ((100, 1000), (0, 433, 100, 133)),  # too high: ratio 3/4
     ((100, 100), (0, 0, 100, 100)),
 ])
-def test_a_picture_without_a_fitting_box_gives_its_centre(size, expected, rng):
+def test_an_image_without_a_fitting_box_gives_its_center(size, expected, rng):
     assert train_transforms.crop_box(*size, TrainOptions(scale=(1.0, 1.0), ratio=(3 / 4, 4 / 3)), _Never()) == expected
 
 
@@ -133,10 +133,10 @@ def test_shrinking_averages_and_enlarging_interpolates():
 
 
 def test_training_is_a_function_of_the_draw(pattern):
-    picture = pattern(120, 90)
+    pixels = pattern(120, 90)
     options = TrainOptions(auto_augment='rand-m9-mstd0.5-inc1', erase_prob=0.25)
     transform = pickle.loads(pickle.dumps(train_transform(config(), options)))
-    first, second, other = (transform(picture, np.random.Generator(np.random.PCG64(draw))) for draw in (5, 5, 6))
+    first, second, other = (transform(pixels, np.random.Generator(np.random.PCG64(draw))) for draw in (5, 5, 6))
     assert first.shape == (3, 32, 32) and first.dtype == np.float32 and first.flags.c_contiguous
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.1
@@ -144,20 +144,20 @@ def test_training_is_a_function_of_the_draw(pattern):
 
 def test_everything_off_is_the_evaluation_geometry(pattern, rng):
     options = TrainOptions(kind='pad_crop', shift=0, interpolation='bicubic', hflip=0, color_jitter=0)
-    picture = np.ascontiguousarray(np.full((64, 96, 3), (10, 100, 250), np.uint8))
-    picture[:, :32] = 0
+    pixels = np.ascontiguousarray(np.full((64, 96, 3), (10, 100, 250), np.uint8))
+    pixels[:, :32] = 0
     data = config(64, 1.0)
-    np.testing.assert_array_equal(train_transform(data, options)(picture, rng), eval_transform(data)(picture))
+    np.testing.assert_array_equal(train_transform(data, options)(pixels, rng), eval_transform(data)(pixels))
 
 
 def test_flip_happens_as_often_as_asked(pattern, rng):
-    picture = pattern(32, 32)
+    pixels = pattern(32, 32)
     plain = TrainOptions(kind='pad_crop', shift=0, interpolation='bilinear', color_jitter=0, hflip=0.25)
     transform = train_transform(config(), plain)
-    straight = eval_transform(config())(picture)
+    straight = eval_transform(config())(pixels)
     flipped = 0
     for _ in range(400):
-        image = transform(picture, rng)
+        image = transform(pixels, rng)
         if np.array_equal(image, straight):
             continue
         np.testing.assert_array_equal(image, straight[:, :, ::-1])
@@ -165,24 +165,24 @@ def test_flip_happens_as_often_as_asked(pattern, rng):
     assert 75 <= flipped <= 125  # 100 +- 3 sigma
 
 
-def test_small_pictures_are_shifted_over_black(rng):
-    picture = np.full((8, 8, 3), 255, np.uint8)
+def test_small_images_are_shifted_over_black(rng):
+    pixels = np.full((8, 8, 3), 255, np.uint8)
     options = TrainOptions(kind='pad_crop', shift=0.25, interpolation='bilinear', hflip=0, color_jitter=0)
     black = (0 - MEAN[0]) / STD[0]
-    shares = [float(np.isclose(train_transform(config(16), options)(picture, rng)[0], black, atol=1e-5).mean())
+    shares = [float(np.isclose(train_transform(config(16), options)(pixels, rng)[0], black, atol=1e-5).mean())
               for _ in range(300)]
     assert min(shares) == 0.0 and 0.37 <= max(shares) <= 1 - 0.75**2  # 4 of 16 pixels in both directions at most
 
 
 def test_rotation_and_zoom_stay_within_bounds(rng):
-    picture = np.zeros((33, 33, 3), np.uint8)
-    picture[:, 16] = 255  # a vertical line through the centre
+    pixels = np.zeros((33, 33, 3), np.uint8)
+    pixels[:, 16] = 255  # a vertical line through the center
     options = TrainOptions(kind='pad_crop', shift=0, rotate=15, zoom=0.1, interpolation='bilinear', hflip=0,
                            color_jitter=0)
     transform = train_transform(config(33), options)
     angles = []
     for _ in range(100):
-        rows = transform(picture, rng)[0][[4, 28]]
+        rows = transform(pixels, rng)[0][[4, 28]]
         top, bottom = (((row - row.min()) @ np.arange(33)) / (row - row.min()).sum() for row in rows)
         angles.append(np.degrees(np.arctan2(top - bottom, 24)))
     assert 12 < max(angles) < 16 and -16 < min(angles) < -12
@@ -191,27 +191,27 @@ def test_rotation_and_zoom_stay_within_bounds(rng):
 @pytest.mark.parametrize('change,share', [({'color_jitter': 0.4}, 1.0), ({'auto_augment': '3augment'}, 1.0),
                                           ({'auto_augment': 'rand-m9-mstd0.5-inc1'}, 0.75),
                                           ({'auto_augment': 'autoaugment'}, 0.85), ({'erase_prob': 0.5}, 0.5)])
-def test_every_option_changes_its_share_of_the_pictures(picture, change, share):
+def test_every_option_changes_its_share_of_the_images(pixels, change, share):
     def image(draw: int, **options) -> np.ndarray:
         options = {'color_jitter': 0, **options}
-        return train_transform(config(), TrainOptions(**options))(picture, np.random.Generator(np.random.PCG64(draw)))
+        return train_transform(config(), TrainOptions(**options))(pixels, np.random.Generator(np.random.PCG64(draw)))
     changed = sum(not np.array_equal(image(draw), image(draw, **change)) for draw in range(200))
     assert abs(changed / 200 - share) < 0.11
 
 
-def test_moved_pictures_lie_on_the_mean_colour():
+def test_moved_images_lie_on_the_mean_color():
     transform = train_transform(config(), TrainOptions(auto_augment='rand-m9-inc1', interpolation='bicubic'))
     assert transform.augment.applier.fill == (124, 116, 104)  # 255 * mean, rounded
     assert transform.augment.applier.filters == ('bicubic',)
 
 
-def test_colour_jitter_is_left_out_beside_randaugment():
+def test_color_jitter_is_left_out_beside_randaugment():
     for auto, expected in (('', 0.3), ('3augment', 0.3), ('rand-m9-mstd0.5-inc1', 0.0), ('autoaugment', 0.0)):
         assert train_transform(config(), TrainOptions(auto_augment=auto, color_jitter=0.3)).jitter == expected
 
 
 def test_training_decodes_jpeg_to_pillows_pixels(pattern, tmp_path):
-    path = tmp_path / 'picture.jpg'
+    path = tmp_path / 'image.jpg'
     Image.fromarray(cv2.GaussianBlur(pattern(90, 70), (0, 0), 2)).save(path, quality=90)
     np.testing.assert_array_equal(train_transforms.as_array(path), np.asarray(Image.open(path)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small model and pictures to run it on."""
+"""A small model and images to run it on."""
 from __future__ import annotations
 
 import pytest
@@ -20,9 +20,9 @@ def checks() -> parity.CheckSet:
 
 
 @pytest.fixture(scope='session')
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """Five picture files of different sizes."""
-    folder = tmp_path_factory.mktemp('pictures')
+def images(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Five image files of different sizes."""
+    folder = tmp_path_factory.mktemp('images')
     paths = []
     for index in range(5):
         pixels = parity.synthetic(small_data(40 + 3 * index), index + 1).pixels[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models with weights that are far from their initialisation."""
+"""Small models with weights that are far from their initialization."""
 from __future__ import annotations
 
 import numpy as np

@@ -46,15 +46,15 @@ def exported(request, checks, tmp_path_factory):
 
 def logits(folder: str, backend: str, precision: str, kind: str, checks, count: int, batch: int = 8) -> np.ndarray:
     predictor = Predictor(folder, backend, Options(precision, kind, 2, batch))
-    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.picture_shape)))
+    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.image_shape)))
 
 
 def test_paddle_copies_no_attention(exported):
-    """Its oneDNN names every operation it runs: talking heads need no copy of the scores (2 pictures, 16 tokens)."""
+    """Its oneDNN names every operation it runs: talking heads need no copy of the scores (2 images, 16 tokens)."""
     script = ('import sys, numpy as np; from CaiT.deploy.engines import Options; '
               'from CaiT.deploy.predictor import Predictor; '
               "model = Predictor(sys.argv[1], 'paddle', Options('fp32', 'float', 2, 2)); "
-              'model.logits(np.zeros((2, *model.picture_shape), np.float32))')
+              'model.logits(np.zeros((2, *model.image_shape), np.float32))')
     said = subprocess.run([sys.executable, '-c', script, exported[1]], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, 'ONEDNN_VERBOSE': '1'}, check=True).stdout
     run = [line.split(',') for line in said.splitlines() if line.startswith('onednn_verbose') and ',exec,' in line]
@@ -82,7 +82,7 @@ def test_answers(exported, checks, backend, precision):
 
 @pytest.mark.parametrize('backend', ['paddle', 'onnxruntime', 'openvino'])
 @pytest.mark.parametrize('count, batch', [(1, 1), (1, 8), (5, 8), (8, 8), (13, 8), (32, 32), (7, 3)])
-def test_any_number_of_pictures(exported, checks, backend, count, batch):
+def test_any_number_of_images(exported, checks, backend, count, batch):
     model, folder = exported
     expected = model(paddle.to_tensor(np.resize(checks.array('float'), (count, 3, 32, 32)))).numpy()
     found = logits(folder, backend, 'fp32', 'float', checks, count, batch)
@@ -93,14 +93,14 @@ def test_parity_is_written_for_every_artifact(exported):
     artifacts = metadata.read(exported[1]).artifacts
     assert len(artifacts) == 2 * sum(offered(*pair) for pair in PAIRS)
     for one in artifacts:
-        assert one.parity['pictures'] == 7 and one.parity['relative'] <= parity.LIMITS[one.precision]
+        assert one.parity['images'] == 7 and one.parity['relative'] <= parity.LIMITS[one.precision]
         assert ('calibration' in one.parity) == (one.precision == 'int8')
 
 
-def test_engines_other_than_paddle_never_import_it(exported, pictures):
+def test_engines_other_than_paddle_never_import_it(exported, images):
     for backend in ('onnxruntime', 'openvino'):
         code = (f"import sys; sys.argv = ['infer.py', '--model-dir', {exported[1]!r}, '--backend', {backend!r}, "
-                f"'--benchmark=True', '--img-path', {pictures[0]!r}]; from CaiT.infer import main; main(); "
+                f"'--benchmark=True', '--img-path', {images[0]!r}]; from CaiT.infer import main; main(); "
                 "assert not [m for m in sys.modules if m.split('.')[0] == 'paddle']")
         done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_openvino_leaves_its_converter_out():
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_openvino_file_is_for_one_picture(exported):
+def test_openvino_file_is_for_one_image(exported):
     openvino = pytest.importorskip('openvino')
     model = openvino.Core().read_model(str(Path(exported[1]) / 'openvino_uint8.xml'))
     assert list(model.inputs[0].shape) == [1, 32, 32, 3]
@@ -185,7 +185,7 @@ def test_int8_without_calibration_is_refused(cait, checks, tmp_path):
         pytest.importorskip(module)
     with pytest.raises(InputError, match='needs --calibration FOLDER'):
         export(cait, tmp_path / 'm', 'x', small_data(), checks, WEIGHTS, [('onnxruntime', 'int8', 'float')])
-    with pytest.raises(InputError, match='no pictures in this folder'):
+    with pytest.raises(InputError, match='no images in this folder'):
         parity.from_folder(str(tmp_path), small_data(), 3)
     assert not (tmp_path / 'm').exists()
 

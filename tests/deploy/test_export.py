@@ -41,7 +41,7 @@ def test_files_and_metadata(cait, checks, tmp_path):
     assert values['class_names'] == list('abcdefghij') and values['weights'] == WEIGHTS
     assert values['versions']['paddle'] == paddle.__version__
     measured = values['artifacts'][0]['parity']
-    assert measured['pictures'] == 7 and measured['batches'] == [1, 3] and measured['argmax_agreement'] == 7
+    assert measured['images'] == 7 and measured['batches'] == [1, 3] and measured['argmax_agreement'] == 7
     assert 0 < measured['relative'] <= 1e-5
 
 
@@ -49,9 +49,9 @@ def test_files_and_metadata(cait, checks, tmp_path):
 def test_any_batch_equals_the_dynamic_model(cait, checks, tmp_path, batch):
     export(cait, tmp_path, 'cait_xxs24_224', small_data(), checks, WEIGHTS, TARGETS)
     predictor = Predictor(str(tmp_path), 'paddle', Options(batch=4))
-    pictures = np.resize(checks.array('float'), (batch, 3, 32, 32))
-    expected = cait(paddle.to_tensor(pictures)).numpy()
-    assert np.abs(predictor.logits(pictures) - expected).max() <= 1e-5 * np.abs(expected).max()
+    images = np.resize(checks.array('float'), (batch, 3, 32, 32))
+    expected = cait(paddle.to_tensor(images)).numpy()
+    assert np.abs(predictor.logits(images) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_different_answer_is_refused(cait, checks, tmp_path, monkeypatch):
@@ -84,14 +84,14 @@ def test_weights_without_the_classifier_are_refused(cait, tmp_path):
         export_module.load(other, path)
 
 
-def test_synthetic_pictures_are_always_the_same():
+def test_synthetic_images_are_always_the_same():
     first, again = parity.synthetic(small_data(), 3), parity.synthetic(small_data(), 3)
     assert np.array_equal(first.pixels, again.pixels) and first.pixels.std() > 40
 
 
-def test_missing_data_set_is_said(tmp_path):
+def test_missing_dataset_is_said(tmp_path):
     checks = parity.from_dataset('imagenet2012', str(tmp_path / 'none'), 10, small_data(), 4)
-    assert len(checks.pixels) == 4 and checks.source.startswith('synthetic pictures (') and 'none' in checks.source
+    assert len(checks.pixels) == 4 and checks.source.startswith('synthetic images (') and 'none' in checks.source
 
 
 def run(*words, **options) -> subprocess.CompletedProcess:
@@ -110,24 +110,24 @@ def trained(cait, tmp_path_factory) -> Path:
     return folder
 
 
-def test_scripts_as_the_certification_calls_them(trained, pictures, tmp_path, cait):
-    before = snapshot(trained), {path: Path(path).read_bytes() for path in pictures}
+def test_scripts_as_the_certification_calls_them(trained, images, tmp_path, cait):
+    before = snapshot(trained), {path: Path(path).read_bytes() for path in images}
     made = run('CaiT/export_model.py', f'--pretrained={trained}/best', f'--save-inference-dir={tmp_path}/m')
     assert made.returncode == 0, made.stderr
     assert 'config.yaml' in made.stdout and '7 of 7' not in made.stdout
     done = run('infer.py', '--use-gpu=False', '--batch-size=1', f'--model-dir={tmp_path}/m', '--benchmark=True',
-               '--tipc-lines', f'--img-path={pictures[0]}')
+               '--tipc-lines', f'--img-path={images[0]}')
     assert done.returncode == 0, done.stderr
     line = re.search(r'^image_name: (\S+), class_id: (\d+), prob: (0\.\d{4})$', done.stdout, re.M)
     exact = re.search(rf'^0\.png\t\[{line.group(2)}, (0\.\d{{9}})\]$', done.stdout, re.M)
-    assert line.group(1) == pictures[0] and f'{float(exact.group(1)):.4f}' == line.group(3)
+    assert line.group(1) == images[0] and f'{float(exact.group(1)):.4f}' == line.group(3)
     assert done.stdout.index('0.png') == done.stdout.index('0.png\t[')  # the first line that names it
     assert 'batch_size: 1' in done.stdout and 'data_num: 1' in done.stdout
     transform = Predictor(f'{tmp_path}/m', 'paddle', Options()).transform
-    logits = cait(paddle.to_tensor(transform(pictures[0])[None])).numpy()[0].astype(np.float64)
+    logits = cait(paddle.to_tensor(transform(images[0])[None])).numpy()[0].astype(np.float64)
     probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     assert int(line.group(2)) == probability.argmax() and abs(float(line.group(3)) - probability.max()) < 6e-5
-    assert before == (snapshot(trained), {path: Path(path).read_bytes() for path in pictures})
+    assert before == (snapshot(trained), {path: Path(path).read_bytes() for path in images})
 
 
 def test_two_names_for_the_weights_must_agree(trained, tmp_path):
@@ -156,7 +156,7 @@ def test_metadata_of_another_model_is_refused(cait, checks, tmp_path):
         Predictor(str(tmp_path), 'paddle', Options()).logits(checks.array('float'))
     broken(data={**good['data'], 'image_size': 48})
     predictor = Predictor(str(tmp_path), 'paddle', Options())
-    with pytest.raises(InputError, match=r'cannot take pictures of shape \[3, 48, 48\]'):
+    with pytest.raises(InputError, match=r'cannot take images of shape \[3, 48, 48\]'):
         predictor.logits(np.zeros((1, 3, 48, 48), np.float32))
     broken(data={'image_size': 32})
     with pytest.raises(InputError, match='not the metadata of an exported model'):

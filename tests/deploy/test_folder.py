@@ -20,7 +20,7 @@ from CaiT.deploy import feed
 from CaiT.deploy.engines import Options
 from CaiT.deploy.export import export
 from CaiT.deploy.predictor import Prediction, Predictor
-from CaiT.deploy.progress import Progress
+from CaiT.deploy.progress import ProgressMeter
 from CaiT.deploy.results import ResultFile
 from CaiT.errors import InputError
 
@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
-def folder(pictures, tmp_path_factory) -> Path:
-    """Five good pictures and one that is none, in the middle."""
+def folder(images, tmp_path_factory) -> Path:
+    """Five good images and one that is none, in the middle."""
     path = tmp_path_factory.mktemp('folder')
-    for picture in pictures:
-        shutil.copy(picture, path)
-    (path / '2a.jpg').write_bytes(b'\xff\xd8\xff not a picture')
+    for image in images:
+        shutil.copy(image, path)
+    (path / '2a.jpg').write_bytes(b'\xff\xd8\xff not an image')
     return path
 
 
@@ -117,14 +117,14 @@ def test_progress_counts_and_measures(monkeypatch):
     monkeypatch.setattr('time.perf_counter', lambda: now[0])
     stream = io.StringIO()
     stream.isatty = lambda: True
-    progress = Progress(8, stream)
+    progress = ProgressMeter(8, stream)
     for start, end in ((10, 12), (12.5, 13)):
         now[0] = start
         with progress:
             now[0] = end
     now[0] = 14
     progress.step(4)
-    assert '4/8  1.0 pictures/s  ETA 0:00:04' in stream.getvalue()
+    assert '4/8  1.0 images/s  ETA 0:00:04' in stream.getvalue()
     now[0] = 15
     assert progress.busy == 0.5 and progress.rate == 0.8
 
@@ -135,8 +135,8 @@ def test_folder_from_the_command_line(exported, folder, tmp_path):
                   '--workers', '1', '--topk', '2')
     assert first.returncode == 0 and 'engine busy' in first.stdout, first.stderr
     second = infer('--model-dir', exported, '--img-path', str(folder), '--output', str(out), '--resume', '--topk', '2')
-    assert second.returncode == 1 and '1 of 3 pictures could not be decoded' in second.stderr
-    assert second.stderr.count('left out: ') == 1 and '3 pictures are done already' in second.stdout
+    assert second.returncode == 1 and '1 of 3 images could not be decoded' in second.stderr
+    assert second.stderr.count('left out: ') == 1 and '3 images are done already' in second.stdout
     rows = [json.loads(line) for line in out.read_text(encoding='utf-8').splitlines()]
     assert sorted(Path(row['path']).name for row in rows) == [f'{i}.png' for i in range(5)]
     predictor = Predictor(exported, 'paddle', Options())
@@ -147,10 +147,10 @@ def test_folder_from_the_command_line(exported, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_twenty_thousand_pictures(exported, pictures):
+def test_memory_is_flat_over_twenty_thousand_images(exported, images):
     predictor = Predictor(exported, 'paddle', Options())
     memory = {}
-    for index, _ in enumerate(predictor.predict(pictures * 4000, workers=1)):
+    for index, _ in enumerate(predictor.predict(images * 4000, workers=1)):
         if index in (2000, 19999):
             with open('/proc/self/statm', encoding='ascii') as file:
                 memory[index] = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') >> 20

@@ -48,19 +48,19 @@ def test_logits_are_the_dynamic_models(folder, cait, checks):
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_from_the_command_line(folder, cait, pictures):
-    done = infer('--model-dir', str(folder), f'-cfg={folder}/config.yaml', '--topk=1', '--img-path', *pictures[:2])
+def test_from_the_command_line(folder, cait, images):
+    done = infer('--model-dir', str(folder), f'-cfg={folder}/config.yaml', '--topk=1', '--img-path', *images[:2])
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith('image_name')]
-    batch = np.stack([eval_transform(small_data())(path) for path in pictures[:2]])
+    batch = np.stack([eval_transform(small_data())(path) for path in images[:2]])
     probabilities = paddle.nn.functional.softmax(cait(paddle.to_tensor(batch))).numpy()
-    for path, line, row in zip(pictures, lines, probabilities):
+    for path, line, row in zip(images, lines, probabilities):
         assert line == f'image_name: {path}, class_id: {row.argmax()}, prob: {row.max():.4f}'
     assert f'name {probabilities[0].argmax()}' in done.stdout
 
 
-def test_what_is_missing_is_one_line(folder, pictures):
-    done = infer('--model-dir', str(folder), '--img-path', pictures[0])
+def test_what_is_missing_is_one_line(folder, images):
+    done = infer('--model-dir', str(folder), '--img-path', images[0])
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert 'metadata.json: no such file; for a .pdmodel of Paddle 2 name the configuration' in done.stderr
 
@@ -68,7 +68,7 @@ def test_what_is_missing_is_one_line(folder, pictures):
 def test_a_wrong_description_is_said(folder, tmp_path):
     options, config = Options(), tmp_path / 'config.yaml'
     for text, message in (('MODEL: {NUM_CLASSES: 9}\nDATA: {IMAGE_SIZE: 32}', 'found 10 classes, but .* says 9'),
-                          ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}', 'cannot take pictures of shape .3, 48')):
+                          ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}', 'cannot take images of shape .3, 48')):
         config.write_text(text, encoding='utf-8')
         meta = described(folder, config, 'paddle', options)
         size = meta.data.image_size

@@ -49,7 +49,7 @@ TOGETHER = [together('matmul', True), together('matmul', False), together('leadi
             together_raw, raw_together]
 
 
-def pictures(size: int, batch: int, uint8: bool) -> tuple:
+def images(size: int, batch: int, uint8: bool) -> tuple:
     """(what the dynamic model reads, what the rewritten network reads)."""
     pixels = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     floats = ((pixels / 255.0 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
@@ -60,13 +60,13 @@ def pictures(size: int, batch: int, uint8: bool) -> tuple:
 def logits(model, size: int, batch: int) -> np.ndarray:
     """The dynamic model's."""
     with paddle.no_grad():
-        return model(paddle.to_tensor(pictures(size, batch, False)[0])).numpy()
+        return model(paddle.to_tensor(images(size, batch, False)[0])).numpy()
 
 
 def distance(model, rewrite, size: int, batch: int) -> float:
     """Largest difference of a logit in parts of the largest logit."""
     net, expected = rewrite(s.from_model(model)), logits(model, size, batch)
-    _, given = pictures(size, batch, net.input == 'uint8')
+    _, given = images(size, batch, net.input == 'uint8')
     with paddle.no_grad():
         found = InferenceLayer(net)(paddle.to_tensor(given)).numpy()
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -24,7 +24,7 @@ def small(name: str, **overrides: Any) -> nn.Layer:
     return model
 
 
-def pictures(model: nn.Layer, count: int = 2) -> paddle.Tensor:
+def images(model: nn.Layer, count: int = 2) -> paddle.Tensor:
     side = SIDE * model.patch_embed.proj.weight.shape[-1]
     return paddle.to_tensor(goldens.noise((count, 3, side, side), 0))
 

@@ -8,7 +8,7 @@ import pytest
 
 from CaiT import create_model, get_variant, list_models
 from CaiT.errors import InputError
-from tests.models.small import CLASSES, DEPTH, SIDE, gradients, pictures, small
+from tests.models.small import CLASSES, DEPTH, SIDE, gradients, images, small
 
 pytestmark = pytest.mark.parametrize('name', list_models())
 
@@ -31,7 +31,7 @@ def close(found: paddle.Tensor, expected: paddle.Tensor) -> None:
 
 def test_forward(name):
     model = small(name)
-    x, width = pictures(model), 8 * get_variant(name).arch['num_heads']
+    x, width = images(model), 8 * get_variant(name).arch['num_heads']
     features = model.forward_features(x)
     assert features.shape == [2, len(tokens(name)) + SIDE ** 2, width]
     assert model.forward_head(features, pre_logits=True).shape == [2, width]
@@ -48,9 +48,9 @@ def test_forward(name):
         close(one, getattr(model, head)(features[:, heads(name).index(head)]))
 
 
-def test_pictures_do_not_mix(name):
+def test_images_do_not_mix(name):
     model = small(name)
-    x = pictures(model, 3)
+    x = images(model, 3)
     close(model(x)[1:2], model(x[1:2]))
 
 
@@ -58,7 +58,7 @@ def test_reset_classifier(name):
     model = small(name)
     before = {key: p.numpy() for key, p in model.named_parameters()}
     model.reset_classifier(7)
-    assert model.num_classes == 7 and model(pictures(model)).shape == [2, 7]
+    assert model.num_classes == 7 and model(images(model)).shape == [2, 7]
     for key, parameter in model.named_parameters():
         if key.split('.')[0] in heads(name):
             assert parameter.shape[-1] == 7
@@ -68,7 +68,7 @@ def test_reset_classifier(name):
     model.reset_classifier(0)
     kept = {key for key in before if key.split('.')[0] not in heads(name)}
     assert {key for key, _ in model.named_parameters()} == kept
-    assert model(pictures(model)).shape == [2, model.embed_dim]
+    assert model(images(model)).shape == [2, model.embed_dim]
 
 
 def test_weight_decay_and_depths(name):
@@ -89,7 +89,7 @@ def test_weight_decay_and_depths(name):
 
 def test_every_parameter_receives_a_gradient(name):
     """Not zero either, but for the biases that softmax cannot see, where rounding alone is left."""
-    _, found = gradients(small(name), pictures(small(name)))
+    _, found = gradients(small(name), images(small(name)))
     for key, gradient in found.items():
         assert gradient is not None and np.isfinite(gradient).all(), key
         blind = key.endswith('proj_l.bias') or (key.startswith('blocks_token_only') and key.endswith('.k.bias'))
@@ -106,7 +106,7 @@ def test_checkpointing_changes_nothing(name):
     for enabled in (False, True):
         model.set_grad_checkpointing(enabled)
         paddle.seed(1)
-        found.append(gradients(model, pictures(model, 4)))
+        found.append(gradients(model, images(model, 4)))
     assert len(runs) == 3
     for plain, again in zip(found[0][0], found[1][0]):
         np.testing.assert_array_equal(plain, again)
@@ -116,7 +116,7 @@ def test_checkpointing_changes_nothing(name):
 
 def test_intermediates(name):
     model = small(name)
-    x = pictures(model)
+    x = images(model)
     inner = model.forward_intermediates(x)
     assert inner.attention == []
     close(inner.tokens, model.forward_features(x))
@@ -140,16 +140,16 @@ def test_intermediates(name):
 def test_stochastic_depth_rates(name):
     """Uniform and absent in class attention for CaiT, a ramp from 0 for the others; the row's own rate by default."""
     model = small(name, drop_path_rate=0.3)
-    rates = [block.drop_path.rate for block in model.blocks]
+    rates = [block.drop_path.drop_prob for block in model.blocks]
     assert rates == pytest.approx([0.3] * DEPTH if is_cait(name) else [0.0, 0.15, 0.3])
-    assert [block.drop_path.rate for block in getattr(model, 'blocks_token_only', [])] == [0.0] * 2 * is_cait(name)
+    assert [block.drop_path.drop_prob for block in getattr(model, 'blocks_token_only', [])] == [0.0] * 2 * is_cait(name)
     published = {'cait_xxs24': 0.05, 'cait_xs24': 0.05, 'cait_xxs36': 0.1, 'cait_s24': 0.1, 'cait_s36': 0.2,
                  'cait_m36': 0.3, 'cait_m48': 0.4}.get(name.rsplit('_', 1)[0], 0.1)
     assert get_variant(name).arch['drop_path_rate'] == published
 
 
 def test_data_config(name):
-    """The row's own pictures: DeiT and ViT crop 0.9 below 384 pixels; ViT alone normalises by 0.5."""
+    """The row's own images: DeiT and ViT crop 0.9 below 384 pixels; ViT alone normalises by 0.5."""
     data, size = get_variant(name).data, int(name[-3:])
     half = name.startswith('vit')
     assert data == {'image_size': size, 'crop_pct': 1.0 if is_cait(name) or size == 384 else 0.9,
@@ -164,7 +164,7 @@ def test_impossible_shapes(name):
         small(name, embed_dim=8 * heads_ + 1)
     with pytest.raises(InputError, match=f'image_size {4 * patch + 1} is not divisible by patch_size {patch}'):
         small(name, image_size=4 * patch + 1)
-    with pytest.raises(InputError, match='drop_path_rate 1.0 is outside 0 <= rate < 1'):
+    with pytest.raises(InputError, match='drop_path_rate 1.0 is outside 0 <= drop_path_rate < 1'):
         small(name, drop_path_rate=1.0)
     with pytest.raises(InputError, match=rf"{name}: unknown argument 'dim', expected one of \["):
         create_model(name, dim=3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from CaiT import create_model, list_models
-from CaiT.tools import goldens, parity
+from CaiT.tools import check_goldens, goldens
 from CaiT.tools.model_table import macs, parameters
 
 MANIFEST = goldens.manifest(goldens.FOLDER)
@@ -33,7 +33,7 @@ def test_rule_gives_the_weights_and_inputs_of_the_reference():
 
 @pytest.mark.parametrize('name', sorted(MANIFEST['models']))
 def test_names_and_counts(name):
-    _, _, unlike = parity.counts(name, goldens.FOLDER)
+    _, _, unlike = check_goldens.counts(name, goldens.FOLDER)
     assert not unlike
 
 
@@ -52,7 +52,7 @@ def test_macs_by_hand():
 
 @pytest.mark.parametrize('name', IN_CI)
 def test_logits(name):
-    row = parity.compare(name, goldens.FOLDER)
+    row = check_goldens.compare(name, goldens.FOLDER)
     assert row.passed, row
     expected = ['logits'] + (['after_pos_embed', 'after_block_0', 'after_block_11', 'after_block_23',
                               'cls_after_token_block_0', 'cls_after_token_block_1', 'pre_logits']
@@ -63,21 +63,21 @@ def test_logits(name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in WITH_LOGITS if name not in IN_CI])
 def test_logits_of_large_models(name):
-    assert parity.compare(name, goldens.FOLDER).passed
+    assert check_goldens.compare(name, goldens.FOLDER).passed
 
 
 def test_five_training_steps():
-    found = parity.training(goldens.FOLDER)
-    assert set(found) == set(parity.TRAINING_TOLERANCES)
-    assert {key: error for key, error in found.items() if error > parity.TRAINING_TOLERANCES[key]} == {}
+    found = check_goldens.training(goldens.FOLDER)
+    assert set(found) == set(check_goldens.TRAINING_TOLERANCES)
+    assert {key: error for key, error in found.items() if error > check_goldens.TRAINING_TOLERANCES[key]} == {}
 
 
 def test_relative_error_lets_nothing_pass():
     ones = np.ones((2, 3))
-    assert parity.relative(ones, ones) == 0
-    assert parity.relative(ones, ones[:1]) == parity.relative(ones[0], ones) == float('inf')
-    assert parity.relative(np.array([1, np.nan]), np.ones(2)) == float('inf')
-    assert parity.relative(np.array([0.0, 2.0]), np.array([0.0, 4.0])) == 0.5
+    assert check_goldens.relative(ones, ones) == 0
+    assert check_goldens.relative(ones, ones[:1]) == check_goldens.relative(ones[0], ones) == float('inf')
+    assert check_goldens.relative(np.array([1, np.nan]), np.ones(2)) == float('inf')
+    assert check_goldens.relative(np.array([0.0, 2.0]), np.array([0.0, 4.0])) == 0.5
 
 
 @pytest.mark.parametrize('change, expected', [
@@ -85,4 +85,4 @@ def test_relative_error_lets_nothing_pass():
     (dict(qkv_bias=False), 'blocks.0.attn.qkv.bias: None, reference')])
 def test_another_shape_is_seen(change, expected):
     found = goldens.public_shapes(create_model('cait_xxs24_224', **change))
-    assert parity.unlike(dict(goldens.names(goldens.FOLDER, 'cait_xxs24_224')), found).startswith(expected)
+    assert check_goldens.unlike(dict(goldens.names(goldens.FOLDER, 'cait_xxs24_224')), found).startswith(expected)

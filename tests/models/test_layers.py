@@ -9,7 +9,8 @@ import paddle
 import pytest
 
 from CaiT import create_model, list_models
-from CaiT.models.layers import DropPath, HeadMix, Mlp
+from CaiT.models.cait import HeadMix
+from CaiT.models.layers import DropPath, Mlp
 from CaiT.tools import goldens
 
 # LayerScale's first value, from the public code (cait_models.py); the paper's text has 1e-6 for XXS36 too.
@@ -20,7 +21,7 @@ def test_drop_path_statistics():
     paddle.seed(0)
     layer, count, rate = DropPath(0.3), 20000, 0.3
     out = layer(paddle.ones([count, 3, 2])).numpy()
-    np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))  # a picture is kept whole or not
+    np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))  # a image is kept whole or not
     np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
     assert (out[:, 0, 0] == 0).mean() == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / count))
     layer.eval()

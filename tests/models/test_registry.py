@@ -41,5 +41,5 @@ def test_bare_family_builds_a_shape_of_ones_own():
 def test_unknown_name():
     with pytest.raises(InputError, match="model 'cait_xxs24' is not known: did you mean .*cait_xxs24_224"):
         create_model('cait_xxs24')
-    with pytest.raises(InputError, match=r"model 'resnet50' is not known: list_models\(\) names them all"):
+    with pytest.raises(InputError, match=r"model 'resnet50' is not known: list_models\(\) lists all names"):
         create_model('resnet50')

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from CaiT.report import attention, attention_sheet, faithfulness
-from tests.models.small import CLASSES, SIDE, pictures, small
+from tests.models.small import CLASSES, SIDE, small
+from tests.models.small import images as small_images
 
 MODELS = {'cait_xxs24_224': 1, 'vit_tiny_patch16_224': 1, 'deit_tiny_distilled_patch16_224': 2}  # name: prefix tokens
 TOKENS = SIDE * SIDE
@@ -18,7 +19,7 @@ TOKENS = SIDE * SIDE
 def case(request):
     """(model, images [2, 3, S, S], its explanation)"""
     model = small(request.param)
-    images = pictures(model).numpy()
+    images = small_images(model).numpy()
     return model, images, attention.explain(model, images)
 
 
@@ -46,7 +47,7 @@ def test_rows_sum_to_one(case):
 def test_attention_is_the_softmax_by_hand():
     """CaiT's last class-attention block, from the tokens that go in and the parameters, in NumPy and float64."""
     model = small('cait_xxs24_224')
-    images = pictures(model)
+    images = small_images(model)
     found = attention.explain(model, images.numpy()).attention[:, -1]
     features = model.forward_intermediates(images).features  # patches after each block, then the class token's
     patches, cls = features[len(model.blocks) - 1].numpy(), features[-2].numpy()
@@ -153,7 +154,7 @@ def test_a_random_model_looks_random():
     from CaiT import create_model
     paddle.seed(0)
     model = create_model('cait', image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=5)
-    found = attention.explain(model, pictures(model)[:1].numpy())
+    found = attention.explain(model, small_images(model)[:1].numpy())
     maps = attention.times_even(found.attention[0], found.prefix)
     assert np.abs(maps - 1).max() < 0.1
     rows = attention_sheet.rows_of(found, 0, 'x')[:2]

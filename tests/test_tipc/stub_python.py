@@ -19,7 +19,7 @@ from typing import Dict, List
 
 BREAKS = ('train raises', 'train writes nothing', 'train loses NaN', 'train says nothing', 'eval raises', 'eval NaN',
           'export raises', 'export writes nothing', 'predict raises', 'infer raises', 'infer wrong class',
-          'infer wrong probability', 'infer NaN', 'infer forgets a picture', 'infer says nothing')
+          'infer wrong probability', 'infer NaN', 'infer forgets an image', 'infer says nothing')
 PROBABILITY = 0.75
 broken = os.environ.get('STUB_BREAK', '')
 
@@ -37,12 +37,12 @@ def flags(words: List[str]) -> Dict[str, str]:
     return {name.replace('-', '_'): value for name, _, value in pairs}
 
 
-def pictures(folder: str) -> List[str]:
+def images(folder: str) -> List[str]:
     return sorted(str(path) for path in Path(folder).rglob('*.png'))
 
 
-def class_of(picture: str) -> int:
-    return int(Path(picture).parent.name)
+def class_of(image: str) -> int:
+    return int(Path(image).parent.name)
 
 
 def train(given: Dict[str, str]) -> None:
@@ -69,9 +69,9 @@ def predict(given: Dict[str, str]) -> None:
     with open(folder / 'predictions.csv', 'w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
-        for picture in pictures(given['data_path']):
-            best = class_of(picture)
-            writer.writerow([picture, best, '', PROBABILITY, f'{best} {best + 1}', f'{PROBABILITY} 0.1'])
+        for image in images(given['data_path']):
+            best = class_of(image)
+            writer.writerow([image, best, '', PROBABILITY, f'{best} {best + 1}', f'{PROBABILITY} 0.1'])
 
 
 def export(given: Dict[str, str]) -> None:
@@ -92,15 +92,15 @@ def infer(given: Dict[str, str]) -> None:
     breaks('infer')
     if not Path(given['model_dir'], 'inference.json').is_file():
         sys.exit('no model')
-    shown = pictures(given['img_path'])
-    if broken == 'infer forgets a picture':
+    shown = images(given['img_path'])
+    if broken == 'infer forgets an image':
         shown = shown[1:]
     if broken == 'infer says nothing':
         shown = []
-    for picture in shown:
-        class_id = class_of(picture) + (broken == 'infer wrong class')
+    for image in shown:
+        class_id = class_of(image) + (broken == 'infer wrong class')
         probability = {'infer wrong probability': '0.7490', 'infer NaN': 'nan'}.get(broken, f'{PROBABILITY:.4f}')
-        print(f'image_name: {picture}, class_id: {class_id}, prob: {probability}')
+        print(f'image_name: {image}, class_id: {class_id}, prob: {probability}')
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def test_dynamic_to_static(tree):
     assert_recorded('dy2static', result)
 
 
-def test_quantisation(trained):
+def test_quantization(trained):
     result = trained.run('test_ptq_inference_python.sh', f'{FOLDER}/train_ptq_infer_python.txt', 'whole_infer')
     assert result.status == 0, result.output
     assert_recorded('ptq', result)

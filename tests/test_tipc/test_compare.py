@@ -45,16 +45,16 @@ def test_same_answers(compare, capsys):
 @pytest.mark.parametrize('old, new, error', [
     ('class_id: 7', 'class_id: 1', 'd/b.png: found class 1, probability 0.9000, expected class 7'),
     ('class_id: 7', 'class_id: 4', 'expected class 7'),
-    ('prob: 0.9000', 'prob: 0.8989', 'are inconsistent! (1 of 2 pictures'),
+    ('prob: 0.9000', 'prob: 0.8989', 'are inconsistent! (1 of 2 images'),
     ('prob: 0.9000', 'prob: nan', 'are inconsistent!'),
     ('prob: 0.9000', 'prob: high', 'd/b.png: found probability high, expected a number'),
     ('image_name: d/b', 'b.png\t[7, 0.9]\nimage_name: d/b', None),
     ('image_name: d/b', 'b.png\t[7, 0.8983]\nimage_name: d/b', 'probability 0.8983, expected class 7'),
     ('image_name: d/b', 'b.png\t[7, NaN]\nimage_name: d/b', 'are inconsistent!'),
     ('image_name: d/b', 'b.png\t[1, 0.9]\nimage_name: d/b', 'found class 1 in a line and 7 in the next'),
-    ('d/b.png', 'd/c.png', '1 of 2 stored pictures are not in the log, the first: d/b.png'),
-    ('image_name', 'picture', 'not in the log'),
-    (GOOD, '', '2 of 2 stored pictures are not in the log'),
+    ('d/b.png', 'd/c.png', '1 of 2 stored images are not in the log, the first: d/b.png'),
+    ('image_name', 'image', 'not in the log'),
+    (GOOD, '', '2 of 2 stored images are not in the log'),
 ])
 def test_different_answers(compare, old, new, error):
     if error is None:
@@ -78,7 +78,7 @@ def test_share(compare):
     assert compare(TABLE, wrong, '--share=0.5') == 0
     with pytest.raises(InputError):
         compare(TABLE, wrong, '--share=0.6')
-    with pytest.raises(InputError):  # a missing picture is never part of the share
+    with pytest.raises(InputError):  # a missing image is never part of the share
         compare(TABLE, wrong.replace('d/b.png', 'd/c.png'), '--share=0.5')
 
 
@@ -97,9 +97,9 @@ def test_official_lines(compare):
 
 
 @pytest.mark.parametrize('truth, error', [
-    ('', 'holds no results'), ('a.png 3\n', 'expected <picture><tab>[class id, probability]'),
+    ('', 'holds no results'), ('a.png 3\n', 'expected <image><tab>[class id, probability]'),
     ('path,class_id\nd/a.png,3\n', 'expected the columns that -pred writes'),
-    ('x/b.png\t[7, 0.9]\ny/b.png\t[7, 0.9]\n', 'd/b.png: 2 stored pictures have this file name')])
+    ('x/b.png\t[7, 0.9]\ny/b.png\t[7, 0.9]\n', 'd/b.png: 2 stored images have this file name')])
 def test_stored_results_that_are_none(compare, truth, error):
     with pytest.raises(InputError) as raised:
         compare(truth, GOOD)
@@ -177,7 +177,7 @@ def test_glued_number_is_refused_as_the_official_script_would(analyse):
 
 def test_trainings_line_has_the_official_words():
     """As the official script splits it: a word that is the key, a word behind it that float() takes."""
-    from CaiT.training.clock import Clock
-    words = Clock().report(1, 2, 0, 4, 0.1, 2.30259, 0.5).split()
+    from CaiT.training.meter import Meter
+    words = Meter().report(1, 2, 0, 4, 0.1, 2.30259, 0.5).split()
     assert float(words[words.index('ips:') + 1]) == 0.0
     assert float(words[words.index('loss:') + 1].rstrip(',')) == 2.30259

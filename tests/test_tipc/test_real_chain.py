@@ -45,7 +45,7 @@ def test_real_chain_and_two_sabotages(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CAIT_REAL_DATA' not in os.environ, reason='CAIT_REAL_DATA: folder of real pictures and weights')
+@pytest.mark.skipif('CAIT_REAL_DATA' not in os.environ, reason='CAIT_REAL_DATA: folder of real images and weights')
 def test_stored_results(tree):
     """The answers of public weights on the lite data are those that are committed."""
     shutil.rmtree(tree.root / 'dataset')

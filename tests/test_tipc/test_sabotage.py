@@ -28,7 +28,7 @@ def test_each_broken_stage_fails_the_chain(tree, stage):
     assert result.status == 1, result.output
     assert 'Run failed with command - CaiT - ' in tree.read(f'{OUTPUT}/results_python.log')
     failed = [line for line in tree.read(f'{OUTPUT}/summary.txt').splitlines() if 'FAILED' in line]
-    step = 'compare' if stage in ('infer wrong class', 'infer wrong probability', 'infer forgets a picture') else None
+    step = 'compare' if stage in ('infer wrong class', 'infer wrong probability', 'infer forgets an image') else None
     assert failed[0].startswith(step or stage.split()[0])
 
 

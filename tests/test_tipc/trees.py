@@ -47,11 +47,11 @@ class Tree:
         self.python.chmod(0o755)
 
     def write_data(self, folder: str) -> None:
-        """Two pictures (empty files) of two classes, and their lists."""
+        """Two images (empty files) of two classes, and their lists."""
         for class_id in (0, 1):
-            picture = self.root / folder / 'valid' / str(class_id) / f'{class_id}_0001.png'
-            picture.parent.mkdir(parents=True)
-            picture.touch()
+            image = self.root / folder / 'valid' / str(class_id) / f'{class_id}_0001.png'
+            image.parent.mkdir(parents=True)
+            image.touch()
         lines = ''.join(f'valid/{k}/{k}_0001.png {k}\n' for k in (0, 1))
         for name in ('train_list.txt', 'val_list.txt', 'test_list.txt'):
             (self.root / folder / name).write_text(lines, encoding='utf-8')

@@ -61,8 +61,8 @@ def test_paddle_reads_what_is_written(tmp_path):
     import paddle
     shape = dict(image_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=4, num_classes=4)
     source = c.write_ckpt(tmp_path / 'in.ckpt', c.mindcv(rule.tiny()))
-    audit = convert_weights.convert(str(source), str(tmp_path / 'out.pdparams'))
-    assert len(audit.zero_filled) == 14
+    report = convert_weights.convert(str(source), str(tmp_path / 'out.pdparams'))
+    assert len(report.zero_filled) == 14
     model, ours = create_model('cait', **shape), create_model('cait', **shape, pretrained=source)
     assert model.set_state_dict(paddle.load(str(tmp_path / 'out.pdparams'))) == ([], [])
     for name, parameter in model.state_dict().items():
@@ -74,12 +74,12 @@ def test_a_named_model_is_checked_and_its_size_taken(tmp_path):
     arrays = rule.weights({name: p.shape for name, p in model.state_dict().items()})
     source = c.write_pdparams(tmp_path / 'in.pdparams', arrays)
     out = tmp_path / 'out.safetensors'
-    audit = convert_weights.convert(str(source), str(out), 'deit_tiny_distilled_patch16_224')
-    assert audit.loaded == len(arrays)
+    report = convert_weights.convert(str(source), str(out), 'deit_tiny_distilled_patch16_224')
+    assert report.loaded == len(arrays)
     same(read(out), arrays)
     arrays['pos_embed'] = rule.value('pos_embed', (1, 2 + 49, 192))
-    audit = convert_weights.convert(c.write_pdparams(source, arrays), str(out), 'deit_tiny_distilled_patch16_224')
-    assert audit.resampled == ['pos_embed 7x7 -> 14x14 patches'] and read(out)['pos_embed'].shape == (1, 198, 192)
+    report = convert_weights.convert(c.write_pdparams(source, arrays), str(out), 'deit_tiny_distilled_patch16_224')
+    assert report.resampled == ['pos_embed 7x7 -> 14x14 patches'] and read(out)['pos_embed'].shape == (1, 198, 192)
     out.unlink()
     for name, reason in (('deit_tiny_patch16_224', 'the file is distilled'), ('cait_xxs24_224', 'not of this model'),
                          ('deit_tiny', 'the file is distilled'), ('nonsense', 'not known')):

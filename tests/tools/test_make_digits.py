@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set: its pictures, its split, the lists tracked under txt/, and that it never changes."""
+"""The embedded dataset: its images, its split, the lists tracked under txt/, and that it never changes."""
 from __future__ import annotations
 
 import hashlib
@@ -20,21 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """The data set, written once."""
+    """The dataset, written once."""
     output = tmp_path_factory.mktemp('digits') / 'new' / 'digits'
     assert make_digits.main(['-output', str(output)]) == 0
     return output
 
 
 def digest(folder: Path) -> str:
-    """One hash over the names and pixels of all pictures (file bytes may differ between zlib versions)."""
+    """One hash over the names and pixels of all images (file bytes may differ between zlib versions)."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob('*.png')):
         total.update(path.relative_to(folder).as_posix().encode() + np.asarray(Image.open(path)).tobytes())
     return total.hexdigest()
 
 
-def test_pictures_are_what_they_always_were(folder):
+def test_images_are_what_they_always_were(folder):
     assert len(list(folder.rglob('*.png'))) == 1797
     image = Image.open(folder / 'train/0/0000.png')
     assert image.size == (8, 8) and image.mode == 'L'
@@ -61,7 +61,7 @@ def test_tracked_lists_are_the_written_ones(folder, name):
     assert (ROOT / 'txt' / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_it_is_a_data_set(folder):
+def test_it_is_a_dataset(folder):
     data = DataConfig(32, 1.0, 'bicubic', (0.5,) * 3, (0.5,) * 3)
     for split, count in (('train', 1442), ('val', 355), ('test', 355)):
         dataset = build_dataset('digits', str(folder), split, eval_transform(data), 10)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Classes 'b', 'a c' and 'B' with 10, 4 and 7 training and 2 validation pictures each; other files between."""
+    """Classes 'b', 'a c' and 'B' with 10, 4 and 7 training and 2 validation images each; other files between."""
     for name, count in (('b', 10), ('a c', 4), ('B', 7)):
         for split, number in (('train', count), ('valid', 2)):
             (tmp_path / split / name / 'deep').mkdir(parents=True)
@@ -37,7 +37,7 @@ def counts(path: Path) -> list:
     return [labels.count(index) for index in range(3)]
 
 
-def test_every_picture_with_ids_in_the_order_of_sorted_names(folder, capsys):
+def test_every_image_with_ids_in_the_order_of_sorted_names(folder, capsys):
     assert make_lists.main([str(folder)]) == 0
     train = read(folder / 'train_list.txt')
     assert read(folder / 'classes.txt') == ['B', 'a c', 'b']
@@ -63,7 +63,7 @@ def test_subsets(folder, flags, train):
         assert read(folder / 'train_list.txt') != first
 
 
-def test_val_split_takes_pictures_away_from_training(folder):
+def test_val_split_takes_images_away_from_training(folder):
     for path in sorted((folder / 'valid').rglob('*'), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     (folder / 'valid').rmdir()
@@ -92,7 +92,7 @@ def test_bad_folders_and_flags(folder, tmp_path):
     (tmp_path / 'hollow' / 'train' / 'x').mkdir(parents=True)
     for arguments, message in (
             ([str(tmp_path / 'none')], 'none/train: no such folder'), ([str(tmp_path / 'flat')], 'no class folders'),
-            ([str(tmp_path / 'hollow')], 'found no pictures in this class folder'),
+            ([str(tmp_path / 'hollow')], 'found no images in this class folder'),
             ([str(folder), '--fraction', '0'], '--fraction: found 0.0'),
             ([str(folder), '--per-class', '0'], '--per-class: found 0'),
             ([str(folder), '--val-split', '1'], '--val-split: found 1.0'),
@@ -101,14 +101,14 @@ def test_bad_folders_and_flags(folder, tmp_path):
             make_lists.main(arguments)
     (folder / 'valid' / 'other').mkdir()
     (folder / 'valid' / 'other' / '1.png').touch()
-    with pytest.raises(InputError, match='class folder other of the validation pictures'):
+    with pytest.raises(InputError, match='class folder other of the validation images'):
         make_lists.main([str(folder)])
 
 
 def test_by_path_and_as_module(folder, tmp_path):
     result = subprocess.run([sys.executable, str(ROOT / 'CaiT/tools/make_lists.py'), str(folder)], cwd=tmp_path,
                             capture_output=True, text=True, check=False)
-    assert result.returncode == 0 and '21 pictures' in result.stdout, result.stderr
+    assert result.returncode == 0 and '21 images' in result.stdout, result.stderr
     result = subprocess.run([sys.executable, '-m', 'CaiT.tools.make_lists', str(folder)], cwd=ROOT,
                             capture_output=True, text=True, check=False)
     assert result.returncode == 2 and result.stderr.startswith('error: ') and result.stderr.count('\n') == 1

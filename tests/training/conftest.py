@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set of a few noisy stripes and a CaiT that trains on it in seconds."""
+"""A dataset of a few noisy stripes and a CaiT that trains on it in seconds."""
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +15,7 @@ SMALL = ['MODEL.EMBED_DIM', '32', 'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4', 'M
 
 @pytest.fixture(scope='session')
 def stripes(tmp_path_factory):
-    """ImageNet layout with 3 classes: 24 training and 11 validation pictures, 16x16."""
+    """ImageNet layout with 3 classes: 24 training and 11 validation images, 16x16."""
     root = tmp_path_factory.mktemp('stripes')
     rng = np.random.default_rng(0)
     for split, count in (('train', 24), ('val', 11)):
@@ -52,7 +52,7 @@ def tiny_teacher(monkeypatch, tmp_path):
     from CaiT.training import checkpoint
     variants, aliases, generic = registry._tables()
     arch = {**registry._defaults(CaiT), **dict(embed_dim=16, depth=1, depth_token_only=1, num_heads=2, patch_size=8)}
-    row = registry.Variant(CaiT, arch, registry.data_config(24, 1.0, registry.HALF), name='tiny_teacher')
+    row = registry.Variant(CaiT, arch, registry.preprocessing(24, 1.0, registry.HALF), name='tiny_teacher')
     monkeypatch.setattr(registry, '_tables', lambda: ({**variants, 'tiny_teacher': row}, aliases, generic))
 
     def write(classes=3, bias=(0.0, 0.0, 0.0)):

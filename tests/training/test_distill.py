@@ -5,14 +5,14 @@ import numpy as np
 import paddle
 import pytest
 
-from CaiT.data.transforms import DataConfig, normalised
+from CaiT.data.transforms import DataConfig, normalize
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, jobs
 from CaiT.training.distill import Teacher, build_teacher, vision_models
 from CaiT.training.losses import build_loss
 
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], 'float32')
-TOLD = np.array([[0.0, 3.0, 1.0], [1.0, 0.0, 4.0]], 'float32')
+TEACHER_LOGITS = np.array([[0.0, 3.0, 1.0], [1.0, 0.0, 4.0]], 'float32')
 LABELS = np.array([0, 1])
 
 
@@ -26,25 +26,25 @@ def cross_entropy(logits, ids):
 
 def test_hard_distillation_by_value():
     loss = build_loss('CE', 0.0, 'hard', 0.3)
-    found = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS), paddle.to_tensor(TOLD)).item()
+    found = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS), paddle.to_tensor(TEACHER_LOGITS)).item()
     assert found == pytest.approx(0.7 * cross_entropy(LOGITS, LABELS) + 0.3 * cross_entropy(LOGITS, [1, 2]), rel=1e-6)
 
 
 def test_soft_distillation_by_value():
     loss = build_loss('CE', 0.0, 'soft', 0.3, 2.0)
-    found = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS), paddle.to_tensor(TOLD)).item()
-    theirs, ours = log_softmax(TOLD.astype('float64') / 2), log_softmax(LOGITS.astype('float64') / 2)
-    divergence = (np.exp(theirs) * (theirs - ours)).sum(-1).mean()
+    found = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS), paddle.to_tensor(TEACHER_LOGITS)).item()
+    teacher, student = log_softmax(TEACHER_LOGITS.astype('float64') / 2), log_softmax(LOGITS.astype('float64') / 2)
+    divergence = (np.exp(teacher) * (teacher - student)).sum(-1).mean()
     assert found == pytest.approx(0.7 * cross_entropy(LOGITS, LABELS) + 0.3 * 4 * divergence, rel=1e-6)
-    agreeing = build_loss('CE', 0.0, 'soft', 1.0)(paddle.to_tensor(TOLD), paddle.to_tensor(LABELS),
-                                                 paddle.to_tensor(TOLD))
+    agreeing = build_loss('CE', 0.0, 'soft', 1.0)(paddle.to_tensor(TEACHER_LOGITS), paddle.to_tensor(LABELS),
+                                                 paddle.to_tensor(TEACHER_LOGITS))
     assert agreeing.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_second_head_learns_from_the_teacher_first_from_the_labels():
     loss = build_loss('CE', 0.0, 'hard', 0.5)
     heads = paddle.to_tensor(LOGITS), paddle.to_tensor(-LOGITS)
-    found = loss(heads, paddle.to_tensor(LABELS), paddle.to_tensor(TOLD)).item()
+    found = loss(heads, paddle.to_tensor(LABELS), paddle.to_tensor(TEACHER_LOGITS)).item()
     assert found == pytest.approx((cross_entropy(LOGITS, LABELS) + cross_entropy(-LOGITS, [1, 2])) / 2, rel=1e-6)
 
 
@@ -52,44 +52,44 @@ def data(size, mean, std):
     return DataConfig(size, 1.0, 'bicubic', (mean,) * 3, (std,) * 3)
 
 
-def test_teacher_sees_the_same_pixels_normalised_its_way():
+def test_teacher_sees_the_same_pixels_normalized_its_way():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    student, own = data(16, 0.45, 0.22), data(16, 0.5, 0.5)
-    batch = paddle.to_tensor(normalised(pixels, student)[None])
-    seen = Teacher(paddle.nn.Identity(), own, student).pictures(batch)
-    np.testing.assert_allclose(seen.numpy()[0], normalised(pixels, own), atol=1e-6)
-    assert Teacher(paddle.nn.Identity(), student, student).pictures(batch) is batch
+    student, teacher = data(16, 0.45, 0.22), data(16, 0.5, 0.5)
+    batch = paddle.to_tensor(normalize(pixels, student)[None])
+    seen = Teacher(paddle.nn.Identity(), teacher, student).preprocess(batch)
+    np.testing.assert_allclose(seen.numpy()[0], normalize(pixels, teacher), atol=1e-6)
+    assert Teacher(paddle.nn.Identity(), student, student).preprocess(batch) is batch
 
 
 @pytest.mark.parametrize('size', [8, 24])
-def test_teacher_of_another_size_sees_the_picture_resampled(size):
+def test_teacher_of_another_size_sees_the_image_resampled(size):
     ramp = np.broadcast_to(np.linspace(0, 1, 16, dtype='float32'), (1, 3, 16, 16))
-    seen = Teacher(paddle.nn.Identity(), data(size, 0.5, 0.5), data(16, 0.5, 0.5)).pictures(paddle.to_tensor(ramp))
+    seen = Teacher(paddle.nn.Identity(), data(size, 0.5, 0.5), data(16, 0.5, 0.5)).preprocess(paddle.to_tensor(ramp))
     assert seen.shape == [1, 3, size, size]
-    centres = ((np.arange(size) + 0.5) * 16 / size - 0.5) / 15  # half-pixel centres: the field of view is the same
-    np.testing.assert_allclose(seen.numpy()[0, 0, 0, 2:-2], centres[2:-2], atol=0.01)
+    centers = ((np.arange(size) + 0.5) * 16 / size - 0.5) / 15  # half-pixel centers: the field of view is the same
+    np.testing.assert_allclose(seen.numpy()[0, 0, 0, 2:-2], centers[2:-2], atol=0.01)
 
 
-def distil(weights, kind='hard', alpha=0.5, teacher='tiny_teacher'):
+def distill_opts(weights, kind='hard', alpha=0.5, teacher='tiny_teacher'):
     return ['TRAIN.DISTILL.TYPE', kind, 'TRAIN.DISTILL.ALPHA', alpha, 'TRAIN.DISTILL.TEACHER', teacher,
             'TRAIN.DISTILL.TEACHER_WEIGHTS', weights]
 
 
 def test_teacher_is_in_eval_mode_and_has_no_gradients(config, tiny_teacher):
-    teacher = build_teacher(config(*distil(tiny_teacher())))
+    teacher = build_teacher(config(*distill_opts(tiny_teacher())))
     assert not any(layer.training for layer in teacher.network.sublayers(include_self=True))
-    pictures = paddle.rand([2, 3, 16, 16])
-    pictures.stop_gradient = False
-    logits = teacher(pictures)
+    images = paddle.rand([2, 3, 16, 16])
+    images.stop_gradient = False
+    logits = teacher(images)
     assert logits.shape == [2, 3] and logits.stop_gradient
-    assert teacher.size == 24 and not teacher.same
+    assert teacher.size == 24 and not teacher.same_normalization
 
 
 def test_a_teacher_without_weight_changes_no_bit(config, tiny_teacher, tmp_path):
     """Share 0: weights, and so first values, parameter names and random choices, are those without a teacher."""
     drop = ['MODEL.DROP_PATH_RATE', 0.2]
     jobs.train(config(*drop, epochs=1, output_dir=str(tmp_path / 'alone')))
-    jobs.train(config(*drop, *distil(tiny_teacher(), 'soft', 0.0), epochs=1, output_dir=str(tmp_path / 'taught')))
+    jobs.train(config(*drop, *distill_opts(tiny_teacher(), 'soft', 0.0), epochs=1, output_dir=str(tmp_path / 'taught')))
     alone, taught = (checkpoint.read(tmp_path / name / 'last.pdstate') for name in ('alone', 'taught'))
     for part in ('model', 'optimizer'):
         assert alone[part].keys() == taught[part].keys()
@@ -99,7 +99,7 @@ def test_a_teacher_without_weight_changes_no_bit(config, tiny_teacher, tmp_path)
 @pytest.mark.parametrize('kind', ['hard', 'soft'])
 def test_the_student_learns_what_the_teacher_says(config, tiny_teacher, tmp_path, kind):
     """A teacher that always says class 2, and nobody else to learn from."""
-    opts = distil(tiny_teacher(bias=(0, 0, 20)), kind, 1.0)
+    opts = distill_opts(tiny_teacher(bias=(0, 0, 20)), kind, 1.0)
     jobs.train(config(*opts, 'TRAIN.WARMUP_EPOCHS', 0, epochs=2, output_dir=str(tmp_path / 'run')))
     bias = checkpoint.read(tmp_path / 'run' / 'last.pdstate')['model']['head.bias']
     assert bias[2] > 0 > max(bias[:2])
@@ -107,7 +107,8 @@ def test_the_student_learns_what_the_teacher_says(config, tiny_teacher, tmp_path
 
 
 def test_distilled_deit_trains_with_a_teacher(config, tiny_teacher, tmp_path):
-    jobs.train(config(*distil(tiny_teacher(bias=(0, 0, 20)), 'hard', 0.5), epochs=1, output_dir=str(tmp_path / 'run'),
+    opts = distill_opts(tiny_teacher(bias=(0, 0, 20)), 'hard', 0.5)
+    jobs.train(config(*opts, epochs=1, output_dir=str(tmp_path / 'run'),
                       model=['MODEL.NAME', 'deit_tiny_distilled_patch16_224']))
     weights = checkpoint.read(tmp_path / 'run' / 'last.pdstate')['model']
     assert weights['head_dist.bias'][2] > 0 > max(weights['head_dist.bias'][:2])
@@ -116,11 +117,11 @@ def test_distilled_deit_trains_with_a_teacher(config, tiny_teacher, tmp_path):
 
 def test_a_missing_teacher_is_one_line(config, tiny_teacher, tmp_path):
     for opts, message in (
-            (distil('', teacher=''), r'DISTILL\.TYPE hard: found no TRAIN\.DISTILL\.TEACHER, expected a model'),
-            (distil(''), r'found no TRAIN\.DISTILL\.TEACHER_WEIGHTS, expected the path of its weights'),
-            (distil(str(tmp_path / 'none')), r'none: no such file'),
-            (distil('x', teacher='resnet51'), r"DISTILL\.TEACHER: model 'resnet51' is not known.*paddle\.vision"),
-            (distil(tiny_teacher(classes=5)), r'for 5 classes, the model for 3; a teacher needs the same classes')):
+            (distill_opts('', teacher=''), r'DISTILL\.TYPE hard: found no TRAIN\.DISTILL\.TEACHER, expected a model'),
+            (distill_opts(''), r'found no TRAIN\.DISTILL\.TEACHER_WEIGHTS, expected the path of its weights'),
+            (distill_opts(str(tmp_path / 'none')), r'none: no such file'),
+            (distill_opts('x', teacher='resnet51'), r"DISTILL\.TEACHER: model 'resnet51' is not known.*paddle\.vision"),
+            (distill_opts(tiny_teacher(classes=5)), r'for 5 classes, the model for 3; a teacher needs the same')):
         with pytest.raises(InputError, match=message) as error:
             build_teacher(config(*opts))
         assert '\n' not in str(error.value)
@@ -132,9 +133,9 @@ def test_paddles_own_models_teach(config, tmp_path):
     network.eval()
     path = str(tmp_path / 'shuffle.pdparams')
     paddle.save(network.state_dict(), path)
-    teacher = build_teacher(config(*distil(path, teacher='shufflenet_v2_x0_25')))
-    pictures = paddle.rand([1, 3, 16, 16])
-    assert np.array_equal(teacher(pictures).numpy(), network(teacher.pictures(pictures)).numpy())
-    assert teacher.pictures(pictures).shape == [1, 3, 224, 224]
+    teacher = build_teacher(config(*distill_opts(path, teacher='shufflenet_v2_x0_25')))
+    images = paddle.rand([1, 3, 16, 16])
+    assert np.array_equal(teacher(images).numpy(), network(teacher.preprocess(images)).numpy())
+    assert teacher.preprocess(images).shape == [1, 3, 224, 224]
     with pytest.raises(InputError, match=r'of shape \[\d+, 3\], shufflenet_v2_x0_25 for 4 classes needs \[\d+, 4\]'):
-        build_teacher(config(*distil(path, teacher='shufflenet_v2_x0_25'), num_classes=4))
+        build_teacher(config(*distill_opts(path, teacher='shufflenet_v2_x0_25'), num_classes=4))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from CaiT.training import checkpoint
-from CaiT.training.journal import Journal
+from CaiT.training.logger import RunLogger
 from tests.training.conftest import CAIT, SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANDOM = ['MODEL.DROP_PATH_RATE', '0.2', 'MODEL.DROP_RATE', '0.1', 'AUG.MIXUP', '0.8', 'AUG.CUTMIX', '1.0',
           'AUG.AUTO_AUGMENT', 'rand-m9-mstd0.5-inc1', 'AUG.ERASE_PROB', '0.25', 'AUG.REPEATS', '3',
           'TRAIN.EMA_DECAY', '0.9', 'TRAIN.LABEL_SMOOTHING', '0.1', 'TRAIN.ACCUM_ITER', '2', 'SAVE_STEPS', '1']
-TIMES = ('data_time', 'batch_time', 'pictures_per_second', 'memory_mib', 'eta')
+TIMES = ('data_time', 'batch_time', 'images_per_second', 'memory_mib', 'eta')
 
 
 def command(stripes, folder, epochs=3, *opts):
@@ -63,7 +63,7 @@ def result(folder):
     """What must not depend on how often a run was killed: the final state, the best one, the records but for times."""
     last, best = (checkpoint.read(folder / f'{tag}.pdstate') for tag in ('last', 'best'))
     records = [{key: value for key, value in record.items() if key not in TIMES}
-               for record in Journal(folder, 'x').records()]
+               for record in RunLogger(folder, 'x').records()]
     return last, best, records
 
 
@@ -151,4 +151,4 @@ def test_a_half_written_state_is_never_chosen(stripes, tmp_path):
     (folder / 'log.jsonl').write_text((folder / 'log.jsonl').read_text() + '{"epoch": 2, "train_lo')
     finish(command(stripes, folder))
     assert not half.exists()
-    assert [record['epoch'] for record in Journal(folder, 'x').records()] == [1, 2, 3]
+    assert [record['epoch'] for record in RunLogger(folder, 'x').records()] == [1, 2, 3]

@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 import pytest
 
-from CaiT.training.losses import build_loss, correct, distribution
+from CaiT.training.losses import build_loss, count_correct, target_distribution
 
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], 'float32')
 
@@ -41,11 +41,11 @@ def test_two_heads_learn_the_labels_in_equal_parts():
 
 def test_soft_targets_are_left_as_they_are():
     soft = paddle.to_tensor([[0.3, 0.7, 0.0]])
-    assert distribution(soft, 3, 0.1) is soft
+    assert target_distribution(soft, 3, 0.1) is soft
 
 
-def test_correct_counts_ids_and_shares():
+def test_count_correct_of_class_ids_and_distributions():
     logits = paddle.to_tensor(LOGITS)
-    assert correct(logits, paddle.to_tensor([0, 1])) == 1
-    assert correct(logits, paddle.to_tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])) == 2
-    assert correct((logits, -3 * logits), paddle.to_tensor([0, 2])) == 0
+    assert count_correct(logits, paddle.to_tensor([0, 1])) == 1
+    assert count_correct(logits, paddle.to_tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])) == 2
+    assert count_correct((logits, -3 * logits), paddle.to_tensor([0, 2])) == 0

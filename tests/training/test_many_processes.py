@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from CaiT.training import checkpoint
-from CaiT.training.journal import Journal
+from CaiT.training.logger import RunLogger
 from tests.training.conftest import CAIT, SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def words(script, stripes, folder, batch, epochs, *opts):
 
 
 def launch(stripes, folder, epochs, *opts):
-    """Two processes of two pictures each; the launcher's own logs go beside the run."""
+    """Two processes of two images each; the launcher's own logs go beside the run."""
     launcher = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2',
                 '--log_dir', str(folder) + '-log']
     environment = {key: value for key, value in os.environ.items() if not key.startswith(('PADDLE_', 'OMP_'))}
@@ -51,7 +51,7 @@ def assert_close(one, two):
     for part in ('model', 'ema'):
         worst = max(np.abs(mine[part][name] - theirs[part][name]).max() for name in theirs[part])
         assert worst < 6e-6, (part, worst)
-    mine, theirs = (Journal(folder, 'x').records() for folder in (one, two))
+    mine, theirs = (RunLogger(folder, 'x').records() for folder in (one, two))
     assert [record['epoch'] for record in mine] == [record['epoch'] for record in theirs]
     for a, b in zip(mine, theirs):
         for key in ('train_loss', 'train_acc', 'val_loss', 'val_top1', 'val_top5', 'ema_top1', 'lr'):
@@ -67,7 +67,7 @@ def one(stripes, tmp_path_factory):
 
 @pytest.mark.parametrize('recompute', ['False', 'True'])
 def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recompute):
-    """Weights, average, losses and accuracies; 11 validation pictures in 5s: neither padded nor counted twice."""
+    """Weights, average, losses and accuracies; 11 validation images in 5s: neither padded nor counted twice."""
     folder = tmp_path / 'two'
     said, _ = (job := launch(stripes, folder, 2, 'TRAIN.RECOMPUTE', recompute)).communicate(timeout=200)
     assert job.returncode == 0, said
@@ -95,14 +95,14 @@ def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stri
 
 
 def test_an_error_of_any_process_is_on_the_screen(stripes, tmp_path):
-    """The seventh picture of the list is broken; whoever reads it, its line is shown and the job ends."""
+    """The seventh image of the list is broken; whoever reads it, its line is shown and the job ends."""
     broken = tmp_path / 'broken'
     shutil.copytree(stripes, broken)
-    (broken / 'train/0/06.png').write_text('no picture')
+    (broken / 'train/0/06.png').write_text('no image')
     started = time.monotonic()
     said, _ = (job := launch(broken, tmp_path / 'run', 2, 'AUG.REPEATS', '1')).communicate(timeout=100)
     assert job.returncode != 0 and time.monotonic() - started < 90
-    assert 'line 7: picture' in said and 'cannot be decoded' in said
+    assert 'line 7: image' in said and 'cannot be decoded' in said
 
 
 def member(launcher, rank):

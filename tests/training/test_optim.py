@@ -20,7 +20,7 @@ from CaiT.training.optim import (
 
 
 def test_cosine_with_warm_up_by_value():
-    schedule = Schedule(peak=1e-3, epochs=10, warmup=2, start=1e-6, end=1e-5)
+    schedule = Schedule(peak_lr=1e-3, epochs=10, warmup_epochs=2, warmup_start_lr=1e-6, end_lr=1e-5)
     assert schedule.at(0) == 1e-6
     assert schedule.at(1) == pytest.approx((1e-6 + 1e-3) / 2)
     assert schedule.at(2) == pytest.approx(1e-5 + (1e-3 - 1e-5) * (1 + math.cos(0.2 * math.pi)) / 2)
@@ -32,14 +32,14 @@ def test_cosine_with_warm_up_by_value():
     ('linear', [1.0, 0.8, 0.5, 0.0]), ('step', [1.0, 1.0, 0.5, 0.125]), ('multistep', [1.0, 0.5, 0.25, 0.25]),
     ('constant', [1.0, 1.0, 1.0, 1.0])])
 def test_other_schedules_by_value(kind, expected):
-    schedule = Schedule(peak=1.0, epochs=10, kind=kind, every=3, rate=0.5, milestones=(2, 5))
+    schedule = Schedule(peak_lr=1.0, epochs=10, kind=kind, step_epochs=3, decay=0.5, milestones=(2, 5))
     assert [schedule.at(position) for position in (0, 2, 5, 10)] == pytest.approx(expected)
 
 
-def test_rate_is_scaled_with_the_global_batch(config):
+def test_lr_is_scaled_with_the_global_batch(config):
     schedule, line = build_schedule(config('TRAIN.LR_BATCH', 512, 'TRAIN.BASE_LR', 5e-4), 1024)
-    assert schedule.peak == pytest.approx(1e-3)
-    assert 'base 0.0005 x factor 2 (1024 pictures per update / 512) = 0.001' in line
+    assert schedule.peak_lr == pytest.approx(1e-3)
+    assert 'base 0.0005 x factor 2 (1024 images per update / 512) = 0.001' in line
 
 
 def test_what_decays_by_name():
@@ -57,8 +57,9 @@ def test_what_decays_by_name():
 
 def test_distillation_token_does_not_decay():
     model = create_model('deit_tiny_distilled_patch16_224', depth=1)
-    still = {name for group in parameter_groups(model, 0.05) if not group['weight_decay'] for name in group['names']}
-    assert {'cls_token', 'dist_token', 'pos_embed', 'head_dist.bias'} <= still
+    groups = parameter_groups(model, 0.05)
+    not_decayed = {name for group in groups if not group['weight_decay'] for name in group['names']}
+    assert {'cls_token', 'dist_token', 'pos_embed', 'head_dist.bias'} <= not_decayed
 
 
 @pytest.mark.parametrize('name, stacks', [('cait', {'blocks.0.': 1, 'blocks.1.': 2, 'blocks_token_only.1.': 4}),

@@ -47,7 +47,7 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
     records = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     assert [record['epoch'] for record in records] == [1, 2]
     assert records[0].keys() == {
-        'epoch', 'train_loss', 'train_acc', 'lr', 'grad_norm', 'data_time', 'batch_time', 'pictures_per_second',
+        'epoch', 'train_loss', 'train_acc', 'lr', 'grad_norm', 'data_time', 'batch_time', 'images_per_second',
         'memory_mib', 'eta', 'val_loss', 'val_top1', 'val_top5', 'ema_loss', 'ema_top1', 'ema_top5'}
     assert all(np.isfinite(list(record.values())).all() for record in records)
     assert records[0]['eta'] > 0 == records[1]['eta'] and records[0]['memory_mib'] > 100
@@ -115,7 +115,8 @@ def test_shipped_recipes_can_be_trained(path):
     build_train_transform(chosen)
     build_loss(chosen.TRAIN.LOSS, chosen.TRAIN.LABEL_SMOOTHING)
     schedule, _ = build_schedule(chosen, 1024)
-    assert schedule.peak >= schedule.at(chosen.TRAIN.EPOCHS) >= 0 and chosen.TRAIN.WARMUP_EPOCHS < chosen.TRAIN.EPOCHS
+    assert schedule.peak_lr >= schedule.at(chosen.TRAIN.EPOCHS) >= 0
+    assert chosen.TRAIN.WARMUP_EPOCHS < chosen.TRAIN.EPOCHS
     if chosen.AUG.MIXUP or chosen.AUG.CUTMIX:
         Mixing(chosen.AUG.MIXUP, chosen.AUG.CUTMIX, 10, chosen.DATA.BATCH_SIZE, chosen.AUG.MIX_PROB,
                chosen.AUG.MIX_SWITCH_PROB, chosen.AUG.MIX_MODE)
@@ -128,7 +129,7 @@ def test_resume_with_another_optimizer_is_refused(config, tmp_path):
 
 
 def test_an_average_that_starts_on_resume_starts_at_the_resumed_weights(config, tmp_path):
-    """Not at the first values of a fresh model: one update later it is still next to the weights."""
+    """Not at the first values of a fresh model: one update later it is not_decayed next to the weights."""
     jobs.train(config('TRAIN.WARMUP_EPOCHS', 0, epochs=1, output_dir=str(tmp_path)))
     before = checkpoint.read(tmp_path / 'last.pdstate')['model']
     jobs.train(config('TRAIN.EMA_DECAY', 1.0, output_dir=str(tmp_path), resume='auto'))
@@ -144,7 +145,7 @@ def test_a_run_that_died_before_its_first_state_starts_its_log_afresh(config, tm
 
 
 def test_master_weights_travel_under_public_names():
-    """O2 needs a GPU; what it adds to an optimiser's state is kept and given back."""
+    """O2 needs a GPU; what it adds to an optimizer's state is kept and given back."""
     class Optimizer:
         def __init__(self, state):
             self.state = state

@@ -7,7 +7,7 @@ import json
 import pytest
 from paddle.jit.dy2static.program_translator import StaticFunction
 
-from CaiT.training.journal import Journal
+from CaiT.training.logger import RunLogger
 from CaiT.training.trainer import Trainer
 
 
@@ -16,7 +16,7 @@ def test_static_graph_has_the_same_losses(config, tmp_path):
     for static in (False, True):
         folder = tmp_path / str(static)
         settings = config('TRAIN.TO_STATIC', static, 'MODEL.DROP_PATH_RATE', 0.1, epochs=1)
-        trainer = Trainer(settings, folder, Journal(folder, 'log_train.txt'))
+        trainer = Trainer(settings, folder, RunLogger(folder, 'log_train.txt'))
         assert isinstance(trainer.model.forward, StaticFunction) == static
         trainer.fit()
         lines = (folder / 'log.jsonl').read_text(encoding='utf-8').splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, jobs
-from CaiT.training.journal import Journal
+from CaiT.training.logger import RunLogger
 from CaiT.training.trainer import Trainer, grouped, step_seed
 
 
@@ -29,7 +29,7 @@ def assert_same(one, two):
 
 
 def trainer(config, folder):
-    return Trainer(config, folder, Journal(folder, 'log_train.txt'))
+    return Trainer(config, folder, RunLogger(folder, 'log_train.txt'))
 
 
 def test_log_lines_files_and_records(config, tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_resumed_run_ends_with_the_same_bits(config, tmp_path):
 
     def stop_after_two(*tags):
         save(*tags)
-        if half.progress.epoch == 3:
+        if half.state.epoch == 3:
             raise Stop
 
     half._save = stop_after_two
@@ -87,7 +87,7 @@ def test_resumed_run_ends_with_the_same_bits(config, tmp_path):
     for part in ('model', 'ema', 'optimizer'):
         assert_same(whole[part], parts[part])
     assert whole['progress'] == parts['progress']
-    records = [Journal(tmp_path / name, 'x').records() for name in ('whole', 'parts')]
+    records = [RunLogger(tmp_path / name, 'x').records() for name in ('whole', 'parts')]
     assert [record['epoch'] for record in records[0]] == [1, 2, 3, 4]
     for key in ('epoch', 'lr', 'train_loss', 'train_acc', 'grad_norm', 'val_loss', 'ema_loss'):
         assert [record[key] for record in records[0]] == [record[key] for record in records[1]], key
@@ -95,7 +95,7 @@ def test_resumed_run_ends_with_the_same_bits(config, tmp_path):
 
 @pytest.mark.parametrize('micro', [1, 2, 3])
 def test_micro_batches_equal_one_batch(config, tmp_path, micro):
-    """n micro-batches of b pictures step like one batch of n * b: the loss is divided."""
+    """n micro-batches of b images step like one batch of n * b: the loss is divided."""
     opts = ['AUG.SHIFT', 0, 'AUG.HFLIP', 0, 'AUG.INTERPOLATION', 'bilinear', 'TRAIN.OPTIMIZER.NAME', 'Momentum',
             'TRAIN.WARMUP_EPOCHS', 0, 'TRAIN.LR_SCHEDULE', 'constant', 'TRAIN.BASE_LR', 0.1]
     one = trainer(config(*opts, batch_size=12, epochs=1), tmp_path / 'one')
@@ -109,9 +109,9 @@ def test_micro_batches_equal_one_batch(config, tmp_path, micro):
 
 def test_best_is_the_best_not_the_last(config, tmp_path, monkeypatch):
     from CaiT.training import trainer as module
-    from CaiT.training.evaluator import Score
+    from CaiT.training.evaluator import EvalResult
     tops = iter([0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(module, 'evaluate', lambda *_: Score(1.0, next(tops), 1.0, 11))
+    monkeypatch.setattr(module, 'evaluate', lambda *_: EvalResult(1.0, next(tops), 1.0, 11))
     jobs.train(config(epochs=4, output_dir=str(tmp_path)))
     best = checkpoint.read(tmp_path / 'best.pdstate')['progress']
     assert (best['best_top1'], best['best_epoch'], best['epoch']) == (0.75, 2, 3)
@@ -120,9 +120,10 @@ def test_best_is_the_best_not_the_last(config, tmp_path, monkeypatch):
 
 def test_the_average_has_its_own_best(config, tmp_path, monkeypatch):
     from CaiT.training import trainer as module
-    from CaiT.training.evaluator import Score
+    from CaiT.training.evaluator import EvalResult
     tops = {'Val': iter([0.9, 0.1]), 'EMA': iter([0.2, 0.8])}
-    monkeypatch.setattr(module, 'evaluate', lambda *a: Score(1.0, next(tops[a[4] if len(a) > 4 else 'Val']), 1.0, 11))
+    monkeypatch.setattr(module, 'evaluate', lambda *args: EvalResult(
+        1.0, next(tops[args[4] if len(args) > 4 else 'Val']), 1.0, 11))
     jobs.train(config('TRAIN.EMA_DECAY', 0.5, output_dir=str(tmp_path)))
     best = paddle.load(str(tmp_path / 'best_ema.pdparams'))
     assert_same({name: value.numpy() for name, value in best.items()},
@@ -159,8 +160,8 @@ def test_resume_of_nothing_is_refused_and_auto_starts_afresh(config, tmp_path):
 
 
 def test_last_epoch_starts_behind_it(config, tmp_path):
-    progress = jobs.train(config(output_dir=str(tmp_path), last_epoch=1))
-    assert [record['epoch'] for record in Journal(tmp_path, 'x').records()] == [2] and progress.epoch == 3
+    state = jobs.train(config(output_dir=str(tmp_path), last_epoch=1))
+    assert [record['epoch'] for record in RunLogger(tmp_path, 'x').records()] == [2] and state.epoch == 3
 
 
 def test_half_a_state_is_refused(config, tmp_path):
@@ -191,7 +192,7 @@ def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_
     def signalled(model, loader, *rest):
         calls.append(loader)
         if len(calls) == 2:  # in the middle of epoch 1's second evaluation, the average's
-            loader.stop.seen = True
+            loader.preemption.received = True
         return evaluate(model, loader, *rest)
 
     monkeypatch.setattr(module, 'evaluate', signalled)
@@ -206,6 +207,6 @@ def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_
         for part in ('model', 'ema', 'optimizer'):
             assert_same(whole[part], parts[part])
         assert whole['progress'] == parts['progress']
-    records = [Journal(tmp_path / name, 'x').records() for name in ('whole', 'parts')]
+    records = [RunLogger(tmp_path / name, 'x').records() for name in ('whole', 'parts')]
     for key in ('epoch', 'lr', 'train_loss', 'grad_norm', 'val_loss', 'ema_loss'):
         assert [record[key] for record in records[0]] == [record[key] for record in records[1]], key

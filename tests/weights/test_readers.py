@@ -209,7 +209,7 @@ def test_a_codec_cannot_be_chosen(tmp_path):
 # --- PyTorch ---
 
 def torch_zip(path):
-    """What recognises a file of torch.save, without torch."""
+    """What recognizes a file of torch.save, without torch."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('w/data.pkl', b'\x80\x02}.')
     return path

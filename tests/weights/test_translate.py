@@ -87,12 +87,12 @@ def test_every_publisher_gives_the_golden_logits(tmp_path, name):
     change, write = SHIPPED[name]
     write(tmp_path / name, change(rule.tiny()))
     model = create_model('cait', **TINY)
-    audit = load_weights(model, tmp_path / name)
+    report = load_weights(model, tmp_path / name)
     assert_holds(model, rule.tiny())  # proj_l.bias too, which logits cannot see
     assert_golden(logits(model))
-    assert audit.loaded == audit.found == 80
-    assert len(audit.transposed) == (0 if name.endswith('.pdparams') else 25)
-    assert not (audit.dropped or audit.initial or audit.zero_filled or audit.resampled or audit.converted)
+    assert report.loaded == report.found == 80
+    assert len(report.transposed) == (0 if name.endswith('.pdparams') else 25)
+    assert not (report.dropped or report.initial or report.zero_filled or report.resampled or report.converted)
 
 
 def test_our_own_safetensors(tmp_path):
@@ -105,13 +105,13 @@ def test_our_own_safetensors(tmp_path):
 def test_mindcv_without_biases_in_attention(tmp_path):
     arrays = c.mindcv(rule.tiny())
     model = create_model('cait', **TINY)
-    audit = load_weights(model, c.write_ckpt(tmp_path / 'w.ckpt', arrays))
+    report = load_weights(model, c.write_ckpt(tmp_path / 'w.ckpt', arrays))
     absent = [f'blocks.{i}.attn.{part}.bias' for i in (0, 1) for part in ('qkv', 'proj', 'proj_l', 'proj_w')]
     absent += [f'blocks_token_only.{i}.attn.{part}.bias' for i in (0, 1) for part in 'qkv']
-    assert sorted(audit.zero_filled) == sorted(absent)
+    assert sorted(report.zero_filled) == sorted(absent)
     assert_holds(model, {**rule.tiny(), **{name: np.zeros_like(rule.tiny()[name]) for name in absent}})
     assert_golden(logits(model), 'cait_tiny_nobias')
-    assert (audit.found, audit.loaded, len(audit.renamed)) == (66, 66, 18)
+    assert (report.found, report.loaded, len(report.renamed)) == (66, 66, 18)
     # A file that has them keeps them.
     full = c.renamed(rule.tiny(), (r'(norm\d?)\.weight$', r'\1.gamma'), (r'(norm\d?)\.bias$', r'\1.beta'))
     assert not load_weights(model, c.write_ckpt(tmp_path / 'full.ckpt', full)).zero_filled
@@ -126,9 +126,9 @@ def test_vit_and_deit_of_every_publisher(tmp_path, model, change):
     arrays = change(reference(model))
     write = c.write_safetensors if any('query' in name for name in arrays) else c.write_pdparams
     path = tmp_path / ('w.safetensors' if write is c.write_safetensors else 'w.pdparams')
-    audit = load_weights(model, write(path, arrays))
+    report = load_weights(model, write(path, arrays))
     assert_holds(model, reference(model))
-    assert audit.loaded == len(model.state_dict())
+    assert report.loaded == len(model.state_dict())
 
 
 def test_mindcv_vit_fills_nothing(tmp_path):
@@ -183,13 +183,13 @@ def test_position_embeddings_are_resampled(tmp_path, model, old, new):
     shape = dict(patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=4)
     arrays = reference(model(image_size=8 * old, **shape))
     target = model(image_size=8 * new, **shape)
-    audit = load_weights(target, c.write_safetensors(tmp_path / 'w.safetensors', arrays))
+    report = load_weights(target, c.write_safetensors(tmp_path / 'w.safetensors', arrays))
     prefix = {CaiT: 0, DistilledDeiT: 2}.get(model, 1)
     torch = np.load(rule.FOLDER / 'bicubic.npz')[f'{prefix}_{old}_{new}']
     found = target.pos_embed.numpy()
     np.testing.assert_array_equal(found[:, :prefix], arrays['pos_embed'][:, :prefix])
     np.testing.assert_allclose(found, torch, atol=3e-6 * np.abs(torch).max())
-    assert audit.resampled == [f'pos_embed {old}x{old} -> {new}x{new} patches']
+    assert report.resampled == [f'pos_embed {old}x{old} -> {new}x{new} patches']
     assert_holds(target, arrays, but=('pos_embed',))
 
 
@@ -214,22 +214,22 @@ def test_another_number_of_classes_drops_the_heads(tmp_path, model, classes):
     arrays = reference(model(**{**TINY, 'num_classes': 1000}))
     target = model(**{**TINY, 'num_classes': classes})
     before = {name: p.numpy() for name, p in target.state_dict().items()}
-    audit = load_weights(target, c.write_safetensors(tmp_path / 'w.safetensors', arrays))
+    report = load_weights(target, c.write_safetensors(tmp_path / 'w.safetensors', arrays))
     heads = [f'{head}.{kind}' for head in target.classifiers for kind in ('weight', 'bias')]
-    assert audit.dropped == heads and audit.initial == (heads if classes else [])
+    assert report.dropped == heads and report.initial == (heads if classes else [])
     assert_holds(target, arrays, but=tuple(heads))
-    for name in audit.initial:
+    for name in report.initial:
         np.testing.assert_array_equal(target.state_dict()[name].numpy(), before[name])
     note = f'the file is for 1000 classes, the model for {classes or "none (it has no head)"}'
-    assert audit.notes == [note] and f'  note: {note}' in audit.lines()
-    assert f'  dropped, {len(heads)}: {", ".join(heads)}' in audit.lines()
+    assert report.notes == [note] and f'  note: {note}' in report.lines()
+    assert f'  dropped, {len(heads)}: {", ".join(heads)}' in report.lines()
 
 
 def test_heads_go_together(tmp_path):
     arrays = reference(DistilledDeiT(**TINY))
     arrays['head_dist.weight'], arrays['head_dist.bias'] = np.zeros((7, 48), 'f'), np.zeros(7, 'f')
-    audit = load_weights(DistilledDeiT(**TINY), c.write_safetensors(tmp_path / 'w.safetensors', arrays))
-    assert audit.dropped == audit.initial == ['head.weight', 'head.bias', 'head_dist.weight', 'head_dist.bias']
+    report = load_weights(DistilledDeiT(**TINY), c.write_safetensors(tmp_path / 'w.safetensors', arrays))
+    assert report.dropped == report.initial == ['head.weight', 'head.bias', 'head_dist.weight', 'head_dist.bias']
 
 
 # --- another model ---
@@ -254,10 +254,10 @@ def test_not_strict_takes_what_fits(tmp_path):
     path = c.write_safetensors(tmp_path / 'w.safetensors', arrays)
     model = create_model('cait', **TINY)
     fails(model, path)
-    audit = load_weights(model, path, strict=False)
-    assert (audit.initial, audit.dropped, audit.loaded) == (['blocks.1.mlp.fc1.bias'], ['extra'], 79)
+    report = load_weights(model, path, strict=False)
+    assert (report.initial, report.dropped, report.loaded) == (['blocks.1.mlp.fc1.bias'], ['extra'], 79)
     assert_holds(model, arrays, but=('blocks.1.mlp.fc1.bias',))
-    assert not model.blocks[1].mlp.fc1.bias.numpy().any()  # its initialisation
+    assert not model.blocks[1].mlp.fc1.bias.numpy().any()  # its initialization
     nothing = c.write_safetensors(tmp_path / 'n.safetensors', {'patch_embed.proj.x': np.ones(1, 'f')})
     assert 'has no array of this model' in fails(model, nothing, strict=False)
 
@@ -267,15 +267,15 @@ def test_distilled_and_undistilled(tmp_path):
     path = c.write_safetensors(tmp_path / 'd.safetensors', distilled)
     model = DeiT(**TINY)
     assert 'the file is distilled, the model is not' in fails(model, path)
-    audit = load_weights(model, path, strict=False)
-    assert sorted(audit.dropped) == ['dist_token', 'head_dist.bias', 'head_dist.weight', 'pos_embed row 1']
+    report = load_weights(model, path, strict=False)
+    assert sorted(report.dropped) == ['dist_token', 'head_dist.bias', 'head_dist.weight', 'pos_embed row 1']
     np.testing.assert_array_equal(model.pos_embed.numpy(), np.delete(distilled['pos_embed'], 1, axis=1))
     path = c.write_safetensors(tmp_path / 'p.safetensors', plain)
     model = DistilledDeiT(**TINY)
     assert 'the model is distilled, the file is not' in fails(model, path)
-    audit = load_weights(model, path, strict=False)
-    assert sorted(audit.initial) == ['dist_token', 'head_dist.bias', 'head_dist.weight']
-    assert audit.zero_filled == ['pos_embed row 1'] and audit.loaded == audit.found
+    report = load_weights(model, path, strict=False)
+    assert sorted(report.initial) == ['dist_token', 'head_dist.bias', 'head_dist.weight']
+    assert report.zero_filled == ['pos_embed row 1'] and report.loaded == report.found
     np.testing.assert_array_equal(model.pos_embed.numpy(), np.insert(plain['pos_embed'], 1, 0, axis=1))
 
 
@@ -309,9 +309,9 @@ def test_half_precision_files_and_models(tmp_path):
     half = {name: array.astype(np.float16) for name, array in rule.tiny().items()}
     path = c.write_safetensors(tmp_path / 'w.safetensors', half)
     model = create_model('cait', **TINY)
-    audit = load_weights(model, path)
+    report = load_weights(model, path)
     assert_holds(model, {name: array.astype(np.float32) for name, array in half.items()})
-    assert len(audit.converted) == 80 and audit.converted[0][1] == 'float16 to float32'
+    assert len(report.converted) == 80 and report.converted[0][1] == 'float16 to float32'
     model = create_model('cait', **TINY).to(dtype='bfloat16')
     load_weights(model, c.write_safetensors(tmp_path / 'v.safetensors', rule.tiny()))
     assert model.norm.weight.dtype == paddle.bfloat16
@@ -331,6 +331,6 @@ def test_integers_are_no_weights(tmp_path):
 def test_published_vit_tiny():
     folder = Path(os.environ['CAIT_REAL_DATA']) / 'weights'
     model = create_model('vit_tiny_patch16_224', image_size=384, num_classes=10)
-    audit = load_weights(model, folder / 'vit_tiny_patch16_224_augreg_in21k_ft_in1k')
-    assert (audit.found, audit.loaded, audit.dropped) == (152, 150, ['head.weight', 'head.bias'])
-    assert audit.resampled == ['pos_embed 14x14 -> 24x24 patches']
+    report = load_weights(model, folder / 'vit_tiny_patch16_224_augreg_in21k_ft_in1k')
+    assert (report.found, report.loaded, report.dropped) == (152, 150, ['head.weight', 'head.bias'])
+    assert report.resampled == ['pos_embed 14x14 -> 24x24 patches']

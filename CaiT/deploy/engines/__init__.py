@@ -17,12 +17,12 @@ import numpy as np
 
 from CaiT.errors import InputError
 
-BATCH = 8  # most pictures that go through an engine in one run: larger batches leave the cache and are slower
+BATCH = 8  # most images that go through an engine in one run: larger batches leave the cache and are slower
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to run. ``threads`` counts CPU threads; ``batch`` pictures are handed to the engine together, which cuts them
+    """How to run. ``threads`` counts CPU threads; ``batch`` images are handed to the engine together, which cuts them
     into runs of its own best size."""
 
     precision: str = 'fp32'
@@ -35,7 +35,7 @@ class Options:
 
 
 class BaseEngine:
-    """What every engine answers: ``run`` takes any number of pictures and returns their logits, float32 [N, classes].
+    """What every engine answers: ``run`` takes any number of images and returns their logits, float32 [N, classes].
 
     Class attributes say what it can do; ``install`` is the line that installs its library.
     """
@@ -57,26 +57,26 @@ class BaseEngine:
         self.graph, self.options = graph, options
         self.chunk = min(options.batch, BATCH)
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits of ``pictures`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of ``images`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).
 
-        InputError when the graph does not take pictures of this shape.
+        InputError when the graph does not take images of this shape.
         """
         try:
-            return self.run_all(np.ascontiguousarray(pictures))
+            return self.run_all(np.ascontiguousarray(images))
         except InputError:
             raise
         except Exception as error:  # engines raise types of their own
-            raise InputError(f'{self.graph}: cannot take pictures of shape {list(pictures.shape[1:])}, which '
+            raise InputError(f'{self.graph}: cannot take images of shape {list(images.shape[1:])}, which '
                              f'the metadata beside it (or -cfg) promises ({reason(error)})') from None
 
-    def run_all(self, pictures: np.ndarray) -> np.ndarray:
-        """All pictures, ``chunk`` at a time."""
-        parts = [self.run_batch(pictures[start:start + self.chunk]) for start in range(0, len(pictures), self.chunk)]
+    def run_all(self, images: np.ndarray) -> np.ndarray:
+        """All images, ``chunk`` at a time."""
+        parts = [self.run_batch(images[start:start + self.chunk]) for start in range(0, len(images), self.chunk)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits of at most ``chunk`` pictures in one go."""
+    def run_batch(self, images: np.ndarray) -> np.ndarray:
+        """Logits of at most ``chunk`` images in one go."""
         raise NotImplementedError
 
     def describe(self) -> Dict[str, Any]:

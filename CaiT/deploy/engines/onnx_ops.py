@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inference graph as ONNX (opset 20), for ONNX Runtime and OpenVINO.
 
-Written directly rather than converted from Paddle's format: weights are initialisers under their public names, which
-is what quantisers look for, and no converter stands between the algebra and the engine.
+Written directly rather than converted from Paddle's format: weights are initializers under their public names, which
+is what quantizers look for, and no converter stands between the algebra and the engine.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OnnxOps:
         self.rounded = frozenset(rounded)
         self.rounded_inputs: Dict[str, List[str]] = {}
         self.nodes: List[Any] = []
-        self.initialisers: Dict[str, Array] = {}
+        self.initializers: Dict[str, Array] = {}
         self.ranks: Dict[str, int] = {'x': 4}  # number of axes of each tensor
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, name: str = '', **attributes: Any) -> Any:
@@ -36,7 +36,7 @@ class OnnxOps:
         return names[0] if outputs == 1 else names
 
     def constant(self, name: str, value: Array) -> str:
-        self.initialisers[name], self.ranks[name] = value, value.ndim
+        self.initializers[name], self.ranks[name] = value, value.ndim
         return name
 
     def array(self, name: str, value: Array) -> str:
@@ -94,7 +94,7 @@ class OnnxOps:
     def gelu(self, x: str) -> str:
         return self.node('Gelu', [x])
 
-    def normalise(self, x: str, name: str, weight: Optional[Array], bias: Optional[Array]) -> str:
+    def layer_norm(self, x: str, name: str, weight: Optional[Array], bias: Optional[Array]) -> str:
         if weight is None:  # the operator demands a scale
             size = self.width
             inputs = [x, self.array(f'ones:{size}', np.ones(size))]
@@ -115,9 +115,9 @@ class OnnxOps:
     def to_float(self, x: str) -> str:
         return self.node('Cast', [x], to=TensorProto.FLOAT)
 
-    def per_picture(self, row: str, like: str) -> str:
+    def per_image(self, row: str, like: str) -> str:
         batch = self.node('Shape', [like], start=0, end=1)
-        shape = self.concat([batch, self.integers(self.initialisers[row].shape[1:])], 0)
+        shape = self.concat([batch, self.integers(self.initializers[row].shape[1:])], 0)
         return self.node('Expand', [row, shape])
 
 
@@ -126,13 +126,13 @@ def onnx_model(net: Network, rounded: Iterable[str] = ()) -> ModelProto:
     ops, size = OnnxOps(rounded), net.image_size
     raw = net.input == 'uint8'
     shape = ['batch', size, size, 3] if raw else ['batch', 3, size, size]
-    pictures = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)
+    images = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)
     last = compute(net, ops, 'x')
     ops.nodes.append(helper.make_node('Identity', [last], ['logits'], name='logits'))
     head = 'heads.weight' if 'heads.weight' in net.arrays else 'head.weight'
     logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['batch', net.arrays[head].shape[1]])
-    graph = helper.make_graph(ops.nodes, 'CaiT', [pictures], [logits], [
-        numpy_helper.from_array(value, name) for name, value in ops.initialisers.items()])
+    graph = helper.make_graph(ops.nodes, 'CaiT', [images], [logits], [
+        numpy_helper.from_array(value, name) for name, value in ops.initializers.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], producer_name='CaiT')
     model.ir_version = IR
     checker.check_model(model)

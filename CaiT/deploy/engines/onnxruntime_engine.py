@@ -13,7 +13,7 @@ import numpy as np
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one picture would pay for them
+if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
@@ -32,14 +32,14 @@ class Engine(BaseEngine):
         shape here. int8: SmoothQuant by ``calibration``, activations rounded by their range at run time."""
         import onnx
 
-        from CaiT.deploy import quantise
+        from CaiT.deploy import quantize
         from CaiT.deploy.engines.onnx_ops import onnx_model
         from CaiT.deploy.simplify import raw_input, simplify
         path = folder / f'{stem("onnxruntime", options)}.onnx'
         net, rounded = simplify(net, 'matmul', True), []
         if options.precision == 'int8':
-            net = quantise.smooth(net, quantise.input_maxima(net, calibration.array('float')))
-            rounded = quantise.weight_layers(net)
+            net = quantize.smooth(net, quantize.input_maxima(net, calibration.array('float')))
+            rounded = quantize.weight_layers(net)
         if options.input == 'uint8':
             net = raw_input(net, data.mean, data.std)
         onnx.save(onnx_model(net, rounded), str(path))
@@ -60,8 +60,8 @@ class Engine(BaseEngine):
         self.input = self.session.get_inputs()[0].name
         self.version = onnxruntime.__version__
 
-    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.input: pictures})[0]
+    def run_batch(self, images: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.input: images})[0]
 
     def describe(self) -> Dict[str, Any]:
         return {'engine': f'ONNX Runtime {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,

@@ -2,8 +2,8 @@
 """OpenVINO on CPU: fp32, bf16, and int8 by NNCF.
 
 The graph has the heads as first axis and a fixed batch: only then does the compiler make one kernel of a talking-heads
-sum. It is stored for one picture, so that a start for one picture hands the file to the compiler, whose cache knows it
-without reading it. More than one picture is cut into parts that run side by side, one stream per part and thread.
+sum. It is stored for one image, so that a start for one image hands the file to the compiler, whose cache knows it
+without reading it. More than one image is cut into parts that run side by side, one stream per part and thread.
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one picture would pay for them
+if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
 
-PART = 4  # pictures per stream and run: more leave the cache, fewer do not fill the kernels
+PART = 4  # images per stream and run: more leave the cache, fewer do not fill the kernels
 
 
 def cache_folder() -> str:
@@ -65,7 +65,7 @@ class Engine(BaseEngine):
                 net = raw_input(net, data.mean, data.std)
             model = openvino.Core().read_model(onnx_model(net).SerializeToString())
             if options.precision == 'int8':
-                model = _quantised(model, net, calibration.array(options.input))
+                model = _quantized(model, net, calibration.array(options.input))
             model.reshape(_with_batch(model, 1))
             openvino.save_model(model, str(path), compress_to_fp16=False)
         return [path, path.with_suffix('.bin')]
@@ -87,14 +87,14 @@ class Engine(BaseEngine):
         self.set_streams(max(1, min(options.threads, self.chunk // PART)))
 
     def set_streams(self, streams: int) -> None:
-        """Cut runs of ``chunk`` pictures into this many parts. The best number is set already; benchmarks ask for
+        """Cut runs of ``chunk`` images into this many parts. The best number is set already; benchmarks ask for
         others."""
         self.streams, self.part = streams, self.chunk // streams
         self.requests: Dict[int, List[Any]] = {}
 
     def _compiled(self, part: int) -> List[Any]:
         """Inference requests, one per stream, for a fixed batch of ``part``; compiled when first wanted: one
-        picture does not wait for the kernels of four."""
+        image does not wait for the kernels of four."""
         if part not in self.requests:
             streams = 1 if part == 1 else self.streams
             model: Any = str(self.graph)
@@ -108,22 +108,22 @@ class Engine(BaseEngine):
             self.requests[part] = [compiled.create_infer_request() for _ in range(streams)]
         return self.requests[part]
 
-    def run_all(self, pictures: np.ndarray) -> np.ndarray:
-        """All pictures, part by part, every stream busy; the last part is filled up with its own last picture."""
-        part = 1 if len(pictures) == 1 else self.part
-        requests, starts = self._compiled(part), range(0, len(pictures), part)
+    def run_all(self, images: np.ndarray) -> np.ndarray:
+        """All images, part by part, every stream busy; the last part is filled up with its own last image."""
+        part = 1 if len(images) == 1 else self.part
+        requests, starts = self._compiled(part), range(0, len(images), part)
         results: List[np.ndarray] = []
         for index, start in enumerate(starts):
             request = requests[index % len(requests)]
             if index >= len(requests):
                 results.append(_logits(request))
-            inputs = pictures[start:start + part]
+            inputs = images[start:start + part]
             if len(inputs) < part:
                 inputs = np.concatenate([inputs, np.repeat(inputs[-1:], part - len(inputs), 0)])
             request.start_async({0: inputs})
         for index in range(len(results), len(starts)):
             results.append(_logits(requests[index % len(requests)]))
-        return np.concatenate(results)[:len(pictures)]
+        return np.concatenate(results)[:len(images)]
 
     def describe(self) -> Dict[str, Any]:
         return {'engine': f'OpenVINO {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,
@@ -131,7 +131,7 @@ class Engine(BaseEngine):
 
 
 def _with_batch(model: Any, batch: int) -> List[int]:
-    """The shape of ``batch`` pictures for a model."""
+    """The shape of ``batch`` images for a model."""
     return [batch, *[axis.get_length() for axis in list(model.inputs[0].partial_shape)[1:]]]
 
 
@@ -140,20 +140,20 @@ def _logits(request: Any) -> np.ndarray:
     return request.get_output_tensor(0).data.copy()
 
 
-def _quantised(model: Any, net: Network, calibration: np.ndarray) -> Any:
-    """NNCF int8 on the GEMMs that hold weights, SmoothQuant on, by ``calibration`` (as the graph takes pictures)."""
+def _quantized(model: Any, net: Network, calibration: np.ndarray) -> Any:
+    """NNCF int8 on the GEMMs that hold weights, SmoothQuant on, by ``calibration`` (as the graph takes images)."""
     try:
         import nncf
     except ImportError:
         raise InputError('--precision int8: nncf is not installed; install it with: pip install nncf') from None
     import logging
 
-    from CaiT.deploy.quantise import weight_layers
+    from CaiT.deploy.quantize import weight_layers
     nncf.set_log_level(logging.ERROR)
     keep = set(weight_layers(net))
     leave = [node.get_friendly_name() for node in model.get_ordered_ops()
              if node.get_type_name() in ('MatMul', 'Convolution') and node.get_friendly_name() not in keep]
     return nncf.quantize(
-        model, nncf.Dataset([picture[None] for picture in calibration]), preset=nncf.QuantizationPreset.MIXED,
+        model, nncf.Dataset([image[None] for image in calibration]), preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration),
         ignored_scope=nncf.IgnoredScope(names=leave))

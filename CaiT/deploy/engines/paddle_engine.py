@@ -17,7 +17,7 @@ from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one picture would pay for them
+if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
@@ -86,9 +86,9 @@ class Engine(BaseEngine):
         if options.use_tensorrt:
             self.config.enable_tensorrt_engine(max_batch_size=options.batch, precision_mode=precision)
 
-    def run_batch(self, pictures: np.ndarray) -> np.ndarray:
-        self.inputs.reshape(pictures.shape)
-        self.inputs.copy_from_cpu(pictures)
+    def run_batch(self, images: np.ndarray) -> np.ndarray:
+        self.inputs.reshape(images.shape)
+        self.inputs.copy_from_cpu(images)
         self.predictor.run()
         return self.outputs.copy_to_cpu()
 

@@ -56,7 +56,7 @@ class PaddleOps:
     def gelu(self, x: paddle.Tensor) -> paddle.Tensor:
         return F.gelu(x)
 
-    def normalise(self, x: paddle.Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> paddle.Tensor:
+    def layer_norm(self, x: paddle.Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> paddle.Tensor:
         return F.layer_norm(x, x.shape[-1:], self._maybe(f'{name}.weight', weight), self._maybe(f'{name}.bias', bias),
                             EPS)
 
@@ -66,7 +66,7 @@ class PaddleOps:
     def to_float(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.astype('float32')
 
-    def per_picture(self, row: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
+    def per_image(self, row: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
         return row.expand([paddle.shape(like)[0], *row.shape[1:]])
 
     def _maybe(self, name: str, value: Optional[Array]) -> Optional[paddle.Tensor]:
@@ -85,11 +85,11 @@ class InferenceLayer(nn.Layer):
 
     @property
     def dtype(self) -> str:
-        """Type of the pictures."""
+        """Type of the images."""
         return 'uint8' if self.net.input == 'uint8' else 'float32'
 
     def shape(self, batch: Optional[int]) -> list:
-        """Shape of ``batch`` pictures; None where it is free."""
+        """Shape of ``batch`` images; None where it is free."""
         size = self.net.image_size
         return [batch, size, size, 3] if self.net.input == 'uint8' else [batch, 3, size, size]
 

@@ -14,7 +14,7 @@ import paddle
 import pytest
 
 from CaiT import create_model, get_variant, runtime
-from CaiT.data.lists import pictures_in
+from CaiT.data.lists import list_images
 from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.main_single_gpu import main
 
@@ -48,12 +48,12 @@ with torch.no_grad():
 @pytest.mark.skipif(not os.environ.get('CAIT_PEER_PYTHON'), reason='CAIT_PEER_PYTHON is not set')
 def test_logits_equal_pytorchs(tmp_path):
     transform = eval_transform(DataConfig(**get_variant('vit_tiny_patch16_224').data))
-    pictures = np.stack([transform(path) for path in pictures_in(FOLDER / 'imagenet_ccby' / 'valid')[:16]])
-    np.save(tmp_path / 'pictures.npy', pictures)
-    subprocess.run([os.environ['CAIT_PEER_PYTHON'], '-c', PEER, str(WEIGHTS), str(tmp_path / 'pictures.npy'),
+    images = np.stack([transform(path) for path in list_images(FOLDER / 'imagenet_ccby' / 'valid')[:16]])
+    np.save(tmp_path / 'images.npy', images)
+    subprocess.run([os.environ['CAIT_PEER_PYTHON'], '-c', PEER, str(WEIGHTS), str(tmp_path / 'images.npy'),
                     str(tmp_path / 'logits.npy')], check=True)
     model = create_model('vit_tiny_patch16_224', WEIGHTS)
     model.eval()
     with paddle.no_grad():
-        logits = model(paddle.to_tensor(pictures)).numpy()
+        logits = model(paddle.to_tensor(images)).numpy()
     np.testing.assert_allclose(logits, np.load(tmp_path / 'logits.npy'), rtol=0, atol=1e-4)

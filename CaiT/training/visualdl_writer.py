@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scalars for VisualDL, Paddle's dashboard: `visualdl --logdir output` shows every run's."""
+"""Scalars for VisualDL, Paddle's dashboard: ``visualdl --logdir output`` shows all runs below ``output``."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,8 +8,8 @@ from typing import Any, Mapping
 from CaiT.errors import InputError
 
 
-class Charts:
-    """Writes numbers against the micro-batches done to ``folder/visualdl``; does nothing when not ``active``."""
+class VisualDLWriter:
+    """Writes scalars to ``folder/visualdl``, indexed by the number of micro-batches; a no-op when not ``active``."""
 
     def __init__(self, folder: Path, active: bool) -> None:
         self.writer: Any = None
@@ -20,7 +20,7 @@ class Charts:
                 raise InputError('TRAIN.VISUALDL True: visualdl is not installed; pip install visualdl') from None
             self.writer = LogWriter(logdir=str(folder / 'visualdl'))
 
-    def add(self, values: Mapping[str, float], step: int) -> None:
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)

@@ -1,67 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""oneDNN's float32 kernels on Paddle's CPU tensors.
+"""oneDNN's kernels on Paddle's tensors.
 
 Paddle itself uses oneDNN for inference only; training runs its plain CPU kernels, of which all but matrix products
-take one thread and few vector instructions.
+use one thread and few vector instructions.
 
-All tensors are float32, dense, on the CPU; results are new tensors, but where a name ends in _. R rows, C columns; B
-pictures, H heads, N tokens of d channels each.
+All tensors are float32, dense, on the CPU; results are new tensors, except where a name ends in _ (in place). R rows, C
+columns; B images, H heads, N tokens of d channels each.
 """
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 from paddle import _C_ops
 
-from CaiT.models import kernels
-from CaiT.models.kernels import BYTES
+from CaiT.accelerate import primitives
+from CaiT.accelerate.library import FLOAT_BYTES, dense_strides
 
 Tensor = paddle.Tensor
-Runs = Sequence[Tuple[int, int]]  # of pictures: the first, how many
+Runs = Sequence[Tuple[int, int]]  # of images: the first, how many
 
-_MANY = 256  # rows from which on laying a weight out pays
+_MIN_PACKED_ROWS = 256  # fewer rows than this do not repay the reorder of the weight
 _PLACE = paddle.CPUPlace()
+_longest_ones: Optional[Tensor] = None
 
 
 def gelu(x: Tensor) -> Tensor:
     """The exact (erf) GELU."""
-    return _run(kernels.gelu(math.prod(x.shape))[0], [x], [x.shape])[0]
+    return _run(primitives.gelu(math.prod(x.shape))[0], [x], [x.shape])[0]
 
 
 def gelu_grad_(x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient to x, from that to gelu(x), in that one's place."""
-    kernels.gelu(math.prod(x.shape))[1](x.data_ptr(), grad.data_ptr(), grad.data_ptr())
+    """The gradient of x from that of gelu(x), written over the latter."""
+    primitives.gelu(math.prod(x.shape))[1](x.data_ptr(), grad.data_ptr(), grad.data_ptr())
     return grad
 
 
 def softmax_(x: Tensor) -> Tensor:
-    """Over the last axis, in x's place."""
-    kernels.softmax(*_flat(x))[0](x.data_ptr(), x.data_ptr())
+    """Over the last axis, in place."""
+    primitives.softmax(*_flat(x))[0](x.data_ptr(), x.data_ptr())
     return x
 
 
 def softmax_grad_(y: Tensor, grad: Tensor) -> Tensor:
-    """The gradient to x from y = softmax(x) and the gradient to it, in that one's place."""
-    kernels.softmax(*_flat(y))[1](y.data_ptr(), grad.data_ptr(), grad.data_ptr())
+    """The gradient of x from y = softmax(x) and the gradient of y, written over the latter."""
+    primitives.softmax(*_flat(y))[1](y.data_ptr(), grad.data_ptr(), grad.data_ptr())
     return grad
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tuple[Tensor, Tensor, Tensor]:
     """x [..., C] normalised over the last axis, times weight [C] plus bias [C]; the rows' means and variances [R]."""
     rows, columns = _flat(x)
-    return _run(kernels.layer_norm(rows, columns, epsilon)[0], [x, weight, bias], [x.shape, [rows], [rows]])
+    return _run(primitives.layer_norm(rows, columns, epsilon)[0], [x, weight, bias], [x.shape, [rows], [rows]])
 
 
 def layer_norm_grad(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, grad: Tensor,
                     epsilon: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """The gradients to x, weight and bias."""
+    """The gradients of x, weight and bias."""
     rows, columns = _flat(x)
-    shift = weight  # demanded though no gradient depends on it
-    return _run(kernels.layer_norm(rows, columns, epsilon)[1], [x, mean, variance, weight, shift, grad],
+    shift = weight  # required, though no gradient depends on it
+    return _run(primitives.layer_norm(rows, columns, epsilon)[1], [x, mean, variance, weight, shift, grad],
                 [x.shape, [columns], [columns]])
 
 
@@ -74,53 +74,53 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear_grad(x: Tensor, weight: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """The gradients to x, weight and bias."""
+    """The gradients of x, weight and bias."""
     (rows, inputs), outputs = _flat(x), weight.shape[1]
     to_x = _empty(x.shape)
-    _apply(_matrix(grad, rows, outputs), _matrix(weight, inputs, outputs).turned(), _matrix(to_x, rows, inputs))
+    _apply(_matrix(grad, rows, outputs), _matrix(weight, inputs, outputs).transposed(), _matrix(to_x, rows, inputs))
     return (to_x, *parameters_grad(x, grad))
 
 
 def parameters_grad(x: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
-    """Of ``linear_grad``, the gradients to weight and bias."""
+    """Of ``linear_grad``, the gradients of weight and bias."""
     (rows, inputs), outputs = _flat(x), grad.shape[-1]
     to_weight = _empty([inputs, outputs])
-    _multiply(_matrix(x, rows, inputs).turned(), _matrix(grad, rows, outputs), _matrix(to_weight, inputs, outputs))
+    _multiply(_matrix(x, rows, inputs).transposed(), _matrix(grad, rows, outputs), _matrix(to_weight, inputs, outputs))
     return to_weight, sum_rows(grad)
 
 
 def sum_rows(x: Tensor) -> Tensor:
     """The sum [C] of the rows of x [..., C]. As a product: the fastest way to sum."""
     rows, columns = _flat(x)
-    y = _empty([columns])
-    _multiply(_matrix(_ones(rows), 1, rows), _matrix(x, rows, columns), _matrix(y, 1, columns))
+    ones, y = _ones(rows), _empty([columns])
+    _multiply(_matrix(ones, 1, rows), _matrix(x, rows, columns), _matrix(y, 1, columns))
     return y
 
 
 def sum_tokens(x: Tensor, channels: int) -> Tensor:
     """The sums [B, channels] over the tokens of x [B, N, C]'s last channels."""
     batch, tokens, width = x.shape
-    y = _empty([batch, channels])
-    start = x.data_ptr() + (width - channels) * BYTES
-    _multiply(_View(_ones(batch * tokens).data_ptr(), (batch, 1, tokens), (tokens, tokens, 1)),
+    ones, y = _ones(batch * tokens), _empty([batch, channels])
+    start = x.data_ptr() + (width - channels) * FLOAT_BYTES
+    _multiply(_View(ones.data_ptr(), (batch, 1, tokens), (tokens, tokens, 1)),
               _View(start, (batch, tokens, channels), (tokens * width, width, 1)),
               _View(y.data_ptr(), (batch, 1, channels), (channels, channels, 1)))
     return y
 
 
-def times(x: Tensor, factor: Tensor) -> Tensor:
+def mul(x: Tensor, factor: Tensor) -> Tensor:
     """x [..., C] times ``factor``, of the same shape or [C]."""
     rows, columns = _flat(x)
-    kernel = kernels.binary(kernels.MULTIPLY, (rows, columns), (math.prod(factor.shape) // columns, columns))
+    kernel = primitives.binary(primitives.MULTIPLY, (rows, columns), (math.prod(factor.shape) // columns, columns))
     return _run(kernel, [x, factor], [x.shape])[0]
 
 
-def take(x: Tensor, runs: Optional[Runs]) -> Tensor:
-    """The pictures of x [B, N, C] in ``runs``, one after the other; x itself where all are meant."""
+def gather(x: Tensor, runs: Optional[Runs]) -> Tensor:
+    """The images of x [B, N, C] in ``runs``, one after the other; x itself when ``runs`` is None (all of them)."""
     if runs is None:
         return x
     y = _empty([sum(count for _, count in runs), *x.shape[1:]])
-    size, done = math.prod(x.shape[1:]) * BYTES, 0
+    size, done = math.prod(x.shape[1:]) * FLOAT_BYTES, 0
     for first, count in runs:
         ctypes.memmove(y.data_ptr() + done * size, x.data_ptr() + first * size, count * size)
         done += count
@@ -128,35 +128,40 @@ def take(x: Tensor, runs: Optional[Runs]) -> Tensor:
 
 
 def add(x: Tensor, y: Tensor, runs: Optional[Runs]) -> Tensor:
-    """x [B, N, C] plus y [B or fewer, N, C], whose pictures belong to those of x in ``runs``. Takes y's place if it
-    can."""
+    """x [B, N, C] plus y [B or fewer, N, C], whose images are those of x in ``runs``. Overwrites y when ``runs``
+    is None."""
     shape = tuple(x.shape)
     if runs is None:
-        kernels.binary(kernels.ADD, shape, shape)(y.data_ptr(), x.data_ptr(), y.data_ptr())
+        primitives.binary(primitives.ADD, shape, shape)(y.data_ptr(), x.data_ptr(), y.data_ptr())
         return y
     out = _empty(shape)
-    size, place, done = math.prod(shape[1:]) * BYTES, 0, 0
+    size, position, done = math.prod(shape[1:]) * FLOAT_BYTES, 0, 0
     for first, count in (*runs, (shape[0], 0)):
-        ctypes.memmove(out.data_ptr() + place * size, x.data_ptr() + place * size, (first - place) * size)
+        ctypes.memmove(out.data_ptr() + position * size, x.data_ptr() + position * size, (first - position) * size)
         if count:
             some = (count, *shape[1:])
-            kernels.binary(kernels.ADD, some, some)(x.data_ptr() + first * size, y.data_ptr() + done * size,
-                                                    out.data_ptr() + first * size)
-        place, done = first + count, done + count
+            primitives.binary(primitives.ADD, some, some)(
+                x.data_ptr() + first * size, y.data_ptr() + done * size, out.data_ptr() + first * size)
+        position, done = first + count, done + count
     return out
 
 
 def add_to_each(x: Tensor, value: Tensor) -> Tensor:
     """x [B, N, C] plus value [1, N, C]."""
-    return _run(kernels.binary(kernels.ADD, tuple(x.shape), tuple(value.shape)), [x, value], [x.shape])[0]
+    return _run(primitives.binary(primitives.ADD, tuple(x.shape), tuple(value.shape)), [x, value], [x.shape])[0]
 
 
 def add_per_head_(x: Tensor, bias: Tensor) -> Tensor:
-    """x [B, H, N, M] plus bias [H], in x's place."""
+    """x [B, H, N, M] plus bias [H], in place."""
     batch, heads, rows, columns = x.shape
-    add_bias = kernels.binary(kernels.ADD, (batch, heads, rows * columns), (1, heads, 1))
+    add_bias = primitives.binary(primitives.ADD, (batch, heads, rows * columns), (1, heads, 1))
     add_bias(x.data_ptr(), bias.data_ptr(), x.data_ptr())
     return x
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself, or a dense copy of a view."""
+    return x if x.is_contiguous() else x.contiguous()
 
 
 # Attention on what one Linear gives, queries, keys and values side by side: qkv [B, N, 3 * H * d] ---------------------
@@ -166,42 +171,42 @@ def scores(qkv: Tensor, heads: int, scale: float) -> Tensor:
     q, k, _ = _parts(qkv, heads)
     batch, tokens, _ = qkv.shape
     y = _empty([batch, heads, tokens, tokens])
-    _multiply(q, k.turned(), _heads(y), scale=scale)
+    _multiply(q, k.transposed(), _heads(y), scale=scale)
     return y
 
 
-def attend(attention: Tensor, qkv: Tensor) -> Tensor:
-    """attention [B, H, N, N] times the values, heads side by side: [B, N, H * d]."""
-    batch, heads, tokens, _ = attention.shape
+def apply_attn(attn: Tensor, qkv: Tensor) -> Tensor:
+    """attn [B, H, N, N] times the values, heads side by side: [B, N, H * d]."""
+    batch, heads, tokens, _ = attn.shape
     y = _empty([batch, tokens, qkv.shape[2] // 3])
-    _multiply(_heads(attention), _parts(qkv, heads)[2], _merged(y, heads))
+    _multiply(_heads(attn), _parts(qkv, heads)[2], _merged(y, heads))
     return y
 
 
-def attend_grad(attention: Tensor, qkv: Tensor, grad: Tensor, to_qkv: Tensor) -> Tensor:
-    """The gradient to attention; that to the values goes to its place in ``to_qkv``."""
-    heads = attention.shape[1]
-    g, to_attention = _merged(grad, heads), _empty(attention.shape)
-    _multiply(g, _parts(qkv, heads)[2].turned(), _heads(to_attention))
-    _multiply(_heads(attention).turned(), g, _parts(to_qkv, heads)[2])
-    return to_attention
+def apply_attn_grad(attn: Tensor, qkv: Tensor, grad: Tensor, to_qkv: Tensor) -> Tensor:
+    """The gradient of attn; that of the values is written to its part in ``to_qkv``."""
+    heads = attn.shape[1]
+    g, to_attn = _merged(grad, heads), _empty(attn.shape)
+    _multiply(g, _parts(qkv, heads)[2].transposed(), _heads(to_attn))
+    _multiply(_heads(attn).transposed(), g, _parts(to_qkv, heads)[2])
+    return to_attn
 
 
 def scores_grad(qkv: Tensor, grad: Tensor, scale: float, to_qkv: Tensor) -> None:
-    """The gradients to queries and keys, into their places in ``to_qkv``."""
+    """The gradients of queries and keys, into their parts of ``to_qkv``."""
     heads, g = grad.shape[1], _heads(grad)
     (q, k, _), (to_q, to_k, _) = _parts(qkv, heads), _parts(to_qkv, heads)
     _multiply(g, k, to_q, scale=scale)
-    _multiply(g.turned(), q, to_k, scale=scale)
+    _multiply(g.transposed(), q, to_k, scale=scale)
 
 
 class _View(NamedTuple):
-    """Where matrices lie: [..., rows, columns] from ``address`` on, ``strides`` in values."""
+    """Matrices in memory: [..., rows, columns] from ``address`` on, ``strides`` in values."""
     address: int
     sizes: Tuple[int, ...]
     strides: Tuple[int, ...]
 
-    def turned(self) -> _View:
+    def transposed(self) -> _View:
         return _View(self.address, *((*one[:-2], one[-1], one[-2]) for one in self[1:]))
 
 
@@ -212,7 +217,7 @@ def _matrix(x: Tensor, rows: int, columns: int) -> _View:
 def _heads(x: Tensor) -> _View:
     """A dense [B, H, N, M]."""
     sizes = tuple(x.shape)
-    return _View(x.data_ptr(), sizes, kernels.dense(sizes))
+    return _View(x.data_ptr(), sizes, dense_strides(sizes))
 
 
 def _merged(x: Tensor, heads: int) -> _View:
@@ -226,27 +231,28 @@ def _parts(qkv: Tensor, heads: int) -> List[_View]:
     batch, tokens, width = qkv.shape
     dim = width // 3
     sizes, strides = (batch, heads, tokens, dim // heads), (tokens * width, dim // heads, width, 1)
-    return [_View(qkv.data_ptr() + part * dim * BYTES, sizes, strides) for part in range(3)]
+    return [_View(qkv.data_ptr() + part * dim * FLOAT_BYTES, sizes, strides) for part in range(3)]
 
 
 def _multiply(a: _View, b: _View, y: _View, bias: Optional[Tensor] = None, scale: float = 1.0) -> None:
     """y becomes scale times a times b, plus bias [columns of y]."""
-    kernel = kernels.product(*a[1:], *b[1:], *y[1:], bias is not None, scale)
+    kernel = primitives.product(*a[1:], *b[1:], *y[1:], bias is not None, scale)
     kernel(a.address, b.address, *([] if bias is None else [bias.data_ptr()]), y.address)
 
 
 def _apply(x: _View, weight: _View, y: _View, bias: Optional[Tensor] = None) -> None:
-    """As ``_multiply``. Where x has many rows, the weight is first laid out as the product reads it fastest."""
-    if x.sizes[0] < _MANY:
+    """As ``_multiply``. When x has many rows, the weight is first reordered into the layout that the product reads
+    fastest."""
+    if x.sizes[0] < _MIN_PACKED_ROWS:
         _multiply(x, weight, y, bias)
         return
-    layout, product, size = kernels.laid_out(*x[1:], *weight[1:], *y[1:], bias is not None)
+    reorder, product, size = primitives.packed_product(*x[1:], *weight[1:], *y[1:], bias is not None)
     packed = _empty([size])
-    layout(weight.address, packed.data_ptr())
+    reorder(weight.address, packed.data_ptr())
     product(x.address, packed.data_ptr(), *([] if bias is None else [bias.data_ptr()]), y.address)
 
 
-def _run(kernel: kernels.Kernel, inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tuple[Tensor, ...]:
+def _run(kernel: primitives.Kernel, inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tuple[Tensor, ...]:
     """Fill new tensors of these shapes."""
     outputs = tuple(map(_empty, shapes))
     kernel(*(x.data_ptr() for x in inputs), *(y.data_ptr() for y in outputs))
@@ -263,6 +269,10 @@ def _flat(x: Tensor) -> Tuple[int, int]:
     return math.prod(x.shape[:-1]), columns
 
 
-@functools.lru_cache(maxsize=None)
 def _ones(size: int) -> Tensor:
-    return paddle.ones([size], 'float32')
+    """At least ``size`` ones, kept for the next call."""
+    global _longest_ones
+    ones = _longest_ones
+    if ones is None or ones.shape[0] < size:
+        ones = _longest_ones = paddle.ones([size], 'float32')
+    return ones

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixed precision, where the device has it. Written and reviewed, not run: no GPU was at hand."""
+"""Automatic mixed precision, on devices that support it. Untested: no GPU was available."""
 from __future__ import annotations
 
 import contextlib
@@ -10,11 +10,12 @@ from paddle import nn
 from yacs.config import CfgNode
 
 
-class Precision:
-    """Float32, or Paddle's autocast of ``level`` (O1, O2) and ``dtype`` (bfloat16, float16).
+class Amp:
+    """Paddle's autocast with ``level`` (O1, O2) and ``dtype`` (bfloat16, float16), or float32 when not ``enabled``.
 
-    float16 scales the loss so that small gradients survive; bfloat16 has float32's range and needs no scale. On a CPU
-    Paddle's autocast silently does nothing, so there training is float32 and ``note`` says so.
+    With float16 the loss is scaled so that small gradients do not underflow; bfloat16 has the range of float32 and
+    needs no scaling. On a CPU Paddle's autocast has no effect, so training is in float32 and ``note``, a line for the
+    log, says so.
     """
 
     def __init__(self, config: CfgNode) -> None:
@@ -30,7 +31,7 @@ class Precision:
                          f'-amp: {paddle.get_device()} has no mixed precision in Paddle, training in float32')
 
     def decorate(self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Tuple[nn.Layer, Any]:
-        """O2 keeps the weights in ``dtype`` and their float32 masters (and gradients) in the optimiser."""
+        """With O2, convert the weights to ``dtype``; the optimizer holds float32 master weights (and gradients)."""
         if not (self.enabled and self.level == 'O2'):
             return model, optimizer
         return paddle.amp.decorate(model, optimizer, level='O2', dtype=self.dtype, master_weight=True,
@@ -55,11 +56,11 @@ class Precision:
         else:
             optimizer.step()
 
-    def state(self) -> Dict[str, Any]:
-        """The scaler's state as plain values and arrays; empty without one."""
+    def state_dict(self) -> Dict[str, Any]:
+        """The gradient scaler's state as plain values and arrays; empty without a scaler."""
         state = self.scaler.state_dict() if self.scaler else {}
         return {key: value.numpy() if isinstance(value, paddle.Tensor) else value for key, value in state.items()}
 
-    def restore(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
         if self.scaler and state:
             self.scaler.load_state_dict(state)

@@ -32,7 +32,7 @@ def smoothed_layers(net: Network) -> Dict[str, List[str]]:
 def smooth(net: Network, maxima: Dict[str, Array], alpha: float = ALPHA) -> Network:
     """x̂ W = (x̂ / s) (s W) with s_c = max|x̂_c|^α / max|W_c|^(1-α), 1 on average; x̂ / s is the norm with weight 1 / s.
 
-    ``maxima`` are the largest absolute inputs per channel of each Linear, measured on real pictures. Needs
+    ``maxima`` are the largest absolute inputs per channel of each Linear, measured on real images. Needs
     ``fold_norm_affine`` first.
     """
     new = net.with_arrays()
@@ -46,8 +46,8 @@ def smooth(net: Network, maxima: Dict[str, Array], alpha: float = ALPHA) -> Netw
     return new
 
 
-def input_maxima(net: Network, pictures: Array, batch: int = 8) -> Dict[str, Array]:
-    """The largest absolute input per channel of each Linear over ``pictures``, measured with Paddle."""
+def input_maxima(net: Network, images: Array, batch: int = 8) -> Dict[str, Array]:
+    """The largest absolute input per channel of each Linear over ``images``, measured with Paddle."""
     import paddle
 
     from CaiT.deploy.engines.paddle_ops import InferenceLayer
@@ -63,8 +63,8 @@ def input_maxima(net: Network, pictures: Array, batch: int = 8) -> Dict[str, Arr
 
     layer.ops.linear = watched
     with paddle.no_grad():
-        for start in range(0, len(pictures), batch):
-            layer(paddle.to_tensor(pictures[start:start + batch]))
+        for start in range(0, len(images), batch):
+            layer(paddle.to_tensor(images[start:start + batch]))
     return found
 
 

@@ -15,7 +15,7 @@ from CaiT.weights.readers import PADDLE, TORCH
 
 
 @dataclass(frozen=True)
-class Publisher:
+class CheckpointSource:
     """``mark``: a name that only this publisher writes. ``layout``: of a Linear's weight; None leaves it to the file
     format. ``renames``: patterns and replacements, applied one after the other. ``joined``: words of the three Linears
     that are one qkv here, in its order. ``no_attention_bias``: CaiT's attention has no biases there, which is the same
@@ -28,14 +28,14 @@ class Publisher:
     no_attention_bias: bool = False
 
 
-PUBLISHERS = (
+SOURCES = (
     # mindcv 0.3.0 (models/cait.py, vit.py)
-    Publisher('MindCV', r'^norm\.gamma$', TORCH, (
+    CheckpointSource('MindCV', r'^norm\.gamma$', TORCH, (
         (r'(norm\d?)\.gamma$', r'\1.weight'),
         (r'(norm\d?)\.beta$', r'\1.bias'),
     ), no_attention_bias=True),
     # Hugging Face transformers (modeling_vit.py, modeling_deit.py)
-    Publisher('Hugging Face transformers', r'(^|\.)embeddings\.position_embeddings$', TORCH, (
+    CheckpointSource('Hugging Face transformers', r'(^|\.)embeddings\.position_embeddings$', TORCH, (
         (r'^(vit|deit)\.', ''),
         (r'^embeddings\.cls_token$', 'cls_token'),
         (r'^embeddings\.distillation_token$', 'dist_token'),
@@ -53,12 +53,12 @@ PUBLISHERS = (
         (r'^distillation_classifier\.', 'head_dist.'),
     ), joined=('query', 'key', 'value')),
     # PASSL (architectures/*Wrapper.py, heads/*_head.py)
-    Publisher('PASSL', r'^backbone\.', PADDLE, (
+    CheckpointSource('PASSL', r'^backbone\.', PADDLE, (
         (r'^backbone\.', ''),
         (r'^head\.fc_cls\.', 'head.'),
     )),
     # PaddleViT's CaiT and the 2022 original of this project; then PaddleViT's ViT and DeiT
-    Publisher('PaddleViT', r'^patch_embed(ding)?\.patch_embed(ding)?\.', PADDLE, (
+    CheckpointSource('PaddleViT', r'^patch_embed(ding)?\.patch_embed(ding)?\.', PADDLE, (
         (r'^patch_embed(ding)?\.patch_embed(ding)?\.', 'patch_embed.proj.'),
         (r'^patch_embedding\.cls_token$', 'cls_token'),
         (r'^(patch_embedding\.)?position_embeddings?$', 'pos_embed'),
@@ -71,7 +71,7 @@ PUBLISHERS = (
         (r'^classifier_dist\.', 'head_dist.'),
     )),
     # timm, facebookresearch and this project write the same names; so does PaddleClas. Only the framework differs.
-    Publisher('timm', r'^patch_embed\.proj\.', None),
+    CheckpointSource('timm', r'^patch_embed\.proj\.', None),
 )
 
 # What training in parallel or compiling puts before every name.
@@ -85,17 +85,17 @@ def unwrap(name: str) -> str:
     return name
 
 
-def recognise(names: Iterable[str]) -> Publisher:
+def recognize(names: Iterable[str]) -> CheckpointSource:
     """The publisher whose mark is among ``names``; InputError when there is none."""
     names = list(names)
-    for publisher in PUBLISHERS:
+    for publisher in SOURCES:
         if any(re.search(publisher.mark, name) for name in names):
             return publisher
     raise InputError(f'its names ({", ".join(names[:3])}, …) are of no publisher known here: '
-                     + ', '.join(publisher.name for publisher in PUBLISHERS))
+                     + ', '.join(publisher.name for publisher in SOURCES))
 
 
-def public_name(publisher: Publisher, name: str) -> str:
+def public_name(publisher: CheckpointSource, name: str) -> str:
     """``name`` as timm writes it."""
     for pattern, replacement in publisher.renames:
         name = re.sub(pattern, replacement, name)

@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
-# Which rooms a room may import from, besides the ground (errors, files, cli, runtime) and itself.
+# Which packages a package may import from, besides the base (errors, files, cli, runtime) and itself.
 FLOORS = {'models': {'weights'}, 'config.py': {'models'}, 'data': set(), 'weights': {'models'},
-          'training': {'models', 'config', 'data', 'weights'}, 'deploy': {'models', 'config', 'data', 'weights'}}
+          'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
+          'deploy': {'models', 'config', 'data', 'weights'}}
 GROUND = {'errors', 'files', 'cli', 'runtime', '__version__'}
 
 
@@ -48,7 +49,7 @@ def test_paddle_is_not_imported(module):
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_header(path):
-    """Licence, docstring, postponed annotations; a package's file may be empty."""
+    """License, docstring, postponed annotations; a package's file may be empty."""
     text = path.read_text(encoding='utf-8')
     if path.name == '__init__.py' and not text:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening picture files: always RGB, 8 bits, and one line naming the file when that is impossible."""
+"""Opening image files: always RGB, 8 bits, and one line naming the file when that is impossible."""
 from __future__ import annotations
 
 import os
@@ -15,10 +15,10 @@ PathLike = Union[str, 'os.PathLike[str]']
 _JPEG_START = b'\xff\xd8\xff'
 
 
-def load_picture(path: PathLike) -> Image.Image:
-    """The picture in ``path`` as an RGB Pillow image. Alpha is dropped and 16-bit grey becomes its high byte.
+def load_image(path: PathLike) -> Image.Image:
+    """The image in ``path`` as an RGB Pillow image. Alpha is dropped and 16-bit gray becomes its high byte.
 
-    Raises InputError when the file is missing or is not a whole picture.
+    Raises InputError when the file is missing or is not a whole image.
     """
     try:
         with Image.open(path) as image:
@@ -27,14 +27,14 @@ def load_picture(path: PathLike) -> Image.Image:
             image.load()  # all of it, before the file is closed
             return image if image.mode == 'RGB' else image.convert('RGB')
     except FileNotFoundError:
-        raise InputError(f'picture {os.fspath(path)}: no such file') from None
+        raise InputError(f'image {os.fspath(path)}: no such file') from None
     # Pillow's decoders raise these for broken files: OSError, SyntaxError (PNG), ValueError, bombs (plain Exception)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f'picture {os.fspath(path)}: cannot be decoded ({_one_line(error)})') from None
+        raise InputError(f'image {os.fspath(path)}: cannot be decoded ({_one_line(error)})') from None
 
 
 def decode_fast(path: PathLike) -> np.ndarray:
-    """The picture in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a JPEG, else with Pillow.
+    """The image in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a JPEG, else with Pillow.
 
     Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. What OpenCV cannot decode is left to
     Pillow, which says what is wrong.
@@ -43,16 +43,16 @@ def decode_fast(path: PathLike) -> np.ndarray:
         with open(path, 'rb') as file:
             data = file.read()
     except FileNotFoundError:
-        raise InputError(f'picture {os.fspath(path)}: no such file') from None
+        raise InputError(f'image {os.fspath(path)}: no such file') from None
     except OSError as error:
-        raise InputError(f'picture {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
+        raise InputError(f'image {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
     if data.startswith(_JPEG_START):
         import cv2  # here: evaluation and inference do without it
         how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
         if pixels is not None:
             return pixels
-    return np.asarray(load_picture(path))
+    return np.asarray(load_image(path))
 
 
 def _one_line(error: BaseException) -> str:

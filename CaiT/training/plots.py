@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a run: loss and accuracy over epochs."""
+"""Plots of a training run: loss and accuracy over epochs."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,18 +8,18 @@ from typing import Any, Dict, List
 from CaiT.files import atomic_write
 
 
-def draw(records: List[Dict[str, Any]], path: Path) -> str:
-    """Draw the epochs' records to a PNG; returns a line saying where it is, or why there is none."""
+def plot_curves(records: List[Dict[str, Any]], path: Path) -> str:
+    """Plot the epoch records of log.jsonl into a PNG; returns a log line with its path, or why there is none."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional, and no window is ever opened
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional; the Agg canvas needs no display
         from matplotlib.figure import Figure
     except ImportError:
         return 'curves: not drawn, matplotlib is not installed (pip install matplotlib)'
     figure = Figure(figsize=(10, 4), layout='constrained')
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
-    for axes, title, names in ((loss, 'loss', ('train_loss', 'val_loss', 'ema_loss')),
-                               (accuracy, 'top-1', ('train_acc', 'val_top1', 'ema_top1'))):
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for axes, title, names in ((loss_axes, 'loss', ('train_loss', 'val_loss', 'ema_loss')),
+                               (accuracy_axes, 'top-1', ('train_acc', 'val_top1', 'ema_top1'))):
         for name in names:
             points = [(record['epoch'], record[name]) for record in records if name in record]
             if points:

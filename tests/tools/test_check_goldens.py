@@ -7,17 +7,17 @@ import shutil
 import pytest
 
 from CaiT.errors import InputError
-from CaiT.tools import goldens, parity
+from CaiT.tools import check_goldens, goldens
 
 NAME = 'deit_tiny_patch16_224'
 
 
 def test_table_and_status(capsys, monkeypatch):
-    assert parity.main(['-models', NAME]) == 0
+    assert check_goldens.main(['-models', NAME]) == 0
     head, row, last = capsys.readouterr().out.splitlines()
     assert row.split()[:3] == [NAME, '5717416', '1253683200'] and row.endswith('  ok') and last == 'all equal'
-    monkeypatch.setattr(parity, 'TOLERANCE', 1e-9)
-    assert parity.main(['-models', NAME]) == 1
+    monkeypatch.setattr(check_goldens, 'TOLERANCE', 1e-9)
+    assert check_goldens.main(['-models', NAME]) == 1
     assert capsys.readouterr().out.splitlines()[1:][-2].endswith('outside 1e-09')
 
 
@@ -27,12 +27,12 @@ def test_another_count_fails(tmp_path, capsys):
     (tmp_path / 'names').mkdir()
     shutil.copy(goldens.FOLDER / 'names' / f'{NAME}.json', tmp_path / 'names')
     (tmp_path / 'MANIFEST.json').write_text(text.replace('5717416', '5717417'), encoding='utf-8')
-    assert parity.main(['-goldens', str(tmp_path), '-models', NAME]) == 1
+    assert check_goldens.main(['-goldens', str(tmp_path), '-models', NAME]) == 1
     assert 'parameters: 5717416, reference 5717417' in capsys.readouterr().out
 
 
 def test_faults(tmp_path):
     with pytest.raises(InputError, match='-models resnet50: has no entry in .*MANIFEST.json'):
-        parity.main(['-models', 'resnet50'])
+        check_goldens.main(['-models', 'resnet50'])
     with pytest.raises(InputError, match='golden file .*MANIFEST.json: no such file; a clone of the repository'):
-        parity.main(['-goldens', str(tmp_path)])
+        check_goldens.main(['-goldens', str(tmp_path)])

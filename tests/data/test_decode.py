@@ -1,61 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of picture file comes out as RGB, and a broken one as one line."""
+"""Every kind of image file comes out as RGB, and a broken one as one line."""
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from CaiT.data.pictures import decode_fast, load_picture
+from CaiT.data.decode import decode_fast, load_image
 from CaiT.errors import InputError
 
 
 @pytest.mark.parametrize('mode,ending', [('L', 'png'), ('P', 'png'), ('RGBA', 'png'), ('LA', 'png'), ('1', 'png'),
                                          ('L', 'jpg'), ('RGB', 'bmp'), ('P', 'gif')])
-def test_modes(picture, tmp_path, mode, ending):
-    path = tmp_path / f'picture.{ending}'
-    image = Image.fromarray(picture).convert(mode)
+def test_modes(pixels, tmp_path, mode, ending):
+    path = tmp_path / f'image.{ending}'
+    image = Image.fromarray(pixels).convert(mode)
     image.save(path)
     expected = np.asarray(Image.open(path).convert('RGB'))
-    for found in (np.asarray(load_picture(path)), decode_fast(path)):
+    for found in (np.asarray(load_image(path)), decode_fast(path)):
         assert found.shape == (47, 61, 3) and found.dtype == np.uint8
         np.testing.assert_array_equal(found, expected)
 
 
 def test_alpha_is_dropped_not_blended(tmp_path):
     Image.new('RGBA', (4, 4), (10, 20, 30, 0)).save(tmp_path / 'clear.png')
-    assert load_picture(tmp_path / 'clear.png').getpixel((0, 0)) == (10, 20, 30)
+    assert load_image(tmp_path / 'clear.png').getpixel((0, 0)) == (10, 20, 30)
 
 
 def test_sixteen_bits_keep_their_high_byte(tmp_path):
     levels = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16) + 99
     Image.fromarray(levels).save(tmp_path / 'deep.png')
-    np.testing.assert_array_equal(np.asarray(load_picture(tmp_path / 'deep.png'))[..., 1].ravel(), np.arange(256))
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / 'deep.png'))[..., 1].ravel(), np.arange(256))
 
 
-def test_cmyk_jpeg(picture, tmp_path):
-    Image.fromarray(picture).convert('CMYK').save(tmp_path / 'print.jpg', quality=95)
-    pillow = np.asarray(load_picture(tmp_path / 'print.jpg')).astype(int)
-    assert np.abs(pillow - picture).mean() < 6
+def test_cmyk_jpeg(pixels, tmp_path):
+    Image.fromarray(pixels).convert('CMYK').save(tmp_path / 'print.jpg', quality=95)
+    pillow = np.asarray(load_image(tmp_path / 'print.jpg')).astype(int)
+    assert np.abs(pillow - pixels).mean() < 6
     assert np.abs(decode_fast(tmp_path / 'print.jpg') - pillow).mean() < 2
 
 
-def test_orientation_tags_are_ignored_by_both_decoders(picture, tmp_path):
+def test_orientation_tags_are_ignored_by_both_decoders(pixels, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    Image.fromarray(picture).save(tmp_path / 'turned.jpg', exif=exif)
-    for found in (np.asarray(load_picture(tmp_path / 'turned.jpg')), decode_fast(tmp_path / 'turned.jpg')):
+    Image.fromarray(pixels).save(tmp_path / 'turned.jpg', exif=exif)
+    for found in (np.asarray(load_image(tmp_path / 'turned.jpg')), decode_fast(tmp_path / 'turned.jpg')):
         assert found.shape == (47, 61, 3)
 
 
-@pytest.mark.parametrize('decode', [load_picture, decode_fast])
-def test_broken_pictures_are_one_line_naming_the_file(picture, tmp_path, decode):
+@pytest.mark.parametrize('decode', [load_image, decode_fast])
+def test_broken_images_are_one_line_naming_the_file(pixels, tmp_path, decode):
     for ending in ('jpg', 'png'):
         whole = tmp_path / f'whole.{ending}'
-        Image.fromarray(picture).save(whole)
+        Image.fromarray(pixels).save(whole)
         (tmp_path / f'half.{ending}').write_bytes(whole.read_bytes()[:-whole.stat().st_size // 2])
         (tmp_path / f'most.{ending}').write_bytes(whole.read_bytes()[:-whole.stat().st_size // 8])
-    (tmp_path / 'text.jpg').write_text('not a picture')
+    (tmp_path / 'text.jpg').write_text('not an image')
     (tmp_path / 'empty.png').write_bytes(b'')
     (tmp_path / 'ends.jpg').write_bytes(b'\xff\xd8\xff nothing in between \xff\xd9')
     (tmp_path / 'folder.jpg').mkdir()

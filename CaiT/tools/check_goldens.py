@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every model against the reference's golden numbers, one at a time, as a table.
 
-    python -m CaiT.tools.parity                          all golden files of tests/goldens
-    python -m CaiT.tools.parity -models cait_m48_448 …   only these
-    python -m CaiT.tools.parity -goldens FOLDER          another folder (see CaiT/tools/goldens.py)
+    python -m CaiT.tools.check_goldens                          all golden files of tests/goldens
+    python -m CaiT.tools.check_goldens -models cait_m48_448 …   only these
+    python -m CaiT.tools.check_goldens -goldens FOLDER          another folder (see CaiT/tools/goldens.py)
 
 For each model of the folder's MANIFEST.json: parameter names and shapes, parameter count and MACs must be equal; where
 there is a golden file, logits (and intermediates) must lie within 1e-5 of max|value| of the float64 reference in
@@ -104,12 +104,12 @@ def outputs(model: Any, golden: Dict[str, np.ndarray]) -> Dict[str, float]:
     import paddle
     model.eval()
     side = int(round(model.patch_embed.num_patches ** 0.5)) * model.patch_embed.proj.weight.shape[-1]
-    pictures = paddle.to_tensor(goldens.noise((2, 3, side, side), 0))
+    images = paddle.to_tensor(goldens.noise((2, 3, side, side), 0))
     with paddle.no_grad():
-        found = {'logits_f64': model(pictures)}
+        found = {'logits_f64': model(images)}
         if 'after_pos_embed' in golden:
-            inner = model.forward_intermediates(pictures)
-            found['after_pos_embed'] = model.patch_embed(pictures) + model.pos_embed
+            inner = model.forward_intermediates(images)
+            found['after_pos_embed'] = model.patch_embed(images) + model.pos_embed
             found.update((f'after_block_{i}', tokens) for i, tokens in enumerate(inner.features[:len(model.blocks)]))
             found.update((f'cls_after_token_block_{i}', token)
                          for i, token in enumerate(inner.features[len(model.blocks):]))
@@ -159,10 +159,10 @@ def train(model: Any, updates: int) -> Any:
     loss_of = build_loss('CE', 0.0)
     optimizer = paddle.optimizer.AdamW(1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.05,
                                        parameters=model.parameters())
-    pictures = paddle.to_tensor(goldens.noise((4, 3, 224, 224), 1))
+    images = paddle.to_tensor(goldens.noise((4, 3, 224, 224), 1))
     labels = paddle.to_tensor(goldens.TRAINING_LABELS)
     for update in range(updates + 1):
-        logits = model(pictures)
+        logits = model(images)
         loss = loss_of(logits, labels)
         loss.backward()
         yield {'loss': loss.item(), 'logits': logits.numpy(),

@@ -7,7 +7,7 @@ import paddle
 import pytest
 from small_models import small
 
-from CaiT.deploy import quantise
+from CaiT.deploy import quantize
 from CaiT.deploy import simplify as s
 from CaiT.deploy.engines.paddle_ops import InferenceLayer
 
@@ -17,20 +17,20 @@ from CaiT.deploy.engines.paddle_ops import InferenceLayer
 def test_smoothing_leaves_the_logits(family, separate, checks):
     model = small(family)
     net = s.simplify(s.from_model(model), 'matmul', separate)
-    pictures = checks.array('float')
-    smoothed = quantise.smooth(net, quantise.input_maxima(net, pictures))
+    images = checks.array('float')
+    smoothed = quantize.smooth(net, quantize.input_maxima(net, images))
     with paddle.no_grad():
-        expected = model(paddle.to_tensor(pictures)).numpy()
-        found = InferenceLayer(smoothed)(paddle.to_tensor(pictures)).numpy()
+        expected = model(paddle.to_tensor(images)).numpy()
+        found = InferenceLayer(smoothed)(paddle.to_tensor(images)).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert any('norm1.weight' in name for name in smoothed.arrays)
 
 
 def test_smoothing_evens_the_range_out():
     net = s.simplify(s.from_model(small('vit')), 'matmul', False)
-    pictures = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
-    before = quantise.input_maxima(net, pictures)
-    after = quantise.input_maxima(quantise.smooth(net, before), pictures)
+    images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
+    before = quantize.input_maxima(net, images)
+    after = quantize.input_maxima(quantize.smooth(net, before), images)
     for name in ('blocks.0.attn.qkv', 'blocks.1.mlp.fc1'):
         spread = [found[name].max() / found[name].min() for found in (before, after)]
         assert spread[1] < spread[0]
@@ -38,13 +38,13 @@ def test_smoothing_evens_the_range_out():
 
 def test_maxima_are_those_of_all_batches():
     net = s.from_model(small('vit'))
-    pictures = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
-    whole, parts = quantise.input_maxima(net, pictures, 5), quantise.input_maxima(net, pictures, 2)
+    images = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    whole, parts = quantize.input_maxima(net, images, 5), quantize.input_maxima(net, images, 2)
     assert set(whole) == set(parts) and all(np.allclose(whole[name], parts[name], rtol=1e-4) for name in whole)
 
 
 def test_only_gemms_with_weights_that_see_every_token_are_rounded():
-    names = quantise.weight_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
+    names = quantize.weight_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
     assert names and all(name.startswith('blocks.') for name in names)
     assert not [name for name in names if 'fc2' in name or 'proj_' in name or 'token_only' in name]
     assert sum(name.endswith('.mlp.fc1') for name in names) == 3

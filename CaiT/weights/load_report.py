@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Tuple
 
 
 @dataclass
-class Audit:
+class LoadReport:
     """Every array that reached the model changed, did not reach it, or was not there.
 
     Names are the public ones (timm's), except the first of each pair in ``renamed`` and those of ``dropped`` that have
@@ -30,7 +30,7 @@ class Audit:
     notes: List[str] = field(default_factory=list)
 
     def lines(self) -> List[str]:
-        """The audit as text; names that differ in one number are shown as a range."""
+        """The report as text; names that differ in one number are shown as a range."""
         text = [f'weights: {self.path} ({self.format} file, {self.publisher} names, Linear {self.layout})',
                 f'  loaded {self.loaded} arrays of {self.found} in the file']
         kinds = [f'{name} ({dtype})' for name, dtype in self.converted]
@@ -38,7 +38,7 @@ class Audit:
             text.append(f'  renamed, {len(self.renamed)}: {", ".join(_differences(self.renamed))}')
         for title, names in (('transposed', self.transposed), ('resampled', self.resampled),
                              ('converted', kinds), ('filled with zeros', self.zero_filled),
-                             ('dropped', self.dropped), ('left at initialisation', self.initial)):
+                             ('dropped', self.dropped), ('left at initialization', self.initial)):
             if names:
                 text.append(f'  {title}, {len(names)}: {", ".join(brief(names))}')
         return text + [f'  note: {note}' for note in self.notes]

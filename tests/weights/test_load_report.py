@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit says everything, shortly."""
+"""The report says everything, shortly."""
 from __future__ import annotations
 
-from CaiT.weights.audit import Audit, brief
+from CaiT.weights.load_report import LoadReport, brief
 
 
 def test_brief_gathers_blocks():
@@ -12,21 +12,21 @@ def test_brief_gathers_blocks():
 
 
 def test_lines_name_everything_that_happened():
-    audit = Audit('w.ckpt', 'MindSpore', 'MindCV', '[out, in]', found=5, loaded=4)
-    assert audit.lines() == ['weights: w.ckpt (MindSpore file, MindCV names, Linear [out, in])',
+    report = LoadReport('w.ckpt', 'MindSpore', 'MindCV', '[out, in]', found=5, loaded=4)
+    assert report.lines() == ['weights: w.ckpt (MindSpore file, MindCV names, Linear [out, in])',
                              '  loaded 4 arrays of 5 in the file']
-    audit.renamed = [('a.0.gamma', 'a.0.weight'), ('a.1.gamma', 'a.1.weight'), ('module.x', 'x'),
+    report.renamed = [('a.0.gamma', 'a.0.weight'), ('a.1.gamma', 'a.1.weight'), ('module.x', 'x'),
                      ('head.fc_cls.bias', 'head.bias'), ('class', 'cls')]
-    audit.transposed = ['blocks.0.w', 'blocks.1.w']
-    audit.resampled = ['pos_embed 14x14 -> 24x24 patches']
-    audit.converted = [('norm.weight', 'float16 to float32')]
-    audit.zero_filled, audit.dropped, audit.initial, audit.notes = ['z'], ['d'], ['i'], ['n']
-    assert audit.lines()[2:] == [
+    report.transposed = ['blocks.0.w', 'blocks.1.w']
+    report.resampled = ['pos_embed 14x14 -> 24x24 patches']
+    report.converted = [('norm.weight', 'float16 to float32')]
+    report.zero_filled, report.dropped, report.initial, report.notes = ['z'], ['d'], ['i'], ['n']
+    assert report.lines()[2:] == [
         '  renamed, 5: ….gamma -> ….weight (2), module.… -> … (1), head.fc_cls.… -> head.… (1), class -> cls (1)',
         '  transposed, 2: blocks.0-1.w',
         '  resampled, 1: pos_embed 14x14 -> 24x24 patches',
         '  converted, 1: norm.weight (float16 to float32)',
         '  filled with zeros, 1: z',
         '  dropped, 1: d',
-        '  left at initialisation, 1: i',
+        '  left at initialization, 1: i',
         '  note: n']

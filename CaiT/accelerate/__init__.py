@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same numbers faster on a CPU: ``accelerate(model)`` exchanges the classes of a model's layers, ``restore(model)``
+undoes it.
+
+The exchanged layers run oneDNN's kernels, forward and backward, where Paddle's eager mode runs slow ones of its own;
+everything else about the model stays: parameters, names, hooks, ``state_dict``, deep copies. Layers of any other class,
+a user's subclasses among them, are left alone. A second backward pass and gradients of gradients need the plain layers
+and raise an error that says so.
+"""
+from __future__ import annotations
+
+import functools
+from typing import Any, Iterator
+
+from CaiT import runtime
+
+__all__ = ['accelerate', 'restore']
+
+
+def accelerate(model: Any, threads: int = 0) -> str:
+    """Exchange the layers of ``model`` and return one line that says what runs, or why nothing was exchanged.
+
+    ``threads``: CPU threads, 0 for all cores that this process may use. Changes what is the process's: Paddle's number
+    of threads and, for good, its flag FLAGS_use_stride_kernel (off), glibc's handling of large blocks
+    (``runtime.apply``) and the size of oneDNN's own cache. CAIT_RUNTIME=off switches acceleration off.
+    """
+    import paddle
+
+    from CaiT.accelerate.layers import BLOCKS, FAST
+    if runtime.off():
+        return 'acceleration: off (CAIT_RUNTIME)'
+    if not paddle.get_device().startswith('cpu'):
+        return f'acceleration: none on {paddle.get_device()}, for CPUs only'
+    settings = runtime.apply(threads)
+    if paddle.get_flags('FLAGS_use_stride_kernel')['FLAGS_use_stride_kernel']:
+        return 'acceleration: off, FLAGS_use_stride_kernel is set in the environment, expected 0 or nothing'
+    problem = _problem()
+    if problem:
+        return f'acceleration: off, {problem}'
+    for layer in model.sublayers(include_self=True):
+        if type(layer) in FAST:
+            layer.__class__ = FAST[type(layer)]
+    exchanged = list(_exchanged(model))
+    if not exchanged:
+        return 'acceleration: none, the model has no layer that it knows'
+    blocks = [layer for layer in exchanged if isinstance(layer, BLOCKS)]
+    frozen = sum(len({p.stop_gradient for p in block.parameters()}) > 1 for block in blocks)
+    partly = f' ({frozen} partly frozen: plain)' if frozen else ''
+    return f'acceleration: {_name()} in {len(exchanged)} layers, {len(blocks)} blocks{partly}; {settings}'
+
+
+def restore(model: Any) -> None:
+    """Give the layers of ``model`` their plain classes back."""
+    for layer in _exchanged(model):
+        layer.__class__ = type(layer).__bases__[0]
+
+
+def _exchanged(model: Any) -> Iterator[Any]:
+    from CaiT.accelerate.layers import FAST
+    fast = set(FAST.values())
+    return (layer for layer in model.sublayers(include_self=True) if type(layer) in fast)
+
+
+def _name() -> str:
+    from CaiT.accelerate import library
+    return f'oneDNN {library.version()}'
+
+
+@functools.lru_cache(maxsize=None)
+def _problem() -> str:
+    """Why oneDNN cannot be used in this process; empty when it can."""
+    from CaiT.accelerate import library, selfcheck
+    version = library.version()
+    if not version:
+        return "Paddle's wheel has no oneDNN library"
+    if version.rsplit('.', 1)[0] not in library.TESTED:
+        return f'oneDNN {version} was not tested, expected {" or ".join(library.TESTED)}'
+    return selfcheck.disagreement()

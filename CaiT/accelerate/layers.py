@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerated subclasses of the models' layers.
+
+Each computes the numbers of its parent, and falls back to ``super().forward`` whenever its conditions do not hold: a
+tensor that is not eligible, a hook, a replaced sublayer, dropout.
+"""
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from CaiT.accelerate import functions
+from CaiT.models import cait, layers, vit
+
+
+class FastLinear(nn.Linear):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.shape[-1] != self.weight.shape[0] or not functions.is_eligible(x, self.weight, self.bias):
+            return super().forward(x)
+        return functions.linear(x, self.weight, self.bias)
+
+
+class FastLayerNorm(layers.LayerNorm):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not functions.is_eligible(x, self.weight, self.bias):
+            return super().forward(x)
+        return functions.layer_norm(x, self.weight, self.bias, self._epsilon)
+
+
+class FastGELU(nn.GELU):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if self._approximate or not functions.is_eligible(x):
+            return super().forward(x)
+        return functions.gelu(x)
+
+
+class FastPatchEmbed(layers.PatchEmbed):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        weight, bias = self.proj.weight, self.proj.bias
+        if not x.stop_gradient or not is_plain(self.proj) or not functions.is_eligible(weight, bias) \
+                or not functions.is_eligible(x) or not divides(x, weight):
+            return super().forward(x)
+        return functions.patches(x, weight, bias)
+
+
+class FastClassAttention(cait.ClassAttention):
+    """Without keys and values of all tokens: the query is multiplied by the keys' weight instead, and what attn has
+    summed of the tokens by the values' weight."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not is_plain(self.q, self.k, self.v, self.attn_drop) or not functions.is_eligible(x) \
+                or self.q.bias is None:
+            return super().forward(x)
+        batch, _, dim = x.shape
+        heads, each = self.num_heads, dim // self.num_heads
+        q = (self.q(x[:, 0]) * self.scale).reshape([batch, heads, each]).transpose([1, 0, 2])  # [H, B, d]
+        k_weight, v_weight = (layer.weight.reshape([dim, heads, each]).transpose([1, 0, 2])  # [H, C, d]
+                              for layer in (self.k, self.v))
+        constant = paddle.matmul(q, self.k.bias.reshape([heads, each, 1]))  # [H, B, 1]; softmax does not see it
+        query = paddle.matmul(q, k_weight, transpose_y=True).transpose([1, 0, 2])  # [B, H, C]
+        scores = paddle.matmul(query, x, transpose_y=True) + constant.transpose([1, 0, 2])  # [B, H, 1 + N]
+        summed = paddle.matmul(F.softmax(scores), x).transpose([1, 0, 2])  # [H, B, C]
+        y = paddle.matmul(summed, v_weight).transpose([1, 0, 2]).reshape([batch, 1, dim])
+        return self.proj_drop(self.proj(y + self.v.bias))
+
+
+class FastCaiTBlock(cait.Block):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not is_eligible_block(self, x, self.gamma_1, self.gamma_2):
+            return super().forward(x)
+        x = add_attention(self, x, self.gamma_1)
+        return add_mlp(self, x, self.gamma_2)
+
+
+class FastViTBlock(vit.Block):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not is_eligible_block(self, x):
+            return super().forward(x)
+        x = add_attention(self, x)
+        return add_mlp(self, x)
+
+
+class FastClassBlock(cait.ClassBlock):
+    def forward(self, cls: paddle.Tensor, patches: paddle.Tensor) -> paddle.Tensor:
+        x = paddle.concat([cls, patches], axis=1)
+        cls = cls + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
+        if is_eligible_mlp(self, cls, self.gamma_2):
+            return add_mlp(self, cls, self.gamma_2)
+        return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
+
+
+FAST: Dict[type, type] = {
+    nn.Linear: FastLinear, layers.LayerNorm: FastLayerNorm, nn.GELU: FastGELU, layers.PatchEmbed: FastPatchEmbed,
+    cait.ClassAttention: FastClassAttention, cait.Block: FastCaiTBlock, cait.ClassBlock: FastClassBlock,
+    vit.Block: FastViTBlock}
+BLOCKS = (FastCaiTBlock, FastClassBlock, FastViTBlock)
+PLAIN = {*FAST, *FAST.values(), nn.Conv2D, layers.Mlp, cait.HeadMix, cait.TalkingHeadAttention, vit.Attention}
+
+
+def is_plain(*among: nn.Layer) -> bool:
+    """Whether these layers and their sublayers compute what their classes say: of the exact classes known here, with no
+    hook, no replaced ``forward`` and no dropout at work."""
+    return not any(has_hooks(layer) or 'forward' in vars(layer) or
+                   (layer.p and layer.training if type(layer) is nn.Dropout else type(layer) not in PLAIN)
+                   for one in among for layer in one.sublayers(include_self=True))
+
+
+def has_hooks(layer: nn.Layer) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+
+
+def divides(x: paddle.Tensor, weight: paddle.Tensor) -> bool:
+    """Whether images x [B, in, S, S] have the channels of a convolution's weight [C, in, P, P] and whole patches."""
+    _, channels, height, width = x.shape
+    side = weight.shape[2]
+    return channels == weight.shape[1] and not height % side and not width % side
+
+
+def weights_and_biases(*among: nn.Layer) -> List[Optional[paddle.Tensor]]:
+    return [parameter for layer in among for parameter in (layer.weight, layer.bias)]
+
+
+def is_eligible_block(block: nn.Layer, x: paddle.Tensor, *gammas: paddle.Tensor) -> bool:
+    """Whether both branches of a block on x [B, N, C] can run as one operation each."""
+    attn = block.attn
+    if not is_eligible_mlp(block, x, *gammas) or type(attn) not in (cait.TalkingHeadAttention, vit.Attention) \
+            or not is_plain(block.norm1, attn) or not functions.is_supported_attention(x.shape[0], x.shape[1]):
+        return False
+    return functions.is_eligible(x, *attention_parameters(block))
+
+
+def is_eligible_mlp(block: nn.Layer, x: paddle.Tensor, *gammas: paddle.Tensor) -> bool:
+    """Whether the MLP branch of a block on x [B, N, C] can run as one operation."""
+    if not paddle.in_dynamic_mode() or type(block.mlp) is not layers.Mlp or not is_plain(block.norm2, block.mlp) \
+            or block.mlp.act._approximate:
+        return False
+    drop_path = block.drop_path
+    if type(drop_path) not in (layers.DropPath, nn.Identity) or has_hooks(drop_path) or 'forward' in vars(drop_path):
+        return False
+    return functions.is_eligible(x, *gammas, *mlp_parameters(block))
+
+
+def attention_parameters(block: nn.Layer) -> List[Optional[paddle.Tensor]]:
+    attn = block.attn
+    mixing = (attn.proj_l, attn.proj_w) if type(attn) is cait.TalkingHeadAttention else ()
+    return weights_and_biases(block.norm1, attn.qkv, attn.proj, *mixing)
+
+
+def mlp_parameters(block: nn.Layer) -> List[Optional[paddle.Tensor]]:
+    return weights_and_biases(block.norm2, block.mlp.fc1, block.mlp.fc2)
+
+
+def add_attention(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+    """x [B, N, C] plus the attention of an eligible block times gamma [C], where stochastic depth keeps it."""
+    attn = block.attn
+    keep_mask, drop_prob = next_keep_mask(block.drop_path, x)
+    kept = functions.kept_images(keep_mask, drop_prob)
+    if not functions.is_supported_attention(kept.count(x.shape[0]), x.shape[1]):
+        branch = attn(block.norm1(x)) * (keep_mask.astype(x.dtype) / (1.0 - drop_prob))
+        return x + (branch if gamma is None else gamma * branch)
+    return functions.attention(x, kept, attention_parameters(block), gamma, attn.num_heads, attn.scale,
+                               block.norm1._epsilon)
+
+
+def add_mlp(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+    """x [B, N, C] plus the MLP of an eligible block times gamma [C], where stochastic depth keeps it."""
+    kept = functions.kept_images(*next_keep_mask(block.drop_path, x))
+    return functions.mlp(x, kept, mlp_parameters(block), gamma, block.norm2._epsilon)
+
+
+def next_keep_mask(drop_path: nn.Layer, x: paddle.Tensor) -> Tuple[Optional[paddle.Tensor], float]:
+    """The keep mask of one step, the one that the layer itself would draw, and its drop prob; (None, 0) when nothing is
+    dropped."""
+    drop_prob = getattr(drop_path, 'drop_prob', 0.0)
+    if not (drop_path.training and drop_prob):
+        return None, 0.0
+    return drop_path.keep_mask(x), drop_prob
