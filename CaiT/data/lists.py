@@ -72,15 +72,15 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
     return Samples(folder, paths, labels, lines)
 
 
-def read_label_map(path: PathLike, num_classes: int) -> List[str]:
-    """The ``num_classes`` class names in the order of their ids.
+def read_label_map(path: PathLike, num_classes: Optional[int]) -> List[str]:
+    """The ``num_classes`` class names in the order of their ids; None: as many as there are.
 
     Understands JSON ({"0": ["n01440764", "tench"]}, {"0": "tench"} or ["tench"]), synset_words.txt
     (``n01440764 tench, Tinca tinca``), ``0 tench`` lines and one name per line.
     """
     path = Path(path)
     names = _json_names(path) if path.suffix.lower() == '.json' else _text_names([line for _, line in _lines(path)])
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         raise InputError(f'label map {path}: found {len(names)} names, expected {num_classes}, the classes of the head')
     return names
 

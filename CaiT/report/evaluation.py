@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-from CaiT.data.lists import read_list
+from CaiT.data.lists import read_label_map, read_list
 from CaiT.data.transforms import as_pillow
 from CaiT.errors import InputError
 from CaiT.files import atomic_write, write_json
@@ -111,9 +111,15 @@ def opener(paths: Sequence[str], folder: Optional[Path] = None) -> Callable[[int
 
 
 def from_file(path: Path, labels: Optional[Path], folder: Path, earlier: Optional[Path] = None,
-              names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """The report of a predictions file with a list of labels; see ``read`` for both."""
-    predictions = read(path, labels, names)
+              label_map: Optional[Path] = None, num_classes: int = 0) -> Dict[str, Any]:
+    """The report of a predictions file with a list of labels; see ``predictions.read`` for both."""
+    predictions = read(path, labels, num_classes=num_classes)
+    if label_map:
+        names = read_label_map(label_map, None)
+        if len(names) < predictions.num_classes:
+            raise InputError(f'--label-map {label_map}: found {len(names)} names, expected at least '
+                             f'{predictions.num_classes}, the classes that occur')
+        predictions.names, predictions.num_classes = dict(enumerate(names)), num_classes or len(names)
     facts = {'predictions': path, 'labels': labels or f'column label of {path}'}
     if labels is not None:
         facts['images in the list'] = len(read_list(labels, '', None))

@@ -79,8 +79,7 @@ class Predictions:
                                  '' if prob is None else repr(prob)])
 
 
-def read(path: PathLike, labels: Optional[Labels] = None, names: Optional[Sequence[str]] = None,
-         num_classes: int = 0) -> Predictions:
+def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) -> Predictions:
     """The predictions of a file (.csv or .jsonl of -eval, -pred or infer) or of a report's folder.
 
     ``labels``: a list file (``path class_id`` lines) or pairs of these; without it the file itself must have a column
@@ -109,9 +108,9 @@ def read(path: PathLike, labels: Optional[Labels] = None, names: Optional[Sequen
                          '"path class_id" lines')
     probs = [row.get('label_prob') for row in rows] if labels is None else [None]
     label_probs = np.array([float(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
-    classes = num_classes or len(names or []) or int(max(ids.max(), right.max())) + 1
+    classes = num_classes or int(max(ids.max(), right.max())) + 1
     return Predictions(paths, right, ids, np.array([p[:k] for _, p in parsed], np.float64), classes,
-                       dict(enumerate(names)) if names else known, label_probs)
+                       known, label_probs)
 
 
 def align(first: Predictions, second: Predictions) -> Tuple[np.ndarray, np.ndarray]:
