@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import paddle
 from paddle import nn
+
+LAST, ROLLOUT, WEIGHTED = 'attention, last block', 'rollout', 'gradient-weighted'  # names of maps
 
 
 class Explanation(NamedTuple):
@@ -129,12 +131,12 @@ def times_even(rows: np.ndarray, prefix: int, over_patches: bool = False) -> np.
     return values.reshape(*values.shape[:-1], side, side)
 
 
-def patch_maps(explanation: Explanation, index: int) -> dict:
+def patch_maps(explanation: Explanation, index: int) -> Dict[str, np.ndarray]:
     """{name: map [side, side]} of image ``index``, one map per method: attention of the last block with its heads
     averaged, rollout where there is one, gradient-weighted relevance."""
     prefix = explanation.prefix
-    maps = {'attention, last block': times_even(explanation.attention[index, -1].mean(0), prefix)}
+    maps = {LAST: times_even(explanation.attention[index, -1].mean(0), prefix)}
     if explanation.rollout is not None:
-        maps['rollout'] = times_even(explanation.rollout[index], prefix)
-    maps['gradient-weighted'] = times_even(explanation.relevance[index], prefix, True)
+        maps[ROLLOUT] = times_even(explanation.rollout[index], prefix)
+    maps[WEIGHTED] = times_even(explanation.relevance[index], prefix, True)
     return maps

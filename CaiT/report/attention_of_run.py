@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import List
 
 import numpy as np
 from PIL import Image
@@ -14,8 +15,11 @@ from CaiT.report import attention, attention_sheet
 from CaiT.weights.translate import load_weights
 
 
-def contact_sheet(config_file: Path, weights: Path, count: int) -> Image.Image:
-    """``count`` images of the validation split, evenly spaced. InputError when weights or images are not there."""
+def tiles_of(config_file: Path, weights: Path, count: int) -> List[Image.Image]:
+    """Tiles of ``count`` images of the validation split, evenly spaced, and the color bar.
+
+    InputError when weights or images are not there.
+    """
     config = get_config(str(config_file))
     data = DataConfig(**data_config(config))
     dataset = build_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, 'val', lambda image: image,
@@ -33,6 +37,7 @@ def contact_sheet(config_file: Path, weights: Path, count: int) -> Image.Image:
         captions.append((f'{names[best] if names else f"class {best}"} {100 * found.probs[0, best]:.1f}%',
                          f'label: {names[int(label)] if names else int(label)}'))
         shown = attention.patch_maps(found, 0)
-        maps.append([(name, shown[name]) for name in ('attention, last block', 'gradient-weighted')])
+        maps.append([(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)])
     top = attention_sheet.common_scale([values for one in maps for _, values in one])
-    return attention_sheet.contact_sheet(images, captions, maps, top)
+    tiles = [attention_sheet.tile(*one, top) for one in zip(images, captions, maps)]
+    return [*tiles, attention_sheet.bar(top)]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from CaiT.report.attention import Explanation, times_even
+from CaiT.report.attention import ROLLOUT, WEIGHTED, Explanation, times_even
 
 CELL, SMALL = 224, 150      # pixels of a cell's side, of a contact sheet's
 GAP, MARGIN, LINE = 6, 14, 18
@@ -39,9 +39,9 @@ def rows_of(explanation: Explanation, index: int, class_name: str) -> List[Row]:
         name = f'class-attention block {block}' if cait else 'last block, attention of the class token'
         rows.append(Row(f'{name}; {100 * own:.1f}% stays with the tokens before the patches',
                         [('mean of heads', maps.mean(0)), *((f'head {h}', one) for h, one in enumerate(maps, 1))]))
-    last = [('gradient-weighted', times_even(explanation.relevance[index], prefix, True))]
+    last = [(WEIGHTED, times_even(explanation.relevance[index], prefix, True))]
     if not cait:
-        last.insert(0, ('rollout', times_even(explanation.rollout[index], prefix)))
+        last.insert(0, (ROLLOUT, times_even(explanation.rollout[index], prefix)))
     rows.append(Row(f'{"" if cait else "all blocks: rollout, and "}relevance for class {class_name}', last))
     return rows
 
@@ -98,27 +98,37 @@ def sheet(image: Image.Image, title: Sequence[str], rows: Sequence[Row], top: fl
     return canvas
 
 
-def contact_sheet(images: Sequence[Image.Image], captions: Sequence[Tuple[str, str]],
-                  maps: Sequence[Sequence[Tuple[str, np.ndarray]]], top: float) -> Image.Image:
-    """Many images: the original beside its maps, two lines of caption each."""
-    cells = 1 + max(len(one) for one in maps)
-    tile = cells * (SMALL + 2) + MARGIN
-    columns = min(CONTACT_COLUMNS, len(images))
-    lines = math.ceil(len(images) / columns)
-    row_height = SMALL + 3 * LINE + GAP
-    canvas = Image.new('RGB', (max(2 * MARGIN + columns * tile, 560), 2 * MARGIN + lines * row_height + _BAR_HEIGHT),
-                       'white')
+def tile(image: Image.Image, caption: Tuple[str, str], maps: Sequence[Tuple[str, np.ndarray]],
+         top: float) -> Image.Image:
+    """A small original beside its maps, below two lines of caption."""
+    width = (1 + len(maps)) * (SMALL + 2) - 2
+    canvas = Image.new('RGB', (width, SMALL + 3 * LINE), 'white')
     pen = ImageDraw.Draw(canvas)
-    for index, (image, caption, shown) in enumerate(zip(images, captions, maps)):
-        x, y = MARGIN + index % columns * tile, MARGIN + index // columns * row_height
-        for line, text in enumerate(caption):
-            pen.text((x, y + line * LINE), _cut(text, tile - MARGIN, 13), '#1c2128', _font(13))
-        for column, (name, values) in enumerate([('original', None), *shown]):
-            left = x + column * (SMALL + 2)
-            pen.text((left, y + 2 * LINE), _cut(name, SMALL, 12), '#57606a', _font(12))
-            cell = resized(image, SMALL) if values is None else overlay(image, values, top, SMALL)
-            canvas.paste(cell, (left, y + 3 * LINE))
-    color_bar(canvas, (MARGIN, MARGIN + lines * row_height), 460, top)
+    for line, text in enumerate(caption):
+        pen.text((0, line * LINE), _cut(text, width, 13), '#1c2128', _font(13))
+    for column, (name, values) in enumerate([('original', None), *maps]):
+        left = column * (SMALL + 2)
+        pen.text((left, 2 * LINE), _cut(name, SMALL, 12), '#57606a', _font(12))
+        canvas.paste(resized(image, SMALL) if values is None else overlay(image, values, top, SMALL), (left, 3 * LINE))
+    return canvas
+
+
+def bar(top: float, width: int = 460) -> Image.Image:
+    """The color bar by itself."""
+    canvas = Image.new('RGB', (width, _BAR_HEIGHT), 'white')
+    color_bar(canvas, (0, 0), width, top)
+    return canvas
+
+
+def contact_sheet(tiles: Sequence[Image.Image], top: float) -> Image.Image:
+    """Tiles in rows, with the color bar below."""
+    columns = min(CONTACT_COLUMNS, len(tiles))
+    width, height = tiles[0].width + MARGIN, tiles[0].height + MARGIN
+    lines = math.ceil(len(tiles) / columns)
+    canvas = Image.new('RGB', (max(MARGIN + columns * width, 500), 2 * MARGIN + lines * height + _BAR_HEIGHT), 'white')
+    for index, one in enumerate(tiles):
+        canvas.paste(one, (MARGIN + index % columns * width, MARGIN + index // columns * height))
+    color_bar(canvas, (MARGIN, MARGIN + lines * height), 460, top)
     return canvas
 
 

@@ -31,8 +31,8 @@ svg .grid{stroke:#e6eaee;stroke-width:1}svg .axis{stroke:#6e7781;fill:none}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid #eaeef2}
 th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
-td:not(.n){min-width:70px;overflow-wrap:anywhere}.grid+.scroll{margin-top:16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(130px,1fr));gap:10px}
+td:not(.n){max-width:420px;overflow-wrap:break-word}.grid+.scroll{margin-top:16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
 .tile{border:1px solid #d8dee4;border-radius:6px;padding:8px}.tile b{display:block;font-size:20px}
 .tile span{font-size:12px;color:#57606a}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(155px,1fr));gap:10px}
@@ -42,7 +42,7 @@ td:not(.n){min-width:70px;overflow-wrap:anywhere}.grid+.scroll{margin-top:16px}
 .pixelated{image-rendering:pixelated}
 .right{color:#116329}.wrong{color:#a40e26}
 details{margin:8px 0}summary{cursor:pointer}
-.sheet{max-width:100%;height:auto;display:block}
+.sheets{display:flex;flex-wrap:wrap;gap:10px}.sheets img{max-width:100%;height:auto;display:block}
 pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f8fa;padding:8px;border-radius:6px}
 """
 

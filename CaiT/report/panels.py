@@ -10,9 +10,10 @@ from CaiT.report.runs import Run
 from CaiT.report.svg import COLORS, Series
 
 POINTS = 600  # of a series, at most
-LOSS = (('train_loss', 'train', '5 3'), ('val_loss', 'validation', ''), ('ema_loss', 'validation, EMA', '1 3'))
-TOP1 = (('train_acc', 'train', '5 3'), ('val_top1', 'validation', ''), ('ema_top1', 'validation, EMA', '1 3'))
-TOP5 = (('val_top5', 'validation', ''), ('ema_top5', 'validation, EMA', '1 3'))
+SINGLE = {'train': COLORS[1], 'val': COLORS[0], 'ema': COLORS[2], 'data': COLORS[1]}  # of one run, by kind of value
+LOSS = (('train_loss', 'train', '5 3'), ('val_loss', 'validation', ''), ('ema_loss', 'validation, EMA', '2 2'))
+TOP1 = (('train_acc', 'train', '5 3'), ('val_top1', 'validation', ''), ('ema_top1', 'validation, EMA', '2 2'))
+TOP5 = (('val_top5', 'validation', ''), ('ema_top5', 'validation, EMA', '2 2'))
 TIMES = (('batch_time', 'whole micro-batch', ''), ('data_time', 'waiting for data', '5 3'))
 
 
@@ -54,12 +55,12 @@ def _series(runs: Sequence[Run], keys: Sequence[Tuple[str, str, str]]) -> List[S
     """One run: a color per key. Several runs: a color per run, a dash per key."""
     found = []
     for run, color in zip(runs, _cycle(len(runs))):
-        for index, (key, label, dash) in enumerate(keys):
+        for key, label, dash in keys:
             points = run.series(key)
             if key == 'train_acc' and run.mixed:
                 label = 'train, on mixed images'
             if points and len(runs) == 1:
-                found.append(Series(label, points, COLORS[(1, 0, 2)[index] if len(keys) > 1 else 0],
+                found.append(Series(label, points, SINGLE.get(key.split('_')[0], COLORS[0]),
                                     dash if key.startswith('train') else ''))
             elif points:
                 found.append(Series(f'{run.name}: {label}' if len(keys) > 1 else run.name, points, color, dash))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from html import escape
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 from PIL import Image
 
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.report.page import Html, figure, grid, note, page, percent, png_uri, section, table, tiles
+from CaiT.report.page import Html, figure, grid, heading, note, page, percent, png_uri, section, table, tiles
 from CaiT.report.panels import panels
 from CaiT.report.runs import Run, defaults_of, differences, read_runs
 from CaiT.report.svg import legend, line_chart
 
 REFRESH = 60  # seconds after which a browser reads the page of an unfinished run again
-Sheet = Tuple[str, Optional[Image.Image], str]  # run, its contact sheet or None, why there is none
+Tiles = Tuple[str, List[Image.Image], str]  # run, its images with their maps, why there are none
 
 
 def write(folders: Sequence[Path], output: Path, images: int = 4) -> List[Run]:
@@ -29,7 +29,7 @@ def write(folders: Sequence[Path], output: Path, images: int = 4) -> List[Run]:
     return runs
 
 
-def render(runs: Sequence[Run], sheets: Sequence[Sheet] = ()) -> str:
+def render(runs: Sequence[Run], sheets: Sequence[Tiles] = ()) -> str:
     """The page as HTML."""
     title = f'Run {runs[0].name}' if len(runs) == 1 else f'{len(runs)} runs'
     running = any(not run.finished for run in runs)
@@ -114,9 +114,9 @@ def settings_section(runs: Sequence[Run]) -> Html:
         body = note('None.' if defaults else 'The model of this run is not known here.')
         if rows:
             body = table(('setting', 'this run', 'default'), rows, 3)
-        heading = f'{run.name}: what differs from the defaults of {run.config.get("MODEL.NAME", "the model")}'
+        words = f'{run.name}: what differs from the defaults of {run.config.get("MODEL.NAME", "the model")}'
         opened = ' open' if len(runs) == 1 else ''
-        parts.append(f'<details{opened}><summary>{escape(heading)}</summary>{body}</details>')
+        parts.append(f'<details{opened}><summary>{escape(words)}</summary>{body}</details>')
     return section('Settings', *parts)
 
 
@@ -126,30 +126,31 @@ def environment_section(runs: Sequence[Run]) -> Html:
     return section('Environment', *parts)
 
 
-def attention_section(sheets: Sequence[Sheet]) -> Html:
+def attention_section(sheets: Sequence[Tiles]) -> Html:
     parts: List[str] = [note('Validation images with the attention of the class token (last attending block, mean of '
                              'heads) and the gradient-weighted relevance for the predicted class, from the best '
                              'weights.')]
-    for name, sheet, reason in sheets:
-        if sheet is None:
-            parts.append(note(f'{name}: not drawn: {reason}'))
-        else:
-            parts.append(f'<div class="scroll"><img class="sheet" alt="attention maps of {escape(name)}" '
-                         f'src="{png_uri(sheet)}"></div>')
+    for name, tiles_, reason in sheets:
+        if len(sheets) > 1:
+            parts.append(heading(name))
+        if reason:
+            parts.append(note(f'Not drawn: {reason}'))
+        parts.append('<div class="sheets">' + ''.join(
+            f'<img alt="attention maps" width="{tile.width}" src="{png_uri(tile)}">' for tile in tiles_) + '</div>')
     return section('Attention', *parts)
 
 
-def attention_of(run: Run, count: int) -> Sheet:
-    """A contact sheet of ``count`` validation images, evenly spaced, with the run's best weights; or why not."""
-    from CaiT.report.attention_of_run import contact_sheet  # builds a model
+def attention_of(run: Run, count: int) -> Tiles:
+    """The maps of ``count`` validation images, evenly spaced, with the run's best weights; or why not."""
+    from CaiT.report.attention_of_run import tiles_of  # builds a model
     weights = next((run.folder / name for name in ('best.pdparams', 'last.pdparams') if (run.folder / name).is_file()),
                    None)
     if weights is None:
-        return run.name, None, 'no weights are saved yet'
+        return run.name, [], 'no weights are saved yet'
     try:
-        return run.name, contact_sheet(run.folder / 'config.yaml', weights, count), ''
+        return run.name, tiles_of(run.folder / 'config.yaml', weights, count), ''
     except InputError as error:
-        return run.name, None, str(error)
+        return run.name, [], str(error)
 
 
 def duration(seconds: float) -> str:

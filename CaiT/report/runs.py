@@ -21,7 +21,7 @@ _STAMP = re.compile(r'^\d{4} \d\d:\d\d:\d\d [AP]M ')
 _STEP = re.compile(r'\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\] lr: ([-\d.e]+), loss: ([-\d.einfa]+),.* ips: '
                    r'([\d.]+) images/sec, eta: (.*)$')
 _EPOCH = re.compile(r'----- Epoch\[(\d+)/\d+\], Train Loss.*time: ([\d.]+)$')
-_ENVIRONMENT = re.compile(r'^(runtime:|acceleration:|AMP|amp)')
+_ENVIRONMENT = re.compile(r'^(runtime|acceleration): ')
 
 
 class Step(NamedTuple):

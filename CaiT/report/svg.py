@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 # Okabe and Ito's palette: told apart with any color vision.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#6b4c9a', '#000000')
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40  # pixels of margin around the plotted area
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 10, 40  # pixels of margin around the plotted area
 
 
 class Series(NamedTuple):
@@ -34,11 +34,11 @@ def ticks(low: float, high: float, count: int = 5, integer: bool = False) -> Lis
     return [index * step for index in range(first, last + 1)]
 
 
-def number(value: float) -> str:
-    """A tick's label: plain where short, 1e-5 style for the very small and the very large."""
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
-        mantissa, exponent = f'{value:.1e}'.split('e')
-        return f'{mantissa.rstrip("0").rstrip(".")}e{int(exponent)}'
+def number(value: float, exponent: bool = False) -> str:
+    """A tick's label: plain where short, 1e-5 style for the very small and the very large, or where asked for."""
+    if value and (exponent or abs(value) < 1e-3 or abs(value) >= 1e5):
+        mantissa, power = f'{value:.1e}'.split('e')
+        return f'{mantissa[:-2] if mantissa.endswith(".0") else mantissa}e{int(power)}'
     return f'{value:.4f}'.rstrip('0').rstrip('.') or '0'
 
 
@@ -67,9 +67,11 @@ class Axes:
             x = self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>'
                          f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{number(value)}</text>')
-        for value in ticks(*self.y_range, 6):
+        marks = ticks(*self.y_range, 6)
+        small = 0 < max(map(abs, marks), default=0) < 0.01  # all in one notation
+        for value in marks:
             y = self.y(value)
-            label = f'{number(100 * value)}%' if self.percent_y else number(value)
+            label = f'{number(100 * value)}%' if self.percent_y else number(value, small)
             parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
                          f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
         parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')

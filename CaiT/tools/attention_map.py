@@ -129,14 +129,15 @@ def _contacts(folder: Path, paths: List[str], images: List[Any], explanations: L
     from CaiT.report import attention, attention_sheet
     for number, start in enumerate(range(0, len(paths), CONTACTS), 1):
         part = slice(start, start + CONTACTS)
-        captions, maps = [], []
-        for path, one in zip(paths[part], explanations[part]):
+        tiles = []
+        for path, image, one in zip(paths[part], images[part], explanations[part]):
             best = int(one.probs[0].argmax())
-            captions.append((f'{name_of(best)} {100 * one.probs[0, best]:.1f}%', Path(path).name))
             shown = attention.patch_maps(one, 0)
-            maps.append([(name, shown[name]) for name in (next(iter(shown)), 'gradient-weighted')])
+            tiles.append(attention_sheet.tile(
+                image, (f'{name_of(best)} {100 * one.probs[0, best]:.1f}%', Path(path).name),
+                [(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)], top))
         target = folder / (f'contact-{number}.png' if len(paths) > CONTACTS else 'contact.png')
-        _save(attention_sheet.contact_sheet(images[part], captions, maps, top), target)
+        _save(attention_sheet.contact_sheet(tiles, top), target)
         print(f'contact sheet: {target}')
 
 
