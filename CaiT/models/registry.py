@@ -102,8 +102,9 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, **overr
     """Build a model by name: a plain Paddle layer, in training mode.
 
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
-    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is a path to anyone's checkpoint; what loading
-    did is then in ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError
+    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known source, or
+    True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is then in
+    ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError
     for an unknown name or argument, an impossible combination, or weights that do not fit (``strict=False`` accepts
     missing and extra ones).
     """
@@ -116,13 +117,11 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, **overr
         if ours != key and ours in overrides:
             raise InputError(f'model {variant.name}: found both {key} and {ours}, expected one of them')
         arguments[ours] = value
-    if pretrained is True:
-        raise InputError(f'model {variant.name}: pretrained=True: no download of weights yet, expected the path of a '
-                         'checkpoint')
     model = variant.model(**arguments)
     model.default_cfg = {**variant.data, 'image_size': arguments['image_size'],
                          'num_classes': arguments['num_classes'], 'architecture': variant.name}
     if pretrained:
         from CaiT.weights.translate import load_weights  # weights builds on models: imported only when needed
-        model.load_report = load_weights(model, pretrained, strict=strict)
+        from CaiT.weights.zoo import local_path
+        model.load_report = load_weights(model, local_path(pretrained, variant.name), strict=strict)
     return model
