@@ -16,6 +16,7 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write, write_json
 from CaiT.report import evaluation_page, metrics
 from CaiT.report.comparison import compare
+from CaiT.report.names import class_names
 from CaiT.report.predictions import FILE_NAME, Predictions, read
 
 PAIRS = 50  # most confused pairs in report.json
@@ -127,6 +128,27 @@ def from_file(path: Path, labels: Optional[Path], folder: Path, earlier: Optiona
         facts['compared with'] = earlier
     return write(folder, predictions, f'Evaluation of {Path(path).name}', facts, earlier,
                  opener(predictions.paths, Path(labels).parent if labels else None))
+
+
+def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earlier: Optional[Path] = None) -> str:
+    """The report of -eval; returns a log line with its path.
+
+    ``collected``: labels, ids, probs and label_probs of the dataset's images (``CaiT.training.collector``).
+    """
+    names = dataset.class_names or class_names(config)
+    predictions = Predictions([path for path, _ in dataset.samples], collected.labels, collected.ids, collected.probs,
+                              config.MODEL.NUM_CLASSES, dict(enumerate(names or [])), collected.label_probs)
+    pixels = getattr(dataset, 'pixels', None)  # of an archive: the images have no files
+    facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'dataset': config.DATA.DATASET,
+             'data path': config.DATA.DATA_PATH, 'image size': config.DATA.IMAGE_SIZE}
+    summary = write(folder, predictions, f'Evaluation of {config.MODEL.NAME}', facts, earlier,
+                    opener(predictions.paths) if pixels is None else lambda index: Image.fromarray(pixels[index]))
+    line = f'report: {Path(folder) / "report.html"}, ECE: {summary["ece"]:.4f}'
+    if 'compare' in summary:
+        found = summary['compare']
+        line += (f'; {found["changed"]} of {found["images"]} decisions changed since {earlier}: {found["lost"]} lost, '
+                 f"{found['gained']} gained, McNemar's p = {found['p_value']:.3g}")
+    return line
 
 
 def _plain(value: Any) -> Any:

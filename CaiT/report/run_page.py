@@ -12,10 +12,11 @@ from PIL import Image
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 from CaiT.report.page import Html, figure, grid, heading, note, page, percent, png_uri, section, table, tiles
-from CaiT.report.panels import panels
+from CaiT.report.panels import panels, plot_curves
 from CaiT.report.runs import Run, defaults_of, differences, read_runs
 from CaiT.report.svg import legend, line_chart
 
+PLOT_SECONDS = 30  # between two drawings of curves.png, which takes a second
 REFRESH = 60  # seconds after which a browser reads the page of an unfinished run again
 Tiles = Tuple[str, List[Image.Image], str]  # run, its images with their maps, why there are none
 
@@ -27,6 +28,28 @@ def write(folders: Sequence[Path], output: Path, images: int = 4) -> List[Run]:
     with atomic_write(output) as file:
         file.write(render(runs, sheets))
     return runs
+
+
+class Refresher:
+    """Writes ``folder/run.html`` and ``folder/curves.png`` while a run trains; never raises: training goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.drawn = Path(folder), 0.0
+
+    def __call__(self, finished: bool = False) -> str:
+        """Write the page, and the plots when 30 s have passed or the run is finished, with attention maps then.
+
+        Returns a log line.
+        """
+        try:
+            runs = write([self.folder], self.folder / 'run.html', 4 if finished else 0)
+            line = f'page: {self.folder / "run.html"}'
+            if finished or time.monotonic() - self.drawn >= PLOT_SECONDS:
+                line = f'{plot_curves(runs, self.folder / "curves.png")}; {line}'
+                self.drawn = time.monotonic()
+        except Exception as error:  # whatever is wrong with a page, the run is worth more
+            line = f'page: not written ({type(error).__name__}: {" ".join(str(error).split())})'
+        return line
 
 
 def render(runs: Sequence[Run], sheets: Sequence[Tiles] = ()) -> str:

@@ -143,6 +143,28 @@ def test_comparison(made, tmp_path, check_page):
     assert len(images) == 4 + 7
 
 
+@pytest.mark.parametrize('in_memory', [False, True])
+def test_report_of_a_job(made, tmp_path, check_page, in_memory):
+    from types import SimpleNamespace
+
+    from CaiT.config import get_config
+    one = made()
+    dataset = SimpleNamespace(samples=list(zip(one.paths, one.labels)), class_names=None)
+    if in_memory:  # as of an archive: nothing lies at the paths
+        dataset.pixels = np.full((40, 32, 32, 3), 7, np.uint8)
+        dataset.samples = [(f'{path}#gone', label) for path, label in dataset.samples]
+    one.write(tmp_path / 'earlier.csv')
+    config = get_config(opts=['MODEL.NUM_CLASSES', '10', 'DATA.DATA_PATH', str(tmp_path)])
+    earlier = None if in_memory else tmp_path / 'earlier.csv'
+    said = evaluation.write_for_job(tmp_path / 'out', one, dataset, config, earlier)
+    assert said.startswith(f'report: {tmp_path / "out" / "report.html"}, ECE: 0.')
+    assert ('0 of 40 decisions changed' in said) != in_memory
+    text, images = check_page(tmp_path / 'out' / 'report.html')
+    assert 'cait_xxs24_224' in text and images[0].size == ((32, 32) if in_memory else (20, 20))
+    assert json.loads((tmp_path / 'out' / 'report.json').read_text())['loss'] == pytest.approx(
+        -np.log(one.label_probs).mean())
+
+
 def test_comparison_with_predictions_without_labels(made, tmp_path):
     one = made()
     lines = [f'{path},{ids[0]},,{prob[0]}\n' for path, ids, prob in zip(one.paths, one.ids, one.probs)]

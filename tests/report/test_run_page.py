@@ -103,6 +103,18 @@ def test_several_runs(make_run, check_page, tmp_path, capsys):
     assert 'y/run: train, on mixed images' in text and 'x/run: train' in text
 
 
+def test_refresher(make_run, check_page, monkeypatch):
+    folder = make_run('a', 2)
+    refresh = run_page.Refresher(folder)
+    monkeypatch.setattr(run_page, 'PLOT_SECONDS', 1e9)
+    assert refresh() == f'page: {folder / "run.html"}' and not (folder / 'curves.png').exists()
+    assert '2 of 3' in check_page(folder / 'run.html')[0]
+    said = refresh(finished=True)
+    assert 'curves' in said and 'no weights are saved yet' in check_page(folder / 'run.html')[0]
+    (folder / 'config.yaml').write_text('a: [')
+    assert refresh().startswith('page: not written (InputError: ')
+
+
 def test_old_names_are_read(tmp_path):
     (tmp_path / 'log.jsonl').write_text('{"epoch": 1, "pictures_per_second": 5.0}\n')
     assert runs.read_run(tmp_path).series('images_per_second') == [(1, 5.0)]
