@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: report.json, per_class.csv, predictions.csv and report.html in one folder."""
+"""The report of an evaluation: report.html, report.json, per_class.csv and report_predictions.csv."""
 from __future__ import annotations
 
 import csv

@@ -12,7 +12,7 @@ from CaiT.errors import InputError
 from CaiT.report import metrics
 from CaiT.report.comparison import Comparison, verdict
 from CaiT.report.page import Html, figure, grid, heading, note, page, percent, section, table, thumbnail_uri, tiles
-from CaiT.report.predictions import Predictions
+from CaiT.report.predictions import FILE_NAME, Predictions
 from CaiT.report.svg import COLORS, Axes, Series, legend, line_chart
 
 WHOLE = 25    # classes up to which the confusion matrix is drawn whole
@@ -51,7 +51,8 @@ def overview(summary: Dict[str, Any]) -> Html:
         values.insert(2, ('loss', f'{loss:.4f}', 'mean cross entropy'))
     return section('Summary', tiles(values), note(Html(
         'Every class is in <a href="per_class.csv">per_class.csv</a>, the numbers are in '
-        '<a href="report.json">report.json</a>, every image is in <a href="predictions.csv">predictions.csv</a>.')))
+        '<a href="report.json">report.json</a>, every image is in '
+        f'<a href="{FILE_NAME}">{FILE_NAME}</a>.')))
 
 
 def matrix_svg(predictions: Predictions, rows: List[int], columns: List[int]) -> str:

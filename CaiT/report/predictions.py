@@ -17,7 +17,7 @@ from CaiT.files import atomic_write
 
 PathLike = Union[str, 'os.PathLike[str]']
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
-FILE_NAME = 'predictions.csv'
+FILE_NAME = 'report_predictions.csv'  # -pred writes its predictions.csv into the same folder, perhaps
 
 
 @dataclasses.dataclass

@@ -65,7 +65,7 @@ def test_all_right_and_one_class(made, tmp_path, check_page):
 
 def test_written_and_read_again(made, tmp_path):
     one = made()
-    one.write(tmp_path / 'predictions.csv')
+    one.write(tmp_path / 'report_predictions.csv')
     again = predictions.read(tmp_path, num_classes=10)
     assert again.paths == one.paths and again.name(3) == 'name 3 <&>'
     for name in ('labels', 'ids', 'probs', 'label_probs'):
