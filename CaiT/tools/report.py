@@ -6,8 +6,8 @@
     python -m CaiT.tools.report predictions.csv --labels val_list.txt [--compare other.csv]
 
 The last takes any predictions that -eval, -pred or infer wrote (.csv, .jsonl) and writes report.html, report.json,
-per_class.csv and report_predictions.csv; --compare names other predictions of the same images, or an earlier report's folder:
-McNemar's test and the images whose class changed.
+per_class.csv and report_predictions.csv; --compare names other predictions of the same images, or an earlier report's
+folder: McNemar's test and the images whose class changed.
 """
 from __future__ import annotations
 
