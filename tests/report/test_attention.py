@@ -131,6 +131,37 @@ def test_relevance_by_hand(case):
     np.testing.assert_allclose(found.relevance[0], relevance[:found.prefix].mean(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('stage', ['cait', 'vit'])
+def test_propagation_of_rows_is_that_of_matrices(stage):
+    """With matrices that do not commute and are not small."""
+    rng = np.random.default_rng(0)
+    patches, tokens, prefix = 4, 5, 1 if stage == 'cait' else 2
+    if stage == 'cait':
+        weighted = [rng.random((1, patches, patches)) for _ in range(3)] + [rng.random((1, 1, tokens)) for _ in range(2)]
+        found = attention._cait_relevance(weighted, 3)
+    else:
+        weighted = [rng.random((1, tokens, tokens)) for _ in range(3)]
+        found = attention._relevance(weighted, prefix)
+    relevance = np.eye(tokens)
+    for one in weighted:
+        whole = np.zeros((tokens, tokens))
+        whole[slice(0, 1) if len(one[0]) == 1 else slice(tokens - len(one[0]), None), tokens - one.shape[2]:] = one[0]
+        relevance = relevance + whole @ relevance
+    np.testing.assert_allclose(found[0], relevance[:prefix].mean(0), rtol=1e-5)
+
+
+def test_an_accelerated_model_is_explained_alike(case):
+    from CaiT.accelerate import accelerate, restore
+    model, images, found = case
+    accelerate(model)
+    try:
+        again = attention.explain(model, images)
+    finally:
+        restore(model)
+    np.testing.assert_allclose(again.relevance, found.relevance, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(again.attention, found.attention, atol=1e-6)
+
+
 def test_relevance_depends_on_the_class(case):
     model, images, _ = case
     maps = [attention.explain(model, images[:1], [k]).relevance for k in range(CLASSES)]
