@@ -22,6 +22,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from CaiT.accelerate import restore
+
 LAST, ROLLOUT, WEIGHTED = 'attention, last block', 'rollout', 'gradient-weighted'  # names of maps
 
 
@@ -56,6 +58,19 @@ def captured(model: nn.Layer) -> Iterator[List[paddle.Tensor]]:
             handle.remove()
 
 
+@contextlib.contextmanager
+def plain_layers(model: nn.Layer) -> Iterator[None]:
+    """The model with its plain layers: ``paddle.grad`` does not go through accelerated ones."""
+    classes = [(layer, layer.__class__) for layer in model.sublayers(include_self=True)]
+    restore(model)
+    try:
+        yield
+    finally:
+        for layer, kind in classes:
+            if layer.__class__ is not kind:
+                layer.__class__ = kind
+
+
 def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[int]] = None) -> Explanation:
     """All maps of normalized images [B, 3, S, S], by one forward and one backward pass.
 
@@ -63,7 +78,7 @@ def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[in
     parameters' gradients are not touched.
     """
     model.eval()
-    with captured(model) as matrices, paddle.enable_grad():
+    with plain_layers(model), captured(model) as matrices, paddle.enable_grad():
         # The parameters may be frozen; the images then carry the graph.
         logits = model(paddle.to_tensor(np.asarray(images, np.float32), stop_gradient=False)).astype('float32')
     if len(matrices) != len(attending_layers(model)):

@@ -137,7 +137,7 @@ def test_propagation_of_rows_is_that_of_matrices(stage):
     rng = np.random.default_rng(0)
     patches, tokens, prefix = 4, 5, 1 if stage == 'cait' else 2
     if stage == 'cait':
-        weighted = [rng.random((1, patches, patches)) for _ in range(3)] + [rng.random((1, 1, tokens)) for _ in range(2)]
+        weighted = [rng.random((1, *shape)) for shape in 3 * [(patches, patches)] + 2 * [(1, tokens)]]
         found = attention._cait_relevance(weighted, 3)
     else:
         weighted = [rng.random((1, tokens, tokens)) for _ in range(3)]
@@ -153,11 +153,15 @@ def test_propagation_of_rows_is_that_of_matrices(stage):
 def test_an_accelerated_model_is_explained_alike(case):
     from CaiT.accelerate import accelerate, restore
     model, images, found = case
+    plain = type(model.blocks[0])
     accelerate(model)
+    exchanged = type(model.blocks[0])
     try:
         again = attention.explain(model, images)
+        assert type(model.blocks[0]) is exchanged
     finally:
         restore(model)
+    assert type(model.blocks[0]) is plain
     np.testing.assert_allclose(again.relevance, found.relevance, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(again.attention, found.attention, atol=1e-6)
 
