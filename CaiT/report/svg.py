@@ -132,7 +132,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, description
     if y_range is None:
         low, high = min(ys), max(ys)
         pad = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
-        bottom = 0.0 if 0 <= low < 0.75 * high else low - pad
+        bottom = 0.0 if 0 <= low < 0.9 * high else low - pad
         y_range = (bottom, min(high + pad, 1.0) if percent_y else high + pad)
     axes = Axes(x_range or (min(xs), max(xs)), y_range, x_label, y_label, integer_x, percent_y)
     return axes.svg(''.join(axes.line(one) for one in series), description)
