@@ -151,6 +151,15 @@ def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earli
     return line
 
 
+def check_earlier(earlier: Optional[Path]) -> None:
+    """Before an evaluation: whether what -compare names can be read. InputError when not."""
+    if earlier is not None:
+        path = Path(earlier) / FILE_NAME if Path(earlier).is_dir() else Path(earlier)
+        if not path.is_file():
+            raise InputError(f'-compare {earlier}: found no {path.name} there, expected the folder of an earlier report '
+                             'or a file of predictions')
+
+
 def _plain(value: Any) -> Any:
     """JSON has no NaN: undefined values become null."""
     if isinstance(value, dict):

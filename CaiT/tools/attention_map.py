@@ -80,6 +80,7 @@ def parse(arguments: Optional[List[str]]) -> Any:
 def main(arguments: Optional[List[str]] = None) -> int:
     options = parse(arguments)
     runtime.prepare()
+    from CaiT.accelerate import accelerate
     from CaiT.config import build_model, data_config, get_config
     from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
@@ -91,6 +92,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         raise InputError(f'-class_id: found {options.class_id}, expected 0 to {classes - 1}')
     paths, names = list_images(options.img_path), class_names(config)
     model = build_model(config)
+    if options.faithfulness:
+        print(accelerate(model))  # hundreds of forward passes per image
     data = DataConfig(**data_config(config))
     crop, normalized = eval_transform(data, False), eval_transform(data)
     images, explanations, curves = [], [], []

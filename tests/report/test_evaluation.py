@@ -173,6 +173,14 @@ def test_comparison_with_predictions_without_labels(made, tmp_path):
     assert found['changed'] == 0 and found['images'] == 40 and found['p_value'] == 1
 
 
+def test_what_to_compare_with_is_checked_first(made, tmp_path):
+    with pytest.raises(InputError, match='found no report_predictions.csv there'):
+        evaluation.check_earlier(tmp_path)
+    made().write(tmp_path / 'report_predictions.csv')
+    for path in (tmp_path, tmp_path / 'report_predictions.csv', None):
+        evaluation.check_earlier(path)
+
+
 def test_comparison_of_different_images(made):
     one, other = made(), made()
     other.labels[3] = 9
