@@ -156,8 +156,8 @@ def check_earlier(earlier: Optional[Path]) -> None:
     if earlier is not None:
         path = Path(earlier) / FILE_NAME if Path(earlier).is_dir() else Path(earlier)
         if not path.is_file():
-            raise InputError(f'-compare {earlier}: found no {path.name} there, expected the folder of an earlier report '
-                             'or a file of predictions')
+            raise InputError(f'-compare {earlier}: found no {path.name} there, expected the folder of an earlier '
+                             'report or a file of predictions')
 
 
 def _plain(value: Any) -> Any:
