@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: images of a folder in ImageNet layout named by list files, or the official CIFAR archives.
+"""Datasets: images in ImageNet layout, listed by list files, or the official CIFAR archives.
 
 A dataset is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
-called with the image) or (index, draw) (training: the transform also gets a generator seeded with ``draw``, so that
-what is random depends on nothing else).
+called with the image) or (index, sample seed) (training: the transform also gets a generator with that seed, the only
+source of randomness).
 """
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ import numpy as np
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
 
 DATASETS = ('imagenet2012', 'digits', *ARCHIVES)
-CLASS_FILE = 'classes.txt'  # beside the list files: names of the classes, written by make_lists and make_digits
+CLASS_FILE = 'classes.txt'  # class names beside the list files, written by make_lists and make_digits
 
 Key = Union[int, Tuple[int, int]]
 Sample = Tuple[np.ndarray, np.int64]
 
 
-def build_dataset(name: str, data_path: str, split: str, transform: Callable, num_classes: int,
-                  label_map: str = '') -> Union[ListDataset, ArrayDataset]:
+def build_dataset(name: str, data_path: PathLike, split: str, transform: Callable, num_classes: int,
+                  label_map: PathLike = '') -> Union[ListDataset, ArrayDataset]:
     """The split 'train', 'val' or 'test' of a dataset.
 
-    ``label_map`` names the classes; without it the dataset's own names are used when there are any.
-    Raises InputError when the data is not there, a list line is malformed or a class id is outside the head.
+    ``label_map`` is a file of class names; without it the dataset's own are used, if it has any.
+    Raises InputError when the data is not there, a list line is malformed or a class id is not below ``num_classes``.
     """
     if name not in DATASETS:
         raise InputError(f'dataset: found {name!r}, expected one of {", ".join(DATASETS)}')
@@ -44,7 +45,7 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
             raise InputError(f'{data_path}: {name} has class ids up to {data.labels.max()}, '
                              f'found a head with {num_classes} classes')
         names = names or (data.class_names if len(data.class_names) == num_classes else None)
-        return ArrayDataset(data.pixels, data.labels, data.places, transform, names)
+        return ArrayDataset(data.pixels, data.labels, data.sources, transform, names)
     list_file = Path(data_path) / LIST_FILES[split]
     if not list_file.is_file():
         tool = f'make_digits --output {data_path}' if name == 'digits' else f'make_lists {data_path}'
@@ -52,12 +53,12 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
                          f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
     if names is None:
-        names = _own_names(Path(data_path) / CLASS_FILE, num_classes)
+        names = _class_file_names(Path(data_path) / CLASS_FILE, num_classes)
     return ListDataset(os.fspath(list_file), samples, transform, names)
 
 
-def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
-    """The names beside the list files, when there are any and they fit the head (lists may use another's ids)."""
+def _class_file_names(path: Path, num_classes: int) -> Optional[List[str]]:
+    """The names in ``path``; None when it does not exist or has another number of names (of other class ids)."""
     try:
         return read_label_map(path, num_classes) if path.is_file() else None
     except InputError:
@@ -65,7 +66,7 @@ def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
 
 
 class ListDataset:
-    """Images named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+    """Images of a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
 
     def __init__(self, list_file: str, samples: Samples, transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
@@ -76,32 +77,32 @@ class ListDataset:
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> Sample:
-        index, draw = key if isinstance(key, tuple) else (key, None)
+        index, sample_seed = key if isinstance(key, tuple) else (key, None)
         path, label = self.samples[index]
         try:
-            return _transformed(self.transform, path, draw), np.int64(label)
+            return _transform(self.transform, path, sample_seed), np.int64(label)
         except InputError as error:
             raise InputError(f'{self.list_file}, line {self.samples.lines[index]}: {error}') from None
 
 
 class ArrayDataset:
-    """Images in memory; ``samples[i]`` is (where it comes from, class id)."""
+    """Images in memory; ``samples[i]`` is (source, class id)."""
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, places: Sequence[str], transform: Callable,
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, sources: Sequence[str], transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
         self.pixels, self.labels, self.transform = pixels, labels, transform
-        self.samples = list(zip(places, labels.tolist()))
+        self.samples = list(zip(sources, labels.tolist()))
         self.class_names = class_names
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: Key) -> Sample:
-        index, draw = key if isinstance(key, tuple) else (key, None)
-        return _transformed(self.transform, self.pixels[index], draw), self.labels[index]
+        index, sample_seed = key if isinstance(key, tuple) else (key, None)
+        return _transform(self.transform, self.pixels[index], sample_seed), self.labels[index]
 
 
-def _transformed(transform: Callable, image: Union[str, np.ndarray], draw: Optional[int]) -> np.ndarray:
-    if draw is None:
+def _transform(transform: Callable, image: Union[str, np.ndarray], sample_seed: Optional[int]) -> np.ndarray:
+    if sample_seed is None:
         return transform(image)
-    return transform(image, np.random.Generator(np.random.PCG64(draw)))
+    return transform(image, np.random.Generator(np.random.PCG64(sample_seed)))

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text files of a dataset: list files (``path class_id`` per line) and label maps (the names of the classes)."""
+"""The text files of a dataset: list files (``path class_id`` per line) and label maps (class names)."""
 from __future__ import annotations
 
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 LIST_FILES = {'train': 'train_list.txt', 'val': 'val_list.txt', 'test': 'test_list.txt'}
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
@@ -21,8 +20,8 @@ IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.
 class Samples(Sequence):
     """(path, class id) of each line of a list file; the class id is -1 where a test line has none.
 
-    Kept as one block of bytes and three arrays: a million Python tuples would be copied, page by page, into every
-    worker process as their reference counts change.
+    Stored as one bytes object and three arrays: the pages of a million Python tuples would be copied into every forked
+    worker as their reference counts change.
     """
 
     def __init__(self, folder: PathLike, paths: Sequence[str], labels: Sequence[int], lines: Sequence[int]) -> None:
@@ -48,15 +47,15 @@ class Samples(Sequence):
 def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> Samples:
     """The samples of a list file; their paths are relative to ``folder``.
 
-    A line is ``path class_id``, split at its last blank, so that names may hold blanks. With ``num_classes`` None the
-    class id may be missing and may be any number (test lists); otherwise it must be there and inside the head.
+    A line is ``path class_id``, split at its last blank, so that paths may contain blanks. With ``num_classes`` None
+    the class id may be missing and may be any number (test lists); otherwise it must be present and below it.
     Raises InputError naming the file and the line.
     """
     paths, labels, lines = [], [], []
     for number, line in _lines(path):
-        name, _, word = line.replace('\t', ' ').rpartition(' ')
-        if name.strip() and word.isascii() and word.isdigit():
-            label = int(word)
+        name, _, class_id = line.replace('\t', ' ').rpartition(' ')
+        if name.strip() and class_id.isascii() and class_id.isdigit():
+            label = int(class_id)
         elif num_classes is None:
             name, label = line, -1
         else:
@@ -75,7 +74,7 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
 def read_label_map(path: PathLike, num_classes: Optional[int]) -> List[str]:
     """The ``num_classes`` class names in the order of their ids; None: as many as there are.
 
-    Understands JSON ({"0": ["n01440764", "tench"]}, {"0": "tench"} or ["tench"]), synset_words.txt
+    Reads JSON ({"0": ["n01440764", "tench"]}, {"0": "tench"} or ["tench"]), synset_words.txt
     (``n01440764 tench, Tinca tinca``), ``0 tench`` lines and one name per line.
     """
     path = Path(path)
@@ -86,9 +85,9 @@ def read_label_map(path: PathLike, num_classes: Optional[int]) -> List[str]:
 
 
 def list_images(path: PathLike) -> List[str]:
-    """The image files ``path`` stands for: an image, a folder (searched to the bottom, sorted) or a list file.
+    """The image files of ``path``: an image, a folder (searched recursively, sorted) or a list file.
 
-    Paths in a list file (.txt) are relative to the folder it lies in; class ids in it are ignored.
+    Paths in a list file (.txt) are relative to its folder; its class ids are ignored.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -105,7 +104,7 @@ def list_images(path: PathLike) -> List[str]:
 
 
 def _lines(path: PathLike) -> Iterator[Tuple[int, str]]:
-    """(line number from 1, line without the blanks around it) of the lines that hold something."""
+    """(line number from 1, stripped line) of the non-blank lines."""
     try:
         with open(path, encoding='utf-8-sig') as file:
             for number, line in enumerate(file, 1):

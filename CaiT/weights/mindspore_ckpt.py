@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MindSpore's ``.ckpt`` without MindSpore: its protobuf messages, declared here.
+"""Reading MindSpore's ``.ckpt`` without MindSpore: its protobuf messages are declared here.
 
 The messages are those of mindspore/ccsrc/utils/checkpoint.proto::
 
@@ -7,7 +7,7 @@ The messages are those of mindspore/ccsrc/utils/checkpoint.proto::
     Value      { required string tag = 1; TensorProto tensor = 2; }
     TensorProto{ repeated int64 dims = 1; required string tensor_type = 2; required bytes tensor_content = 3; }
 
-A tensor above 512 MiB is written as several values in a row with one tag. With ``crc_check`` the file ends in
+A tensor above 512 MiB is written as several consecutive values with the same tag. With ``crc_check`` the file ends in
 ``crc_num`` and ten bytes, which belong to no message.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from CaiT.errors import InputError
 from CaiT.weights.pdparams import bfloat16
 
-# MindSpore 1.x wrote 'Uint8', 2.x 'UInt8': compared in lower case.
+# MindSpore 1.x wrote 'Uint8', 2.x writes 'UInt8': compared in lower case.
 DTYPES = {name: np.dtype(name) for name in ('float16', 'float32', 'float64', 'int8', 'int16', 'int32', 'int64',
                                             'uint8', 'uint16', 'uint32', 'uint64', 'bool')}
 DTYPES['bfloat16'] = np.dtype('uint16')
@@ -50,7 +50,7 @@ def checkpoint_message() -> Any:
     descriptor = pool.FindMessageTypeByName(f'{file.package}.Checkpoint')
     if hasattr(message_factory, 'GetMessageClass'):
         return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf 3.20, the oldest Paddle admits
+    return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf 3.20, the oldest that Paddle allows
 
 
 def read_mindspore(path: str) -> Dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def read_mindspore(path: str) -> Dict[str, np.ndarray]:
 
 
 def _array(tag: str, slices: List[Any]) -> np.ndarray:
-    """One tensor from its consecutive pieces."""
+    """One tensor from its consecutive slices."""
     kind, dims = slices[0].tensor_type, list(slices[0].dims)
     dtype = DTYPES.get(kind.lower())
     if dtype is None:

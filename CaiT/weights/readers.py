@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a weight file of any format to named arrays. The file's first bytes decide its format, not its extension."""
+"""Weight files of any format to named arrays. The format is detected from the file's first bytes, not its extension."""
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Tuple, Union
+from typing import Callable, Dict, Tuple
 
 import numpy as np
 
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 from CaiT.weights.mindspore_ckpt import read_mindspore
 from CaiT.weights.pdparams import bfloat16, read_pdparams
 from CaiT.weights.torch_pth import read_torch
 
-# In the order in which ``resolve`` looks for them.
+# In the order in which ``resolve`` tries them.
 EXTENSIONS = ('.pdparams', '.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.npz')
-PADDLE, TORCH = '[in, out]', '[out, in]'  # how a Linear's weight is laid out
+PADDLE, TORCH = '[in, out]', '[out, in]'  # the layouts of a Linear's weight
 
 
 @dataclass
 class Checkpoint:
-    """What a file holds, before anyone asks who wrote it.
+    """The content of a weight file.
 
-    ``format`` is for messages. ``layout`` (PADDLE or TORCH) is how this format's own framework lays out the weight of a
-    Linear; a publisher whose names say otherwise overrules it.
+    ``format`` is for messages. ``layout`` (PADDLE or TORCH) is the layout of Linear weights in the framework of the
+    format; a CheckpointSource with a layout of its own overrides it.
     """
     path: str
     format: str
@@ -34,13 +34,13 @@ class Checkpoint:
     arrays: Dict[str, np.ndarray]
 
 
-def read(path: Union[str, os.PathLike]) -> Dict[str, np.ndarray]:
-    """The arrays of a weight file under the names they have there; InputError when it is not one."""
+def read(path: PathLike) -> Dict[str, np.ndarray]:
+    """The arrays of a weight file by the names in it; InputError when it is none."""
     return read_checkpoint(path).arrays
 
 
-def read_checkpoint(path: Union[str, os.PathLike]) -> Checkpoint:
-    """The arrays of a weight file, its format and its layout. Every fault of the file is an InputError of one line."""
+def read_checkpoint(path: PathLike) -> Checkpoint:
+    """The arrays of a weight file, its format and its layout; InputError, one line, for any fault of the file."""
     file = resolve(path)
     try:
         name = _recognize(file)
@@ -50,7 +50,7 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> Checkpoint:
         raise InputError(f'{file}: {error}') from None
     except OSError as error:
         raise InputError(f'{file}: {error.strerror or error}') from None
-    except Exception as error:  # each parser has exceptions of its own for a damaged file
+    except Exception as error:  # each parser raises other exceptions for a damaged file
         reason = ': '.join([type(error).__name__, *str(error).split('\n')[:1]]).rstrip(': ')
         raise InputError(f'{file}: truncated or damaged {name} file ({reason})') from None
     if not arrays:
@@ -58,8 +58,8 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> Checkpoint:
     return Checkpoint(file, name, layout, arrays)
 
 
-def resolve(path: Union[str, os.PathLike]) -> str:
-    """``path`` itself when it is a file, else ``path`` with the first of EXTENSIONS that makes it one."""
+def resolve(path: PathLike) -> str:
+    """``path`` if it is a file, else ``path`` with the first of EXTENSIONS for which a file exists."""
     path = Path(path).expanduser()
     for candidate in [path, *(Path(f'{path}{extension}') for extension in EXTENSIONS)]:
         if candidate.is_file():
@@ -70,7 +70,7 @@ def resolve(path: Union[str, os.PathLike]) -> str:
 
 
 def _recognize(path: str) -> str:
-    """Name of the format that the file's first bytes show: a key of _READERS."""
+    """The format of a file by its first bytes: a key of _READERS."""
     with open(path, 'rb') as file:
         head = file.read(64)
     if not head:
@@ -86,7 +86,7 @@ def _recognize(path: str) -> str:
         return 'safetensors'
     if _opens_as_mindspore(head):
         return 'MindSpore'
-    raise InputError(f'its first bytes are of no weight format known here ({", ".join(EXTENSIONS)})')
+    raise InputError(f'its first bytes match no known weight format ({", ".join(EXTENSIONS)})')
 
 
 def _recognize_zip(path: str) -> str:
@@ -122,7 +122,7 @@ def _read_npz(path: str) -> Dict[str, np.ndarray]:
 
 
 def _safetensors_header(path: str) -> Tuple[Dict[str, dict], int]:
-    """The header of a .safetensors file, which is JSON, and where the data begins."""
+    """The JSON header of a .safetensors file and the offset of its data."""
     with open(path, 'rb') as file:
         length = int.from_bytes(file.read(8), 'little')
         return json.loads(file.read(length)), 8 + length
@@ -133,7 +133,7 @@ def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
     with safe_open(path, framework='np') as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
         arrays = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != 'BF16'}
-    if len(arrays) < len(kinds):  # NumPy has no bfloat16, so safetensors cannot give it
+    if len(arrays) < len(kinds):  # safetensors cannot return bfloat16, which NumPy does not have
         header, start = _safetensors_header(path)
         for name in set(kinds) - set(arrays):
             begin, end = header[name]['data_offsets']
@@ -148,8 +148,8 @@ _READERS: Dict[str, Callable[[str], Dict[str, np.ndarray]]] = {
 
 
 def _layout(name: str, path: str) -> str:
-    """PADDLE for Paddle's own format and for a .safetensors whose header says so: {"format": "pd"}, beside 'pt', 'tf'
-    and 'ms' of other frameworks. Everything else carries public names, which are PyTorch's, and so is the layout."""
+    """PADDLE for Paddle's own format and for a .safetensors file with {"format": "pd"} in its header (other frameworks
+    write 'pt', 'tf', 'ms'); else TORCH, since the public names are PyTorch's."""
     if name == 'safetensors':
         return PADDLE if _safetensors_header(path)[0].get('__metadata__', {}).get('format') == 'pd' else TORCH
     return PADDLE if name == 'Paddle' else TORCH

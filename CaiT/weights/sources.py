@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who wrote a checkpoint, told by its names, and how their names become the public ones (timm's).
+"""The projects whose checkpoints can be loaded: recognized by parameter names, which are mapped to timm's.
 
-One row per publisher; a new publisher is a new row. A square matrix looks the same in both layouts, so the row, not the
-shape, says which it is.
+One row per project; a new project is a new row. The layout of a square matrix cannot be inferred from its shape, so
+the row states it.
 """
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from CaiT.weights.readers import PADDLE, TORCH
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """``mark``: a name that only this publisher writes. ``layout``: of a Linear's weight; None leaves it to the file
-    format. ``renames``: patterns and replacements, applied one after the other. ``joined``: words of the three Linears
-    that are one qkv here, in its order. ``no_attention_bias``: CaiT's attention has no biases there, which is the same
-    as zeros."""
+    """``pattern``: matches a name that only this project uses. ``layout``: of a Linear's weight; None: that of the file
+    format. ``renames``: patterns and replacements, applied in order. ``joined``: names of the three Linears that are
+    joined to qkv, in its order. ``no_attention_bias``: CaiT's attention has no biases; they are set to zero."""
     name: str
-    mark: str
+    pattern: str
     layout: Optional[str]
     renames: Tuple[Tuple[str, str], ...] = ()
     joined: Tuple[str, ...] = ()
@@ -57,7 +56,7 @@ SOURCES = (
         (r'^backbone\.', ''),
         (r'^head\.fc_cls\.', 'head.'),
     )),
-    # PaddleViT's CaiT and the 2022 original of this project; then PaddleViT's ViT and DeiT
+    # PaddleViT's CaiT and the 2022 version of this project; then PaddleViT's ViT and DeiT
     CheckpointSource('PaddleViT', r'^patch_embed(ding)?\.patch_embed(ding)?\.', PADDLE, (
         (r'^patch_embed(ding)?\.patch_embed(ding)?\.', 'patch_embed.proj.'),
         (r'^patch_embedding\.cls_token$', 'cls_token'),
@@ -70,33 +69,33 @@ SOURCES = (
         (r'^classifier\.', 'head.'),
         (r'^classifier_dist\.', 'head_dist.'),
     )),
-    # timm, facebookresearch and this project write the same names; so does PaddleClas. Only the framework differs.
+    # timm, facebookresearch, PaddleClas and this project use the same names; the framework determines the layout.
     CheckpointSource('timm', r'^patch_embed\.proj\.', None),
 )
 
-# What training in parallel or compiling puts before every name.
+# Prefixes that DataParallel and torch.compile add to every name.
 WRAPPERS = ('module.', '_orig_mod.')
 
 
 def unwrap(name: str) -> str:
-    """``name`` without the prefixes of wrappers around the model."""
+    """``name`` without the prefixes of WRAPPERS."""
     while name.startswith(WRAPPERS):
         name = name[len(next(prefix for prefix in WRAPPERS if name.startswith(prefix))):]
     return name
 
 
 def recognize(names: Iterable[str]) -> CheckpointSource:
-    """The publisher whose mark is among ``names``; InputError when there is none."""
+    """The source whose pattern matches one of ``names``; InputError when there is none."""
     names = list(names)
-    for publisher in SOURCES:
-        if any(re.search(publisher.mark, name) for name in names):
-            return publisher
-    raise InputError(f'its names ({", ".join(names[:3])}, …) are of no publisher known here: '
-                     + ', '.join(publisher.name for publisher in SOURCES))
+    for source in SOURCES:
+        if any(re.search(source.pattern, name) for name in names):
+            return source
+    raise InputError(f'its names ({", ".join(names[:3])}, …) match no known checkpoint source: '
+                     + ', '.join(source.name for source in SOURCES))
 
 
-def public_name(publisher: CheckpointSource, name: str) -> str:
-    """``name`` as timm writes it."""
-    for pattern, replacement in publisher.renames:
+def public_name(source: CheckpointSource, name: str) -> str:
+    """The public (timm's) name of ``name``."""
+    for pattern, replacement in source.renames:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's ``.pth``, ``.pt`` and ``.bin``, zip and old format, through PyTorch (the optional extra ``torch``)."""
+"""Reading PyTorch's ``.pth``, ``.pt``, ``.bin``, zip and legacy format, by PyTorch (the optional extra ``torch``)."""
 from __future__ import annotations
 
 import argparse
@@ -18,7 +18,7 @@ INSTALL = 'pip install "torch>=2.6" --index-url https://download.pytorch.org/whl
 def read_torch(path: str) -> Dict[str, np.ndarray]:
     """The tensors of a PyTorch file by name; bfloat16 becomes float32. Nothing in the file is executed.
 
-    PyTorch before 2.6 is refused: its weights_only loading can be made to execute code (CVE-2025-32434).
+    PyTorch before 2.6 is refused: its weights_only loading can execute code (CVE-2025-32434).
     """
     try:
         import torch
@@ -28,11 +28,11 @@ def read_torch(path: str) -> Dict[str, np.ndarray]:
     if version < (2, 6):
         raise InputError(f'is a PyTorch file, and PyTorch {torch.__version__} cannot read it safely: {INSTALL}')
     try:
-        # facebookresearch's training files also hold the command line: a Namespace is a dict with dots.
+        # facebookresearch's checkpoints also contain the command line as a Namespace, which is harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = flatten(torch.load(path, map_location='cpu', weights_only=True))
     except pickle.UnpicklingError as error:
-        # The first sentence of its own reason; what stands before advises to load the file unsafely.
+        # The first sentence of PyTorch's reason; the text before it advises to load the file unsafely.
         reason = str(error).split('WeightsUnpickler error:')[-1].strip().split('. ')[0].split('\n')[0]
         raise InputError(f'refused, nothing in it was run: {reason}; expected tensors and containers only') from None
     arrays = {}

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From anyone's checkpoint to the arrays of one of our models: the only road a weight takes.
+"""Loading a checkpoint of any supported source into a model.
 
-``rename`` turns a publisher's names and layout into public names and Paddle's layout; ``fit`` makes the arrays those
-of one model (another number of patches, of classes) or says in one line why they are not; ``load_weights`` does both
-and sets the model. The first two know nothing of Paddle: arrays and shapes in, arrays out.
+``rename`` maps the names and layout of a checkpoint to public names and Paddle's layout; ``fit`` adapts the arrays to
+one model (another number of patches or classes) or raises an InputError that says why they do not fit;
+``load_weights`` does both and sets the model's parameters. ``rename`` and ``fit`` work on NumPy arrays without Paddle.
 """
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 from CaiT.weights.load_report import LoadReport, brief
 from CaiT.weights.readers import PADDLE, TORCH, Checkpoint, read_checkpoint
 from CaiT.weights.resample import grid_side, resample
@@ -26,20 +26,19 @@ HEADS = ('head', 'head_dist')
 _HEADER_HINT = f", unless its header says {{'format': 'pd'}} for Paddle's {PADDLE}"
 
 
-def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool = True,
-                 whole: bool = False) -> LoadReport:
-    """Set the weights of ``model`` from anyone's checkpoint and return what was done, for the caller to print.
+def load_weights(model: 'nn.Layer', path: PathLike, strict: bool = True, require_all: bool = False) -> LoadReport:
+    """Set the weights of ``model`` from a checkpoint of any supported source; returns a report for the caller to print.
 
-    ``path`` may leave out the extension. Nothing is set unless everything fits; see ``fit`` for what fits and for
-    ``strict``. With ``whole`` nothing may be left at initialization, which is for models that are about to answer: a
-    random head would look like success. Raises InputError, one line, for a file that is damaged, hostile, unknown or of
-    another model. Beside the model, memory holds the file's arrays once.
+    ``path`` may omit the extension. No parameter is set unless all arrays fit; see ``fit`` for what fits and for
+    ``strict``. With ``require_all`` no parameter may stay at its initial value, which is for evaluation, prediction and
+    export: with a randomly initialized head they would seem to work. Raises InputError for a file that is damaged,
+    malicious, of an unknown format or of another model. Besides the model, the file's arrays are in memory once.
     """
     checkpoint = read_checkpoint(path)
     arrays, report = rename(checkpoint)
     parameters = model.state_dict()
     arrays = fit(arrays, {name: tuple(p.shape) for name, p in parameters.items()}, report, strict)
-    if whole and report.initial:
+    if require_all and report.initial:
         raise InputError(f'{report.path}: does not hold {report.initial[0]} for {model.num_classes} classes; give the '
                          'number of classes it was trained with (-num_classes) and its config (-cfg)')
     for name in list(arrays):
@@ -58,24 +57,24 @@ def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool 
 def rename(checkpoint: Checkpoint) -> Tuple[Arrays, LoadReport]:
     """The arrays under public names in Paddle's layout (Linear [in, out]), and the report so far.
 
-    ``checkpoint.arrays`` is emptied on the way, so that no array is held twice.
+    Removes the arrays from ``checkpoint.arrays``, so that none is in memory twice.
     """
-    publisher, names = _names(checkpoint)
-    report = LoadReport(checkpoint.path, checkpoint.format, publisher.name, publisher.layout or checkpoint.layout,
+    source, names = _names(checkpoint)
+    report = LoadReport(checkpoint.path, checkpoint.format, source.name, source.layout or checkpoint.layout,
                   found=len(checkpoint.arrays))
     arrays: Arrays = {}
-    for name, sources in names.items():
-        report.renamed += [(source, name) for source in sources if source != name]
-        parts = [checkpoint.arrays.pop(source) for source in sources]
+    for name, keys in names.items():
+        report.renamed += [(key, name) for key in keys if key != name]
+        parts = [checkpoint.arrays.pop(key) for key in keys]
         if len({part.shape for part in parts}) > 1 or (len(parts) > 1 and not parts[0].shape):
-            raise InputError(f'{checkpoint.path}: {", ".join(sources)} differ in shape, expected three parts of {name}')
-        # Only PyTorch's layout has parts to join: outputs are the first axis.
+            raise InputError(f'{checkpoint.path}: {", ".join(keys)} differ in shape, expected three parts of {name}')
+        # Only sources in PyTorch's layout have parts to join, along the output axis, which is their first.
         array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if is_linear(name, array) and report.layout != PADDLE:
             array = array.T
             report.transposed.append(name)
         arrays[name] = array
-    if publisher.no_attention_bias and any(name.startswith('blocks_token_only.') for name in arrays):
+    if source.no_attention_bias and any(name.startswith('blocks_token_only.') for name in arrays):
         for name in [name for name, a in arrays.items() if is_linear(name, a) and '.attn.' in name]:
             bias = name[:-len('weight')] + 'bias'
             if bias not in arrays:
@@ -86,76 +85,77 @@ def rename(checkpoint: Checkpoint) -> Tuple[Arrays, LoadReport]:
 
 
 def is_linear(name: str, array: np.ndarray) -> bool:
-    """Whether an array is a Linear's weight, the only kind that Paddle and PyTorch lay out differently."""
+    """Whether an array is a Linear's weight, the only parameter whose layout differs between Paddle and PyTorch."""
     return name.endswith('.weight') and array.ndim == 2
 
 
 def _names(checkpoint: Checkpoint) -> Tuple[CheckpointSource, Dict[str, List[str]]]:
-    """The publisher, and for each public name the names in the file it is made of."""
-    bare = {name: unwrap(name) for name in checkpoint.arrays}
+    """The source, and {public name: the keys in the file that it is made of}."""
+    unwrapped = {name: unwrap(name) for name in checkpoint.arrays}
     try:
-        publisher = recognize(bare.values())
+        source = recognize(unwrapped.values())
     except InputError as error:
         raise InputError(f'{checkpoint.path}: {error}') from None
     names: Dict[str, List[str]] = {}
-    for source, name in bare.items():
-        names.setdefault(public_name(publisher, name), []).append(source)
-    for name, sources in names.items():
-        words = [word for source in sources for word in publisher.joined if f'.{word}.' in source]
-        if len(sources) > 1 and sorted(words) != sorted(publisher.joined):
-            raise InputError(f'{checkpoint.path}: {", ".join(sources)} are all {name} here, expected one of them')
+    for key, name in unwrapped.items():
+        names.setdefault(public_name(source, name), []).append(key)
+    for name, keys in names.items():
+        words = [word for key in keys for word in source.joined if f'.{word}.' in key]
+        if len(keys) > 1 and sorted(words) != sorted(source.joined):
+            raise InputError(f'{checkpoint.path}: {", ".join(keys)} all stand for {name}, expected one of them')
         if words:
-            sources.sort(key=lambda source: [f'.{word}.' in source for word in publisher.joined], reverse=True)
-    return publisher, names
+            keys.sort(key=lambda key: [f'.{word}.' in key for word in source.joined], reverse=True)
+    return source, names
 
 
 def _check_layout(arrays: Arrays, report: LoadReport) -> None:
-    """A Linear's bias is as long as its outputs: where the matrix is not square, that proves the layout."""
+    """Check the layout of all non-square Linear weights by their biases, whose length is the number of outputs."""
     for name, array in arrays.items():
         bias = arrays.get(name[:-len('weight')] + 'bias') if is_linear(name, array) else None
         if bias is not None and array.shape[0] != array.shape[1] and bias.shape == array.shape[:1]:
             other = TORCH if report.layout == PADDLE else PADDLE
             hint = _HEADER_HINT if report.format == 'safetensors' else ''
-            raise InputError(f'{report.path}: {name} is laid out {other}, but {report.publisher} names in a '
+            raise InputError(f'{report.path}: {name} is laid out {other}, but {report.source} names in a '
                              f'{report.format} file mean {report.layout}{hint}')
 
 
 def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport, strict: bool = True) -> Arrays:
-    """The normalized arrays that a model with these parameter shapes takes; ``report`` is completed.
+    """The renamed arrays adapted to a model with these parameter ``shapes``; completes ``report``.
 
-    Heads for another number of classes are dropped on purpose, position embeddings are resampled for another number of
-    patches. Beyond that, what the model misses or does not know is an InputError; with ``strict=False`` it stays at its
-    initialization or is dropped. A shape that differs is an InputError always.
+    Heads for another number of classes are dropped and position embeddings resampled for another number of patches.
+    Any other missing or unexpected array is an InputError; with ``strict=False`` missing parameters keep their initial
+    values and unexpected arrays are dropped. Any other difference in shape is always an InputError.
     """
     arrays = dict(arrays)
     _drop_heads(arrays, shapes, report)
     missing = [name for name in shapes if name not in arrays and name not in report.initial]
     unexpected = [name for name in arrays if name not in shapes]
     if strict and (missing or unexpected):
-        raise InputError(f'{report.path}: is not of this model: ' + _misfit(missing, unexpected))
-    kept = {name: arrays[name] for name in shapes if name in arrays}
-    if not kept:
+        raise InputError(f'{report.path}: is not of this model: ' + _mismatch(missing, unexpected))
+    fitted = {name: arrays[name] for name in shapes if name in arrays}
+    if not fitted:
         raise InputError(f'{report.path}: has no array of this model')
     report.initial += missing
     report.dropped += unexpected
-    if 'pos_embed' in kept:
-        kept['pos_embed'] = _position_rows(kept['pos_embed'], _prefix(arrays), tuple(shapes['pos_embed']),
-                                           _prefix(shapes), report)
-    _check_shapes(kept, shapes, report)
-    report.loaded = len(kept) - len([name for name in report.zero_filled if name in kept])
-    return kept
+    if 'pos_embed' in fitted:
+        fitted['pos_embed'] = _fit_pos_embed(fitted['pos_embed'], _num_prefix_rows(arrays), tuple(shapes['pos_embed']),
+                                             _num_prefix_rows(shapes), report)
+    _check_shapes(fitted, shapes, report)
+    report.loaded = len(fitted) - len([name for name in report.zero_filled if name in fitted])
+    return fitted
 
 
 def _drop_heads(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport) -> None:
-    """Take all heads out of ``arrays`` when one of them is for another number of classes than the model's."""
+    """Remove all heads from ``arrays`` when one of them has another number of classes than the model."""
     found = {head: arrays[name] for head in HEADS for name in [f'{head}.weight']
              if name in arrays and is_linear(name, arrays[name])}
-    wanted = {head: shapes[f'{head}.weight'] for head in HEADS if f'{head}.weight' in shapes}
+    expected = {head: shapes[f'{head}.weight'] for head in HEADS if f'{head}.weight' in shapes}
     classes = sorted({array.shape[-1] for array in found.values()})
-    if not found or (wanted and all(found[head].shape[-1] == wanted[head][-1] for head in found if head in wanted)):
+    common = [head for head in found if head in expected]
+    if not found or (expected and all(found[head].shape[-1] == expected[head][-1] for head in common)):
         return
     report.notes.append(f'the file is for {" and ".join(map(str, classes))} classes, the model for '
-                       + (str(next(iter(wanted.values()))[-1]) if wanted else 'none (it has no head)'))
+                       + (str(next(iter(expected.values()))[-1]) if expected else 'none (it has no head)'))
     for name in [f'{head}.{kind}' for head in HEADS for kind in ('weight', 'bias')]:
         if name in arrays:
             report.dropped.append(name)
@@ -164,7 +164,7 @@ def _drop_heads(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: Loa
             report.initial.append(name)
 
 
-def _misfit(missing: List[str], unexpected: List[str]) -> str:
+def _mismatch(missing: List[str], unexpected: List[str]) -> str:
     parts = []
     for title, names in (('lacks', missing), ('has in excess', unexpected)):
         if names:
@@ -177,38 +177,38 @@ def _misfit(missing: List[str], unexpected: List[str]) -> str:
     return '; '.join(parts) + ' (for training and eval, -opts MODEL.STRICT False takes the rest)'
 
 
-def _prefix(names: Mapping[str, object]) -> int:
-    """Rows of the position embedding that are no patch: CaiT none, others the class and the distillation token's."""
+def _num_prefix_rows(names: Mapping[str, object]) -> int:
+    """Rows of the position embedding before the patch rows, of the class and distillation tokens; 0 for CaiT."""
     if any(name.startswith('blocks_token_only.') for name in names):
         return 0
     return 1 + ('dist_token' in names)
 
 
-def _position_rows(found: np.ndarray, found_prefix: int, wanted: Tuple[int, ...], wanted_prefix: int,
+def _fit_pos_embed(found: np.ndarray, found_prefix: int, shape: Tuple[int, ...], prefix: int,
                    report: LoadReport) -> np.ndarray:
-    """The position embedding [1, prefix + patches, C] for the model's shape ``wanted``.
+    """The position embedding [1, prefix + patches, C] resampled to ``shape``.
 
-    Patch rows are resampled, prefix rows kept. Where the file has no distillation row (not strict), it is zeros.
+    Patch rows are resampled, prefix rows copied. A distillation row that the file lacks (not strict) is zeros.
     """
-    if found.shape == wanted or found.ndim != 3 or found.shape[::2] != wanted[::2]:
-        return found  # nothing to do, or a difference that the check of shapes reports
+    if found.shape == shape or found.ndim != 3 or found.shape[::2] != shape[::2]:
+        return found  # nothing to do, or a difference that _check_shapes reports
     try:
         old = grid_side(found.shape[1] - found_prefix, "the file's pos_embed")
-        new = grid_side(wanted[1] - wanted_prefix, "the model's pos_embed")
+        new = grid_side(shape[1] - prefix, "the model's pos_embed")
     except InputError as error:
         raise InputError(f'{report.path}: {error}') from None
-    prefix = np.zeros((1, wanted_prefix, wanted[2]), found.dtype)
-    common = min(found_prefix, wanted_prefix)
-    prefix[:, :common] = found[:, :common]
-    if common < wanted_prefix:
+    prefix_rows = np.zeros((1, prefix, shape[2]), found.dtype)
+    common = min(found_prefix, prefix)
+    prefix_rows[:, :common] = found[:, :common]
+    if common < prefix:
         report.zero_filled.append(f'pos_embed row {common}')
     if common < found_prefix:
         report.dropped.append(f'pos_embed row {common}')
-    patches = found[:, found_prefix:]
+    patch_rows = found[:, found_prefix:]
     if old != new:
-        patches = resample(patches, new)
+        patch_rows = resample(patch_rows, new)
         report.resampled.append(f'pos_embed {old}x{old} -> {new}x{new} patches')
-    return np.concatenate([prefix, patches], axis=1)
+    return np.concatenate([prefix_rows, patch_rows], axis=1)
 
 
 def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport) -> None:
@@ -220,9 +220,8 @@ def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: L
         return
     name = wrong[0]
     text = f'{report.path}: {name} is {list(arrays[name].shape)}, the model needs {list(shapes[name])}'
-    kernel = 'patch_embed.proj.weight'
-    if wrong[0] == kernel and len(wrong) == 1:
-        text += ': weights of another patch size fit no model but their own'
+    if name == 'patch_embed.proj.weight' and len(wrong) == 1:
+        text += ': weights of another patch size cannot be adapted'
     elif is_linear(name, arrays[name]) and arrays[name].shape[::-1] == tuple(shapes[name]):
-        text += f': the Linears are not laid out {report.layout}, as {report.publisher} names have it'
+        text += f': the Linear weights are not laid out {report.layout}, the layout of {report.source} checkpoints'
     raise InputError(text + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''))
