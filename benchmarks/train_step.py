@@ -139,7 +139,7 @@ class Side:
 
 def measure(batch: int, rounds: int, commands: Dict[str, Tuple[str, str]],
             reference: str) -> Tuple[Dict[str, Any], str]:
-    """Images per second and memory of all sides ({name: (interpreter, script)}) at one batch size, and the settings of ours."""
+    """Images per second and memory of all sides ({name: (interpreter, script)}) at one batch size, and our settings."""
     sides = [Side(name, python, batch, script) for name, (python, script) in commands.items()]
     speeds: Dict[str, List[float]] = {side.name: [] for side in sides}
     peaks: Dict[str, float] = {}

@@ -21,8 +21,10 @@ def run(config, tmp_path):
 
 @pytest.mark.parametrize('batch', [1, 4, 64])
 def test_every_image_counts_once_whatever_the_batch(config, run, batch):
-    result = jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run / 'eval'), batch_size_eval=batch))
-    whole = jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run / 'eval'), batch_size_eval=11))
+    def evaluate(size):
+        return jobs.evaluate(config('DATA.BATCH_SIZE_EVAL', size, pretrained=str(run / 'best'),
+                                    output_dir=str(run / 'eval')))
+    result, whole = evaluate(batch), evaluate(11)
     assert result.images == 11 and (result.top1, result.top5) == (whole.top1, whole.top5)
     assert result.loss == pytest.approx(whole.loss, rel=1e-6)
 
@@ -32,6 +34,18 @@ def test_log_lines_of_evaluation(config, run):
     output = (run / 'log_eval.txt').read_text()
     assert re.search(r'^\d{4} \d\d:\d\d:\d\d [AP]M Validation Loss: \d\.\d{4}, Validation Acc@1: \d\.\d{4}, '
                      r'Validation Acc@5: 1\.0000, time: \d+\.\d\d$', output, re.M)
+
+
+def test_report_of_an_evaluation(config, run, stripes):
+    """What the report counts is what the evaluation counted, image by image."""
+    from CaiT.report import evaluation, predictions
+    result = jobs.evaluate(config('DATA.BATCH_SIZE_EVAL', 4, pretrained=str(run / 'best'), output_dir=str(run / 'eval')),
+                           evaluation.write_for_job)
+    found = predictions.read(run / 'eval')
+    assert [float(found.correct.mean()), len(found.paths)] == [result.top1, result.images]
+    assert -np.log(found.label_probs).mean() == pytest.approx(result.loss, rel=1e-5)
+    assert found.paths[0] == str(stripes / (stripes / 'val_list.txt').read_text().split()[0])
+    assert 'report: ' in (run / 'eval' / 'log_eval.txt').read_text() and (run / 'eval' / 'report.html').is_file()
 
 
 def test_other_jobs_do_not_change_the_runs_config(config, run):

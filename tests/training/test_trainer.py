@@ -55,7 +55,7 @@ def test_log_lines_files_and_records(config, tmp_path, capsys):
     assert [record['epoch'] for record in records] == [1, 2]
     assert records[1]['train_loss'] < records[0]['train_loss']
     assert {p.name for p in run.iterdir()} >= {'last.pdstate', 'last.pdparams', 'best.pdstate', 'best.pdparams',
-                                               'config.yaml', 'curves.png'}
+                                               'config.yaml'}
 
 
 def test_weights_file_is_what_paddle_reads(config, tmp_path):
