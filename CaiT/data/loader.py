@@ -75,9 +75,9 @@ class Loader:
 class _WorkerInit:
     """Initializes a worker process: OpenCV threads off; SIGINT, SIGHUP and, until ``exiting[0]`` is set, SIGTERM ignored.
 
-    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take the trainer down before the
-    trainer has saved its state, so workers ignore it until the trainer exits and terminates them. If the trainer is
-    killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
+    Schedulers send SIGTERM to every process of a job, terminals send SIGINT and SIGHUP. A worker that died of one would
+    take the trainer down before the trainer has saved its state, so workers ignore them until the trainer exits and
+    terminates them. If the trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
     waits for work.
     """
 
