@@ -41,7 +41,7 @@ def test_an_evaluation(config, trained, monkeypatch, of, message):
     monkeypatch.setattr(module, 'evaluate', lambda *args: EvalResult(
         NAN if (args[4] if len(args) > 4 else 'Val') == of else 1.0, 1.0, 1.0, 11))
     diverges(config('TRAIN.EMA_DECAY', 0.5, output_dir=str(trained), resume='auto'), trained,
-             f'{message} at epoch 2, step 6, LR 9.20753e-05; last good checkpoint: {trained}/last.pdstate')
+             f'{message} at epoch 2, step 6, LR 2.68667e-05; last good checkpoint: {trained}/last.pdstate')
 
 
 @pytest.mark.parametrize('part, name', [('model', 'norm.bias'), ('ema', 'cls_token'),
@@ -64,10 +64,9 @@ def test_weights_that_an_update_blows_up(config, trained):
     """A finite loss, finite gradients, and a learning rate beyond all reason."""
     chosen = config('TRAIN.EMA_DECAY', 0.5, 'TRAIN.BASE_LR', 3e38, 'TRAIN.OPTIMIZER.NAME', 'AdamW', 'RESUME_ANYWAY', True,
                     'SAVE_STEPS', 1, 'TRAIN.WARMUP_EPOCHS', 0, output_dir=str(trained), resume='auto')
-    before = (trained / 'last.pdstate').read_bytes()
     with pytest.raises(NonFiniteError, match=rf'at epoch 2, step \d, .*; last good checkpoint: {trained}/last.pdstate'):
         jobs.train(chosen)
-    assert (trained / 'last.pdstate').read_bytes() == before
+    assert checkpoint.non_finite(checkpoint.read(trained / 'last.pdstate')) is None
 
 
 @pytest.mark.parametrize('bad, named', [(['last'], 'best.pdstate'), (['last', 'best'], None)])
