@@ -27,21 +27,22 @@ class WorkerError(RuntimeError):
     """A data worker process died."""
 
 
-def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
+def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     """Call ``main`` and leave the process with its return value; an error of a user becomes one line and status 2.
 
     Such are the exceptions above, and an OSError that says that something cannot be written (a full disk, a read-only
     folder). Opens the null device for standard streams that are closed: a file that is opened later would take their
     place, and what is printed would land in it.
 
-    ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
-    what the system takes anyway. For programs that have closed their files and ended their workers by then.
+    ``fast_exit`` exits with ``os._exit``, without interpreter shutdown and exit handlers: freeing an inference engine
+    takes tens of milliseconds. For programs that have closed their files and ended their workers.
     """
+    _escape_unprintable()
     try:
         _open_closed_streams()
         status = main()
         sys.stdout.flush()
-        if at_once:
+        if fast_exit:
             sys.stderr.flush()
             os._exit(status or 0)
     except (InputError, NonFiniteError, WorkerError) as error:
@@ -89,3 +90,10 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, 'w' if descriptor else 'r', closefd=False, encoding='utf-8'))
+
+
+def _escape_unprintable() -> None:
+    """What the terminal's encoding lacks, in a path for one, is printed as an escape (\\u4e2d) and not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, 'errors', '') == 'strict' and hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')

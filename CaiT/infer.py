@@ -23,6 +23,7 @@ if not __package__:
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.data.lists import list_images
+from CaiT.data.text import quoted
 from CaiT.deploy import autolog, feed
 from CaiT.deploy.engines import BATCH, Options, backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, Metadata
@@ -71,11 +72,15 @@ def _paddle2_metadata(args: Any, options: Options) -> Optional[Metadata]:
 def format_prediction(prediction: Prediction, predictor: Predictor, topk: int) -> list:
     """The lines printed for an image."""
     class_id, probability = prediction.best[0]
-    lines = [f'image_name: {prediction.path}, class_id: {class_id}, prob: {probability:.4f}']
+    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}']
     if topk:
         lines += [f'    {rank}. {k} {predictor.class_name(k)}'.rstrip() + f' {p:.4f}'
                   for rank, (k, p) in enumerate(prediction.best, 1)]
     return lines
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def main() -> int:
@@ -88,12 +93,12 @@ def main() -> int:
     for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
-    paths = feed.shard([image for path in args.img_path for image in list_images(path)], args.shard)
+    paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
     predictor = Predictor(args.model_dir, args.backend, options, _paddle2_metadata(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
-    times = autolog.Times() if args.benchmark else None
+    times = autolog.StageTimes() if args.benchmark else None
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
@@ -132,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    errors.run(main, at_once=True)
+    errors.run(main, fast_exit=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
@@ -52,26 +53,27 @@ def build_dataset(name: str, data_path: PathLike, split: str, transform: Callabl
         raise InputError(f'{list_file}: no such file, expected "path class_id" lines; write it with: '
                          f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
-    if names is None:
-        names = _class_file_names(Path(data_path) / CLASS_FILE, num_classes)
-    return ListDataset(os.fspath(list_file), samples, transform, names)
-
-
-def _class_file_names(path: Path, num_classes: int) -> Optional[List[str]]:
-    """The names in ``path``; None when it does not exist or has another number of names (of other class ids)."""
-    try:
-        return read_label_map(path, num_classes) if path.is_file() else None
-    except InputError:
-        return None
+    dataset = ListDataset(os.fspath(list_file), samples, transform, names)
+    class_file = Path(data_path) / CLASS_FILE
+    if names is None and class_file.is_file():
+        try:
+            dataset.class_names = read_label_map(class_file, num_classes)
+        except InputError as error:  # lists may use another dataset's ids
+            dataset.notes.append(f'no class names: {error}')
+    return dataset
 
 
 class ListDataset:
-    """Images of a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+    """Images of a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id.
+
+    ``notes`` are lines for the log: what a user may want to know about the files.
+    """
 
     def __init__(self, list_file: str, samples: Samples, transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
         self.list_file, self.samples, self.transform = list_file, samples, transform
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,7 +84,12 @@ class ListDataset:
         try:
             return _transform(self.transform, path, sample_seed), np.int64(label)
         except InputError as error:
-            raise InputError(f'{self.list_file}, line {self.samples.lines[index]}: {error}') from None
+            raise InputError(f'{self._line(index)}: {error}') from None
+        except MemoryError:
+            raise InputError(f'{self._line(index)}: image {quoted(path)}: not enough memory') from None
+
+    def _line(self, index: int) -> str:
+        return f'{quoted(self.list_file)}, line {self.samples.lines[index]}'
 
 
 class ArrayDataset:
@@ -93,6 +100,7 @@ class ArrayDataset:
         self.pixels, self.labels, self.transform = pixels, labels, transform
         self.samples = list(zip(sources, labels.tolist()))
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.labels)

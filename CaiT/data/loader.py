@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -30,14 +32,15 @@ def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_m
 
     With ``mixing`` the second is float32 [B, classes]. Mixing runs in the workers, with a generator seeded from the
     sample seed of the batch's first image, so that it too depends on (seed, epoch, position) alone. ``num_workers`` 0
-    loads in the main process. An image that cannot be read raises InputError in this process. Sets OpenCV's number of
-    threads in this process to 0 (see Loader).
+    loads in the main process. An image that cannot be read raises InputError in this process, any other error of
+    dataset, sampler or mixing RuntimeError with its traceback. Sets OpenCV's number of threads in this process to 0
+    (see Loader).
     """
     return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
 
 
 class Loader:
-    """See ``build_loader``; ``len()`` is the number of batches of a whole epoch.
+    """See ``build_loader``; ``len()`` is the number of batches of a whole epoch, ``notes`` are lines for the log.
 
     Process-wide effects: the constructor calls ``cv2.setNumThreads(0)``, because OpenCV's threads would compete with
     the workers and the model, and forked workers inherit the setting; the first Loader of a process registers an exit
@@ -49,10 +52,11 @@ class Loader:
                  mixing: Optional[Mix] = None) -> None:
         self.dataset, self.sampler = dataset, sampler
         self.num_workers = num_workers
+        self.notes: List[str] = list(getattr(dataset, 'notes', []))
         cv2.setNumThreads(0)
         self._batches = paddle.io.DataLoader(
-            _ErrorsAsValues(dataset), batch_sampler=sampler, collate_fn=_Collate(mixing), num_workers=num_workers,
-            use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
+            _ErrorsAsValues(dataset), batch_sampler=_SamplerErrorsAsValues(sampler), collate_fn=_Collate(mixing),
+            num_workers=num_workers, use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
             worker_init_fn=_WorkerInit(_exit_flag()))
 
     def __len__(self) -> int:
@@ -62,8 +66,9 @@ class Loader:
         with worker_failures():
             batches = iter(self._batches)
             for images, labels in batches:
-                if images.ndim == 1:  # not images but the message of an InputError, see _Collate
-                    raise InputError(images.numpy().tobytes().decode('utf-8'))
+                if images.ndim == 1:  # not images but the message of an error, see _Failure
+                    message = images.numpy().tobytes().decode('utf-8', 'surrogateescape')
+                    raise InputError(message) if int(labels[0]) == _INPUT_ERROR else RuntimeError(message)
                 yield images, labels
             # Paddle's reader thread may not have ended yet. If it holds a lock when the next epoch forks its workers,
             # the lock stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
@@ -73,12 +78,14 @@ class Loader:
 
 
 class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off; SIGINT, SIGHUP and, until ``exiting[0]`` is set, SIGTERM ignored.
+    """Initializes a worker process: OpenCV threads off; SIGINT and SIGHUP ignored, SIGTERM blocked until
+    ``exiting[0]`` is set.
 
-    Schedulers send SIGTERM to every process of a job, terminals send SIGINT and SIGHUP. A worker that died of one would
-    take the trainer down before the trainer has saved its state, so workers ignore them until the trainer exits and
-    terminates them. If the trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
-    waits for work.
+    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take
+    the trainer down before the trainer has saved its state, so workers ignore it until the trainer exits and terminates
+    them. A thread waits for the signal: a Python handler may not run while the main thread waits for work. If the
+    trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a
+    worker waits for work.
     """
 
     def __init__(self, exiting: mmap.mmap) -> None:
@@ -91,7 +98,13 @@ class _WorkerInit:
         for name in ('SIGINT', 'SIGHUP'):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.exiting[0] else None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
+
+    def _exit_on_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
+            pass
+        os._exit(0)
 
 
 @functools.lru_cache(maxsize=None)
@@ -123,8 +136,30 @@ def worker_failures() -> Iterator[None]:
                           'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
+_INPUT_ERROR, _OTHER_ERROR = 0, 1
+
+
+class _Failure:
+    """An error as a value. Paddle would add a long traceback to one raised in a worker; one raised in the thread that
+    loads without workers would leave the main thread waiting forever."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.kind, self.message = _INPUT_ERROR, str(error)
+        if isinstance(error, MemoryError):
+            self.message = 'not enough memory for a batch of images; try a smaller -batch_size or fewer -num_workers'
+        elif not isinstance(error, InputError):
+            self.kind = _OTHER_ERROR
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            self.message = 'loading the data failed:\n' + ''.join(lines)
+
+    def batch(self) -> List[np.ndarray]:
+        """What takes the place of the batch: the message as bytes [N], and the kind [1]."""
+        message = self.message.encode('utf-8', 'surrogateescape')
+        return [np.frombuffer(message, np.uint8), np.array([self.kind], np.int64)]
+
+
 class _ErrorsAsValues(paddle.io.Dataset):
-    """The dataset, returning InputErrors as text: Paddle would add a long traceback to one raised in a worker."""
+    """The dataset, returning errors as values."""
 
     def __init__(self, dataset: Sequence) -> None:
         self.dataset = dataset
@@ -133,22 +168,46 @@ class _ErrorsAsValues(paddle.io.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, _Failure):
+            return key
         try:
             return (*self.dataset[key], key[1] if isinstance(key, tuple) else 0)
-        except InputError as error:
-            return str(error)
+        except (Exception, SystemExit) as error:
+            return _Failure(error)
+
+
+class _SamplerErrorsAsValues:
+    """The sampler; an error becomes its last batch."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[List[Any]]:
+        try:
+            yield from self.sampler
+        except Exception as error:
+            yield [_Failure(error)]
 
 
 class _Collate:
-    """Samples (image, label, sample seed) to one batch; the first error message, as bytes, if a sample failed."""
+    """Samples (image, label, sample seed) to one batch; instead of it the first failure, if a sample failed."""
 
     def __init__(self, mixing: Optional[Mix]) -> None:
         self.mixing = mixing
 
     def __call__(self, samples: List[Any]) -> List[np.ndarray]:
         for sample in samples:
-            if isinstance(sample, str):
-                return [np.frombuffer(sample.encode('utf-8'), np.uint8), np.zeros(1, np.int64)]
+            if isinstance(sample, _Failure):
+                return sample.batch()
+        try:
+            return self._stack(samples)
+        except (Exception, SystemExit) as error:
+            return _Failure(error).batch()
+
+    def _stack(self, samples: List[Any]) -> List[np.ndarray]:
         images = np.stack([image for image, _, _ in samples])
         labels = np.asarray([label for _, label, _ in samples], np.int64)
         if self.mixing is not None:

@@ -43,6 +43,7 @@ class TrainSampler:
         if end == 0 or not drop_last:
             end = length // world_size * world_size
         self.bounds = [(start, min(start + global_batch_size, end)) for start in range(0, end, global_batch_size)]
+        self.left_out = length - end  # samples of an epoch that are in no batch
         self.epoch, self.start_step = 0, 0
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:

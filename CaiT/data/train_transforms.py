@@ -19,6 +19,8 @@ from CaiT.data.decode import decode_fast
 from CaiT.data.erasing import RandomErasing
 from CaiT.data.transforms import DataConfig, ImageLike, as_pillow, normalize, short_side
 
+MAX_ASPECT = 100  # long side / short side of an image that pad_crop resizes as a whole
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -132,10 +134,20 @@ def random_resized_crop(pixels: np.ndarray, size: int, options: TrainOptions, fi
     return resize(pixels[top:top + height, left:left + width], size, size, filter_name)
 
 
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The image, or of one that is very long the middle 4 to 5 squares: the center crop drops what is outside."""
+    long, short = max(pixels.shape[:2]), min(pixels.shape[:2])
+    if long <= MAX_ASPECT * short:
+        return pixels
+    cut = (long - 4 * short) // 2
+    return pixels[cut:-cut] if pixels.shape[0] == long else pixels[:, cut:-cut]
+
+
 def pad_crop(pixels: np.ndarray, data: DataConfig, options: TrainOptions, filter_name: str,
              rng: np.random.Generator) -> np.ndarray:
     """Evaluation geometry, then a random similarity transform about the center, padded with black: [size, size, 3]."""
     size = data.image_size
+    pixels = middle(pixels)
     width, height = short_side(pixels.shape[1], pixels.shape[0], math.floor(size / data.crop_pct))
     pixels = resize(pixels, width, height, filter_name)
     left, top = int(round((width - size) / 2.0)), int(round((height - size) / 2.0))

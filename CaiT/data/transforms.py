@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any, Dict, Mapping, Tuple, Union
 
 import numpy as np
 from PIL import Image
 
 from CaiT import checks
-from CaiT.data.decode import load_image
+from CaiT.data.decode import load_image, to_rgb
+from CaiT.data.resample import resized_part
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
@@ -27,6 +30,7 @@ PILLOW_FILTERS = {  # by the names of checks.INTERPOLATIONS
     'bicubic': Image.BICUBIC,
     'lanczos': Image.LANCZOS,
 }
+MAX_RESIZED = 25_000_000  # pixels of an enlarged image; of a larger one, only what the crop keeps is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +74,12 @@ class EvalTransform:
         self.data, self.normalize = data, normalize
 
     def __call__(self, image: ImageLike) -> np.ndarray:
-        pixels = np.asarray(eval_crop(as_pillow(image), self.data))
-        return normalize(pixels, self.data) if self.normalize else pixels
+        try:
+            pixels = np.asarray(eval_crop(as_pillow(image), self.data))
+            return normalize(pixels, self.data) if self.normalize else pixels
+        except MemoryError:
+            name = f'image {quoted(image)}' if isinstance(image, (str, os.PathLike)) else 'image'
+            raise InputError(f'{name}: not enough memory to resize it') from None
 
 
 def as_pillow(image: ImageLike) -> Image.Image:
@@ -79,7 +87,10 @@ def as_pillow(image: ImageLike) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return image if image.mode == 'RGB' else image.convert('RGB')
+        try:
+            return to_rgb(image)
+        except ValueError as error:
+            raise InputError(f'image: {error}') from None
     return load_image(image)
 
 
@@ -102,6 +113,9 @@ def short_side(width: int, height: int, target: int) -> Tuple[int, int]:
 def eval_crop(image: Image.Image, data: DataConfig) -> Image.Image:
     """Resize and center crop to image_size x image_size; rounds half to even, as torchvision does."""
     size = data.image_size
-    image = image.resize(short_side(*image.size, math.floor(size / data.crop_pct)), PILLOW_FILTERS[data.interpolation])
-    left, top = (int(round((side - size) / 2.0)) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+    width, height = short_side(*image.size, math.floor(size / data.crop_pct))
+    left, top = (int(round((side - size) / 2.0)) for side in (width, height))
+    box = (left, top, left + size, top + size)
+    if width * height > MAX_RESIZED and width >= image.width and height >= image.height:
+        return Image.fromarray(resized_part(np.asarray(image), (width, height), box, data.interpolation))
+    return image.resize((width, height), PILLOW_FILTERS[data.interpolation]).crop(box)

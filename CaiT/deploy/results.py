@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import IO, Any, Dict, List, Set
 
+from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError
 
 EXTENSIONS = ('.csv', '.jsonl')
@@ -37,29 +38,27 @@ class ResultFile:
             self._read_existing()
         self._file: IO[str] = open(self.path, 'a', encoding='utf-8', newline='')
         if not self.path.stat().st_size and self.path.suffix == '.csv':
-            self._write_line(self._csv(self.columns))
+            self._write_line(csv_line(self.columns))
 
     def _read_existing(self) -> None:
-        """Read the paths that are done; truncates an incomplete last line."""
-        with open(self.path, 'rb+') as file:
-            data = file.read()
-            complete = data[:data.rfind(b'\n') + 1]
-            file.truncate(len(complete))
+        """Read the paths that are done; truncates an incomplete last row."""
+        complete = _complete_rows(self.path.read_bytes(), self.path.suffix == '.csv')
         try:
             text = complete.decode('utf-8')
             if self.path.suffix == '.jsonl':
-                rows = [json.loads(line) for line in text.splitlines()]
+                rows = [json.loads(line) for line in text.split('\n') if line]
                 columns = list(rows[0]) if rows else self.columns
             else:
                 reader = csv.DictReader(io.StringIO(text, newline=''))
                 rows, columns = list(reader), list(reader.fieldnames or self.columns)
-            self.done = {row['path'] for row in rows}
+            self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'--output {self.path}: not a file of predictions, cannot go on with it ({error})'
                              ) from None
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
                              f'{", ".join(self.columns)}; give the same --topk')
+        os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction; ``names`` maps a class id to its name."""
@@ -67,22 +66,24 @@ class ResultFile:
         for class_id, probability in prediction.best:
             values += [class_id, names(class_id), round(probability, 6)]
         if self.path.suffix == '.csv':
-            self._write_line(self._csv(values))
+            self._write_line(csv_line(values))
         else:
             row: Dict[str, Any] = dict(zip(self.columns, values))
-            self._write_line(json.dumps(row, ensure_ascii=False) + '\n')
+            self._write_line(json_line(row))
 
     def _write_line(self, line: str) -> None:
         self._file.write(line)
         self._file.flush()
 
-    @staticmethod
-    def _csv(values: List[Any]) -> str:
-        line = io.StringIO()
-        csv.writer(line, lineterminator='\n').writerow(values)
-        return line.getvalue()
-
     def close(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _complete_rows(data: bytes, is_csv: bool) -> bytes:
+    """``data`` up to the end of its last complete row; a quoted line end of a CSV does not end a row."""
+    end = data.rfind(b'\n') + 1
+    while is_csv and data.count(b'"', 0, end) % 2:
+        end = data.rfind(b'\n', 0, end - 1) + 1
+    return data[:end]

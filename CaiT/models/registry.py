@@ -102,11 +102,11 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, **overr
     """Build a model by name: a plain Paddle layer, in training mode.
 
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
-    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known source, or
-    True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is then in
-    ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError
-    for an unknown name or argument, an impossible combination, or weights that do not fit (``strict=False`` accepts
-    missing and extra ones).
+    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known
+    source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is
+    then in ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError for an
+    unknown name or argument, an impossible combination, or weights that do not fit (``strict=False`` accepts missing
+    and extra ones).
     """
     variant = get_variant(name)
     arguments = {'image_size': variant.data['image_size'], 'num_classes': 1000, **variant.arch}

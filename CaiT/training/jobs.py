@@ -5,10 +5,9 @@ Each sets Paddle's global device to DEVICE.
 """
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Callable, Iterable, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -18,10 +17,12 @@ from yacs.config import CfgNode
 from CaiT import runtime
 from CaiT.config import build_model
 from CaiT.data.loader import worker_failures
+from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.training import distributed, evaluator, plots
+from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
@@ -33,8 +34,11 @@ from CaiT.weights.translate import load_weights
 
 
 @worker_failures()
-def train(config: CfgNode) -> TrainState:
-    """Train; the run's folder gets checkpoints, logs, the config and, at the end, curves.png.
+def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., str]]] = None) -> TrainState:
+    """Train; the run's folder gets checkpoints, logs and the config.
+
+    ``refresher(folder)`` makes what the first process calls after each epoch, and at the end with ``finished=True``;
+    the line that the last call returns is logged (``CaiT.report.run_page.Refresher``: run.html, curves.png).
 
     Raises InputError for bad input, before anything is written when a resume is refused; NonFiniteError when training
     has diverged; WorkerError when a data worker died.
@@ -49,23 +53,36 @@ def train(config: CfgNode) -> TrainState:
         trainer = Trainer(config, folder, logger)
         logger.release()
         _write_config(config, folder / 'config.yaml', logger.active)
-        state = trainer.fit()
+        refresh = refresher(folder) if refresher and logger.active else None
+        state = trainer.fit(refresh)
         best = f'weights: {folder}/best.pdparams' if state.best_epoch else 'no epoch was evaluated'
         logger.info(f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch}), {best}')
-        if logger.active:
-            logger.info(plots.plot_curves(logger.records(), folder / 'curves.png'))
+        if refresh:
+            logger.info(refresh(finished=True))
     return state
 
 
 @worker_failures()
-def evaluate(config: CfgNode) -> EvalResult:
-    """Evaluate MODEL.PRETRAINED on the validation split."""
+def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> EvalResult:
+    """Evaluate MODEL.PRETRAINED on the validation split.
+
+    ``report(folder, collected, dataset, config)`` writes about the predictions, in the first process; the line that it
+    returns is logged (``CaiT.report.evaluation.write_for_job``).
+    """
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
         logger = _open_logger(config, folder, 'eval')
-        model = _pretrained_model(config, logger)
-        return evaluator.evaluate(model, build_val_loader(config), logger, config.REPORT_FREQ)
+        model, loader = _pretrained_model(config, logger), build_val_loader(config)
+        for note in loader.notes:
+            logger.info(note)
+        collector = Collector() if report else None
+        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        if report:
+            collected = collector.gather(len(loader.dataset))
+            if logger.active:
+                logger.info(report(folder, collected, loader.dataset, config))
+    return result
 
 
 @worker_failures()
@@ -80,6 +97,8 @@ def predict(config: CfgNode) -> Path:
         logger = _open_logger(config, folder, 'pred')
         model = _pretrained_model(config, logger)
         loader, paths, class_names = build_prediction_loader(config)
+        for note in loader.notes:
+            logger.info(note)
         predictions = evaluator.predict(model, loader)
         if distributed.world_size() > 1:
             predictions = evaluator.gather_predictions(predictions, len(paths))
@@ -91,17 +110,16 @@ def predict(config: CfgNode) -> Path:
 def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
                        predictions: Iterable[Tuple[np.ndarray, np.ndarray]]) -> None:
     """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``."""
-    width = max(len(path) for path in paths)
+    width = max(len(quoted(path)) for path in paths)
     show(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
     with atomic_write(table) as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
+        file.write(csv_line(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs']))
         for path, (ids, probabilities) in zip(paths, predictions):
             name = class_names[ids[0]] if class_names else ''
             top5 = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
-            show(f'{path:<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
-            writer.writerow([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
-                             ' '.join(repr(float(p)) for p in probabilities)])
+            show(f'{quoted(path):<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
+            file.write(csv_line([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
+                                 ' '.join(repr(float(p)) for p in probabilities)]))
     show(f'{len(paths)} images, table: {table}')
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset of a few noisy stripes and a CaiT that trains on it in seconds."""
+"""A dataset of noisy stripes and a CaiT that trains on it in seconds."""
 from __future__ import annotations
 
 import functools
