@@ -14,6 +14,7 @@ import pytest
 from CaiT.config import get_config
 from CaiT.data.mixing import Mixing
 from CaiT.errors import InputError
+from CaiT.report.run_page import Refresher
 from CaiT.training import checkpoint, jobs
 from CaiT.training.data import build_train_transform
 from CaiT.training.losses import build_loss
@@ -43,7 +44,7 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
                'TRAIN.DISTILL.TEACHER_WEIGHTS', tiny_teacher()]
     jobs.train(config(*EVERYTHING, *teacher, 'AUG.AUTO_AUGMENT', augment, 'TRAIN.LOSS', loss, 'TRAIN.LR_SCHEDULE',
                       schedule, 'TRAIN.OPTIMIZER.NAME', optimizer, 'TRAIN.OPTIMIZER.NESTEROV', True,
-                      'TRAIN.VISUALDL', True, amp=True, output_dir=str(tmp_path)))
+                      'TRAIN.VISUALDL', True, amp=True, output_dir=str(tmp_path)), Refresher)
     records = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     assert [record['epoch'] for record in records] == [1, 2]
     assert records[0].keys() == {
@@ -55,7 +56,7 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
                                                              ('step_lr', 8), ('step_grad_norm', 10)}
     assert dashboard[-1] == 'closed'
     files = {path.name for path in tmp_path.iterdir()}
-    assert files >= {'last.pdstate', 'best.pdparams', 'best_ema.pdparams', 'config.yaml', 'curves.png'}
+    assert files >= {'last.pdstate', 'best.pdparams', 'best_ema.pdparams', 'config.yaml', 'curves.png', 'run.html'}
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_an_average_that_starts_on_resume_starts_at_the_resumed_weights(config, 
     """Not at the first values of a fresh model: one update later it is still close to the weights."""
     jobs.train(config('TRAIN.WARMUP_EPOCHS', 0, epochs=1, output_dir=str(tmp_path)))
     before = checkpoint.read(tmp_path / 'last.pdstate')['model']
-    jobs.train(config('TRAIN.EMA_DECAY', 1.0, output_dir=str(tmp_path), resume='auto'))
+    jobs.train(config('TRAIN.EMA_DECAY', 1.0, 'RESUME_ANYWAY', True, output_dir=str(tmp_path), resume='auto'))
     after = checkpoint.read(tmp_path / 'last.pdstate')
     assert all(np.array_equal(after['ema'][name], before[name]) for name in before)
 
