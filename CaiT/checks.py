@@ -49,8 +49,10 @@ def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
     for key in ('mean', 'std'):
         if len(values[key]) != 3:
             raise InputError(f'{name(key)}: found {len(values[key])} numbers, expected 3 (red, green, blue)')
-    if min(values['std']) <= 0:
-        raise InputError(f'{name("std")}: found {tuple(values["std"])}, expected positive numbers')
+    for key, low, high in (('mean', 0.0, 1.0), ('std', 1e-3, 1.0)):  # also refuses NaN
+        if not all(low <= value <= high for value in values[key]):
+            raise InputError(f'{name(key)}: found {tuple(values[key])}, expected numbers from {low:g} to {high:g} '
+                             '(of pixels scaled to 0 .. 1)')
 
 
 def check_train_options(values: Mapping[str, Any], name: Name = str) -> None:

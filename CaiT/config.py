@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -72,6 +73,7 @@ DEFAULTS: Dict[str, Any] = {
         'WARMUP_START_LR': 1e-6,
         'END_LR': 1e-5,
         'WEIGHT_DECAY': 0.05,
+        'FREEZE': [],              # patterns of names of parameters that are not trained: docs/finetuning.md
         'LAYER_DECAY': 1.0,        # learning-rate factor per layer, from the head down
         'GRAD_CLIP': 0.0,          # maximum global norm of the gradients, 0: no clipping
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
@@ -82,6 +84,7 @@ DEFAULTS: Dict[str, Any] = {
         'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast
         'TO_STATIC': False,        # train the model compiled to a static graph
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
+        'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
         'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # used with -amp
         # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.
@@ -93,6 +96,7 @@ DEFAULTS: Dict[str, Any] = {
     'SEED': 0,
     'OUTPUT_DIR': '',              # empty: output/<job>-<date and time>
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
+    'RESUME_ANYWAY': False,        # resume although settings differ from the checkpoint's
     'SAVE_STEPS': 0,               # updates between two checkpoints inside an epoch, 0: at its end only
     'REPORT_FREQ': 100,            # steps between two log lines
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
@@ -111,7 +115,7 @@ AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,
     'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
     'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
-    'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
+    'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
 FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
 # Argument of CaiT.data.mixing.Mixing -> its key.
@@ -234,11 +238,13 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         except (ValueError, SyntaxError):
             pass
     if kind is float and type(found) in (int, float):
+        if not math.isfinite(found):
+            raise InputError(f'{where}: found {value!r}, expected a finite number')
         return float(found)
     if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
         return tuple(_coerce(one, like, where) for one, like in zip(found, default))
     if kind is list and isinstance(found, (tuple, list)):
-        return [_coerce(one, default[0], where) for one in found]
+        return [_coerce(one, default[0] if default else '', where) for one in found]
     if kind is tuple or type(found) is not kind:
         size = f' of {len(default)}' if kind is tuple else ''
         raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')
@@ -254,6 +260,11 @@ def _check(config: CfgNode) -> None:
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
     checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
+    optimizer = config.TRAIN.OPTIMIZER
+    checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
+    for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):
+        if not 0 <= value < 1:
+            raise InputError(f'TRAIN.OPTIMIZER.{key}: found {value}, expected a number from 0 to below 1')
     checks.check_data_config(data_config(config), lambda name: f'DATA.{name.upper()}')
     checks.check_train_options({key.lower(): value for key, value in config.AUG.items()},
                                lambda name: f'AUG.{name.upper()}')

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import paddle
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, WorkerError
 
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of an epoch
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
@@ -77,12 +78,14 @@ class Loader:
 
 
 class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off, SIGTERM ignored until ``exiting[0]`` is set.
+    """Initializes a worker process: OpenCV threads off; SIGINT and SIGHUP ignored, SIGTERM blocked until
+    ``exiting[0]`` is set.
 
-    Schedulers send SIGTERM to every process of a job. A worker that died of it would take the trainer down before the
-    trainer has saved its state, so workers ignore it until the trainer exits and terminates them. If the trainer is
-    killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
-    waits for work.
+    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take
+    the trainer down before the trainer has saved its state, so workers ignore it until the trainer exits and terminates
+    them. A thread waits for the signal: a Python handler may not run while the main thread waits for work. If the
+    trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a
+    worker waits for work.
     """
 
     def __init__(self, exiting: mmap.mmap) -> None:
@@ -92,7 +95,16 @@ class _WorkerInit:
         cv2.setNumThreads(0)
         if sys.platform == 'linux':
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.exiting[0] else None)
+        for name in ('SIGINT', 'SIGHUP'):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
+
+    def _exit_on_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
+            pass
+        os._exit(0)
 
 
 @functools.lru_cache(maxsize=None)
@@ -111,7 +123,7 @@ def _exit_flag() -> mmap.mmap:
 
 @contextlib.contextmanager
 def worker_failures() -> Iterator[None]:
-    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_failures()``.
+    """Turn the death of a data worker into a WorkerError; also a decorator, ``@worker_failures()``.
 
     Paddle raises from a signal handler, so the exception can appear anywhere in the main process.
     """
@@ -120,8 +132,8 @@ def worker_failures() -> Iterator[None]:
     except (SystemError, OSError) as error:  # OSError: how Paddle wraps an exception during a PyLayer's backward pass
         if not re.search('DataLoader|data reader', str(error)):  # the two wordings of Paddle's message
             raise
-        raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
-                         'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+        raise WorkerError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
+                          'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
 _INPUT_ERROR, _OTHER_ERROR = 0, 1

@@ -59,7 +59,10 @@ def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
 
 
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
-    """(loader, paths in order, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image."""
+    """(loader, paths, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image.
+
+    The paths are all, in order; of several processes each loads its share of them.
+    """
     data, path = config.DATA, Path(config.DATA.DATA_PATH)
     transform = eval_transform(DataConfig(**data_config(config)))
     if data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
@@ -71,6 +74,6 @@ def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[L
         samples = Samples('', paths, [-1] * len(paths), range(1, len(paths) + 1))
         dataset = ListDataset(str(path), samples, transform, names)
         dataset.notes += notes
-    sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL)
+    sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL, distributed.rank(), distributed.world_size())
     loader = build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY)
     return loader, [path for path, _ in dataset.samples], dataset.class_names
