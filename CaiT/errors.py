@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 
 class InputError(Exception):
     """Bad input: the message is one line naming the file, key or flag, what was found and what was expected."""
+
+
+def shown(text: Any, limit: int = 80) -> str:
+    """A text from a file, fit for one line: printable and short. Of anything else, its type only."""
+    if not isinstance(text, str):
+        return f'a {type(text).__name__}'
+    text = ''.join(character if character.isprintable() else '?' for character in text[:limit + 1])
+    return text if len(text) <= limit else text[:limit] + '…'
 
 
 def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:

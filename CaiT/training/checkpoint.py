@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 import numpy as np
-import yaml
 from paddle import nn
 from yacs.config import CfgNode
 
+from CaiT import safe_yaml
 from CaiT.errors import InputError
 from CaiT.files import PathLike, atomic_write
-from CaiT.weights.pdparams import Unpickler
+from CaiT.safe_pickle import Unpickler
 
 FORMAT = 1
 SUFFIX = '.pdstate'
@@ -89,8 +89,8 @@ def find(resume: str, folder: PathLike) -> Optional[Path]:
 
 def check_same_run(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
     """InputError when ``state`` is of another model architecture or another optimizer than ``config``."""
-    saved_config = yaml.safe_load(state['config'])
-    keys = [('MODEL', key) for key in config.MODEL if key not in ('PRETRAINED', 'STRICT')]
+    saved_config = safe_yaml.loads(state['config'])
+    keys = [('MODEL', key) for key in config.MODEL if key not in ('PRETRAINED', 'STRICT', 'USE_EMA', 'CHECKPOINT_KEY')]
     for *sections, key in [*keys, ('DATA', 'IMAGE_SIZE'), ('TRAIN', 'OPTIMIZER', 'NAME')]:
         current, saved = config, saved_config
         for section in sections:

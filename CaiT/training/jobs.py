@@ -9,13 +9,14 @@ import csv
 import sys
 import time
 from pathlib import Path
+from typing import Tuple
 
 import paddle
 from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
-from CaiT.config import build_model
+from CaiT.config import build_model, load_options, with_data_of
 from CaiT.data.loader import worker_failures
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
@@ -25,6 +26,7 @@ from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger
 from CaiT.training.trainer import Trainer, TrainState
+from CaiT.weights.load_report import brief
 from CaiT.weights.translate import load_weights
 
 
@@ -49,7 +51,8 @@ def evaluate(config: CfgNode) -> EvalResult:
     """Evaluate MODEL.PRETRAINED on the validation split."""
     _set_device(config)
     logger = _open_logger(config, _run_folder(config, 'eval'), 'eval')
-    return evaluator.evaluate(_pretrained_model(config, logger), build_val_loader(config), logger, config.REPORT_FREQ)
+    model, config = _pretrained_model(config, logger)
+    return evaluator.evaluate(model, build_val_loader(config), logger, config.REPORT_FREQ)
 
 
 @worker_failures()
@@ -57,7 +60,7 @@ def predict(config: CfgNode) -> Path:
     """Predict with MODEL.PRETRAINED; prints a table and returns the path of the ``predictions.csv`` it writes."""
     _set_device(config)
     folder = _run_folder(config, 'pred')
-    model = _pretrained_model(config, _open_logger(config, folder, 'pred'))
+    model, config = _pretrained_model(config, _open_logger(config, folder, 'pred'))
     loader, paths, class_names = build_prediction_loader(config)
     width = max(len(path) for path in paths)
     print(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
@@ -121,13 +124,23 @@ def _open_logger(config: CfgNode, folder: Path, job: str) -> RunLogger:
     return logger
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> nn.Layer:
-    """The accelerated model with the weights of -pretrained. With MODEL.STRICT no parameter may stay at its initial
-    value: evaluating a randomly initialized head would give meaningless numbers."""
+def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+
+    With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
+    meaningless numbers. Without, a warning names those that do.
+    """
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    logger.info('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    report = load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict, **load_options(config))
+    logger.info('\n'.join(report.lines()))
+    if report.initial:
+        logger.info(f'WARNING: {len(report.initial)} parameters are random, because {report.path} lacks them '
+                    f'({", ".join(brief(report.initial)[:3])}): the results below say nothing about these weights')
+    config, line = with_data_of(config, report.data, report.data_source)
+    if line:
+        logger.info(line)
     logger.info(accelerate_for(config, model))
-    return model
+    return model, config

@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from yacs.config import CfgNode
 
-from CaiT.config import build_model
+from CaiT.config import build_model, with_data_of
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, distributed
 from CaiT.training.acceleration import accelerate_for
@@ -84,10 +84,15 @@ class Trainer:
         self.config, self.folder, self.logger = config, Path(folder), logger
         distill = config.TRAIN.DISTILL
         paddle.seed(config.SEED)
-        self.model = build_model(config)
+        resumes = bool(config.RESUME) and checkpoint.find(config.RESUME, folder) is not None
+        self.model = build_model(config, pretrained=not resumes)  # a checkpoint brings its weights itself
         self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
-        if config.MODEL.PRETRAINED:
-            logger.info('\n'.join(self.model.load_report.lines()))
+        if config.MODEL.PRETRAINED and not resumes:
+            report = self.model.load_report
+            logger.info('\n'.join(report.lines()))
+            _, line = with_data_of(config, report.data, report.data_source)
+            if line:
+                logger.info(f'note: training uses its own data config; of these weights: {line}')
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
