@@ -16,7 +16,7 @@ from CaiT import safe_json
 from CaiT.errors import InputError
 from CaiT.safe_yaml import load_yaml
 
-DATA_CONFIG = 'data_config@@'  # the entry of a written file that carries it, as JSON
+DATA_CONFIG = 'cait.data_config'  # under this name writers put it into a file, as JSON
 KEYS = ('mean', 'std', 'crop_pct', 'interpolation')
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

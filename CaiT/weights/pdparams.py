@@ -2,7 +2,8 @@
 """Paddle's ``.pdparams``: a pickle of arrays. ``paddle.load`` runs whatever code the file asks for; this does not."""
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, Dict
 
 from CaiT.safe_pickle import Unpickler
 
@@ -11,3 +12,11 @@ def read_pdparams(path: str) -> Any:
     """What a ``.pdparams`` file holds: nested dicts of arrays and whatever stands beside them."""
     with open(path, 'rb') as file:
         return Unpickler(file).load()
+
+
+def read_trailer(path: str, name: str) -> Dict[str, str]:
+    """{name: text} that this project writes behind the pickle, {} where there is none."""
+    with open(path, 'rb') as file:
+        file.seek(-min(1000, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        _, mark, text = file.read().rpartition(f'\n{name} '.encode())
+    return {name: text.decode('utf-8', 'replace')} if mark else {}

@@ -18,7 +18,7 @@ from CaiT.weights.bfloat16 import Bfloat16
 from CaiT.weights.containers import StateDict, select
 from CaiT.weights.data_configs import DATA_CONFIG
 from CaiT.weights.mindspore_ckpt import read_mindspore
-from CaiT.weights.pdparams import read_pdparams
+from CaiT.weights.pdparams import read_pdparams, read_trailer
 from CaiT.weights.sources import PADDLE, TORCH
 from CaiT.weights.torch_pth import MAGIC, read_torch
 
@@ -86,15 +86,17 @@ def _read_file(path: str) -> Tuple[str, Any, Dict[str, str]]:
     try:
         name = _recognize(path)
         content = _READERS[name](path)
-        metadata = _safetensors_header(path).get('__metadata__', {}) if name == 'safetensors' else {}
+        metadata: Dict[str, str] = {}
+        if name == 'safetensors':
+            metadata = _safetensors_header(path).get('__metadata__', {})
+        elif name == 'Paddle':
+            metadata = read_trailer(path, DATA_CONFIG)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
     except OSError as error:
         raise InputError(f'{path}: {error.strerror or error}') from None
     except Exception as error:  # each parser has exceptions of its own for a damaged file
         raise _damaged(path, name, error) from None
-    if name == 'Paddle' and isinstance(content, dict) and isinstance(content.get(DATA_CONFIG), str):
-        metadata = {DATA_CONFIG: content[DATA_CONFIG]}
     return name, content, metadata
 
 

@@ -123,8 +123,8 @@ def _data_config(arrays: Arrays, checkpoint: Checkpoint, source: CheckpointSourc
 def _names(checkpoint: Checkpoint) -> Tuple[CheckpointSource, str, Dict[str, List[str]], List[str]]:
     """The source; the prefix of all names; for each public name the names in the file it is made of; other names.
 
-    The last are what a source keeps beside its model, counters, and, where the model's names have a prefix, arrays without
-    it (a loss, a metric) unless they are called like weights of ours (a head outside the backbone).
+    The last are what a source keeps beside its model, counters, and, where the model's names have a prefix, arrays
+    without it (a loss, a metric) unless they are called like weights of ours (a head outside the backbone).
     """
     bare = {name: unwrap(name) for name in checkpoint.arrays}
     models = find_models(bare.values())

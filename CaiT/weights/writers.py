@@ -34,15 +34,17 @@ def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: s
           data: Optional[Mapping[str, Any]] = None) -> None:
     """Write ``arrays`` to an open file in the format of ``suffix``, Linears laid out as ``layout``.
 
-    ``data`` is how images must reach these weights (``LoadReport.data``); it is written beside the arrays, where
-    ``paddle.load`` and ``safetensors`` show it as text.
+    ``data`` is how images must reach these weights (``LoadReport.data``): in a ``.safetensors`` it goes into the
+    header, in a ``.pdparams`` behind the pickle, where ``paddle.load`` does not look.
     """
     beside = {DATA_CONFIG: dump(data)} if data else {}
     if layout == TORCH:
         arrays = {name: array.T if is_linear(name, array) else array for name, array in arrays.items()}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if suffix == '.pdparams':
-        pickle.dump({**arrays, **beside}, file, protocol=4)  # what paddle.save writes, and paddle.load reads
+        pickle.dump(arrays, file, protocol=4)  # what paddle.save writes, and paddle.load reads
+        for name, text in beside.items():
+            file.write(f'\n{name} {text}'.encode())
     else:
         from safetensors.numpy import save
         file.write(save(arrays, {**_HEADER[layout], **beside}))
