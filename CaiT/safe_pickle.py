@@ -227,6 +227,8 @@ def check_structure(root: Any) -> None:
             known[id(node)] = items, height
         elif id(node) in path:
             raise InputError('holds a container that contains itself; refused')
+        elif len(path) >= MAX_HEIGHT:
+            raise InputError(f'holds containers nested more than {MAX_HEIGHT} deep; refused')
         else:
             path.add(id(node))
             stack.append((node, True))

@@ -33,22 +33,26 @@ def loads(text: str) -> Any:
     """The value of a YAML text; InputError when it is none or exceeds a limit."""
     if len(text) > MAX_BYTES:
         raise InputError(f'found {len(text):,} characters of YAML, expected at most {MAX_BYTES:,}')
-    loader = yaml.SafeLoader(text)
     try:
         _check_events(text)
+        value = _construct(yaml.SafeLoader(text))
+    except yaml.YAMLError as error:
+        raise InputError(f'not YAML: {shown(" ".join(str(error).split()), 200)}') from None
+    except (ValueError, OverflowError, TypeError, RecursionError, AttributeError, LookupError) as error:
+        raise InputError(f'not YAML: {shown(str(error).split(chr(10))[0], 200)}') from None  # of a constructor
+    _check_integers(value)
+    return value
+
+
+def _construct(loader: yaml.SafeLoader) -> Any:
+    try:
         node = loader.get_single_node()
         if node is None:
             return None
         _count(node, {}, 0)
-        value = loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise InputError(f'not YAML: {shown(" ".join(str(error).split()), 200)}') from None
-    except (ValueError, OverflowError, TypeError, RecursionError, AttributeError, LookupError) as error:
-        raise InputError(f'not YAML: {shown(str(error).split(chr(10))[0], 200)}') from None
+        return loader.construct_document(node)
     finally:
         loader.dispose()
-    _check_integers(value)
-    return value
 
 
 def _check_events(text: str) -> None:
