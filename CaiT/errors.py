@@ -14,7 +14,7 @@ class InputError(Exception):
 def shown(text: Any, limit: int = 80) -> str:
     """A text from a file, fit for one line: printable and short. Of anything else, its type only."""
     if not isinstance(text, str):
-        return f'a {type(text).__name__}'
+        return f'({type(text).__name__})'
     text = ''.join(character if character.isprintable() else '?' for character in text[:limit + 1])
     return text if len(text) <= limit else text[:limit] + '…'
 

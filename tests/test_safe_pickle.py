@@ -58,7 +58,8 @@ def test_plain_values(protocol):
 
 
 INERT = [argparse.Namespace(lr=1e-3, path=pathlib.Path('/x')), pathlib.PurePosixPath('a/b'),
-         datetime.datetime(2026, 1, 2), datetime.timedelta(1), types.SimpleNamespace(a=[1]), {1, 2}, frozenset('a'), collections.Counter('aab'),
+         datetime.datetime(2026, 1, 2), datetime.timedelta(1), types.SimpleNamespace(a=[1]), {1, 2}, frozenset('a'),
+         collections.Counter('aab'),
          collections.defaultdict(list, {1: [2]}), collections.deque([1, 2]), uuid.UUID(int=5), decimal.Decimal('1.5'),
          np.dtype('f4'), np.dtype([('a', 'f4')]), slice(1, 2), complex(1, 2), range(3)]
 
@@ -155,6 +156,6 @@ def test_an_array_that_is_called_is_empty(call):
 
 
 @pytest.mark.parametrize('word, expected', [
-    ('blocks.0', 'blocks.0'), ('a\nb\0', 'a?b?'), ('x' * 90, 'x' * 80 + '…'), (5, 'a int'), (('a',), 'a tuple')])
+    ('blocks.0', 'blocks.0'), ('a\nb\0', 'a?b?'), ('x' * 90, 'x' * 80 + '…'), (5, '(int)'), (('a',), '(tuple)')])
 def test_names_in_messages_are_short_and_printable(word, expected):
     assert shown(word) == expected

@@ -161,7 +161,8 @@ def _by_key(content: Any) -> StateDict:
 def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f'an array of {value.dtype.name}'
-    return f'a {getattr(value, "name", None) or type(value).__name__}'
+    name = getattr(value, 'name', None) or type(value).__name__
+    return f'{"an" if name[0] in "aeiou" else "a"} {name}'
 
 
 def _listed(models: List[StateDict]) -> str:

@@ -19,7 +19,7 @@ from CaiT.weights.data_configs import DATA_CONFIG
 from CaiT.weights.mindspore_ckpt import read_mindspore
 from CaiT.weights.pdparams import read_pdparams, read_trailer
 from CaiT.weights.sources import PADDLE, TORCH
-from CaiT.weights.torch_pth import MAGIC, read_torch
+from CaiT.weights.torch_pth import is_old_format, read_torch
 
 # In the order in which ``resolve`` looks for them.
 EXTENSIONS = ('.pdparams', '.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.npz')
@@ -135,7 +135,7 @@ def _recognize(path: str) -> str:
         raise InputError('the file is empty')
     if head.startswith(b'PK\x03\x04'):
         return _recognize_zip(path)
-    if head.startswith(MAGIC):
+    if is_old_format(head):
         return 'PyTorch'
     length = int.from_bytes(head[:8], 'little')
     if head[8:9] == b'{' and 8 + length <= os.path.getsize(path):  # header length, then the header in JSON

@@ -20,7 +20,7 @@ from CaiT.safe_pickle import Unpickler
 from CaiT.weights.archives import open_zip
 from CaiT.weights.bfloat16 import Bfloat16
 
-MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # how the old format begins
+MAGIC = b'\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # the number with which the old format begins, pickled
 # torch's dtypes and the names of their storages; bfloat16 is read as its bits.
 DTYPES = {'float32': '<f4', 'float64': '<f8', 'float16': '<f2', 'bfloat16': '<u2', 'int8': 'i1', 'uint8': 'u1',
           'int16': '<i2', 'int32': '<i4', 'int64': '<i8', 'bool': '?'}
@@ -127,11 +127,17 @@ class TorchUnpickler(Unpickler):
         return self.storages[key]
 
 
+def is_old_format(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of torch.save before 1.6: a pickle of the magic number."""
+    return head[:1] == b'\x80' and MAGIC in head[2:2 + 9 + len(MAGIC)]  # from protocol 4 on behind a frame's 9 bytes
+
+
 def read_torch(path: str) -> Any:
     """What a PyTorch file holds: nested dicts of Tensor and whatever stands beside them."""
     with open(path, 'rb') as file:
-        if file.read(len(MAGIC)) == MAGIC:
-            file.seek(0)
+        old = is_old_format(file.read(64))
+        file.seek(0)
+        if old:
             return _read_old(file, path)
     archive = open_zip(path)
     record = min((name for name in archive.namelist() if name.endswith('/data.pkl')), key=len)
