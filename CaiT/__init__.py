@@ -19,6 +19,9 @@ _HOMES = {
     'build_model': 'CaiT.config',
     'load_weights': 'CaiT.weights.translate',
     'DataConfig': 'CaiT.data.transforms',
+    'InputError': 'CaiT.errors',
+    'NonFiniteError': 'CaiT.errors',
+    'WorkerError': 'CaiT.errors',
 }
 __all__ = sorted(_HOMES)
 

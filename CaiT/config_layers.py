@@ -86,7 +86,7 @@ def coerce(value: Any, default: Any, where: str) -> Any:
     if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
         return tuple(coerce(one, like, where) for one, like in zip(found, default))
     if kind is list and isinstance(found, (tuple, list)):
-        return [coerce(one, default[0], where) for one in found]
+        return [coerce(one, default[0] if default else '', where) for one in found]
     if kind is tuple or type(found) is not kind:
         size = f' of {len(default)}' if kind is tuple else ''
         raise InputError(f'{where}: found {brief(value)}, expected {kind.__name__}{size}')

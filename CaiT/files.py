@@ -35,9 +35,11 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 would lock other users out of a shared result
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = str(path)  # a full disk, for one: write() does not say which file it was
         raise
 
 

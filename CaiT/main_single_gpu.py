@@ -30,7 +30,7 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')
     parser.flag('num_classes', type=int)
-    parser.flag('pretrained', help="anyone's checkpoint, with or without extension", metavar='PATH')
+    parser.flag('pretrained', help='a checkpoint, with or without extension', metavar='PATH')
     parser.flag('resume', help='a .pdstate file or its folder, or auto for the newest', metavar='PATH')
     parser.flag('last_epoch', type=int, help='count this many epochs as done')
     parser.flag('epochs', type=int)

@@ -50,12 +50,13 @@ class Dtype(Inert):
 
     def __init__(self, text: Any) -> None:
         super().__init__('numpy.dtype')
+        text = text.decode('latin1') if isinstance(text, bytes) else text  # of Python 2
         self.value = np.dtype(text) if isinstance(text, str) and _NUMBERS.fullmatch(text) else None
 
     def set_order(self, state: Any) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if self.value is not None and order in ('<', '>'):
-            self.value = self.value.newbyteorder(order)
+        if self.value is not None and order in ('<', '>', b'<', b'>'):
+            self.value = self.value.newbyteorder(order.decode() if isinstance(order, bytes) else order)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ MAX_ITEMS = 20_000_000     # items of the structure, shared ones counted each ti
 SPARE_BYTES = 64 << 20     # what may be allocated beyond four times the file
 MAX_DIGITS = 100           # of an integer; nobody's weights need more
 
+def load(file: IO[bytes], encoding: str = 'latin1') -> Any:
+    """The content of one pickle in a file opened for bytes: arrays, numbers, text, dict, list and tuple.
+
+    ``encoding`` is that of ``pickle.load``: 'bytes' keeps the text of Python 2 as bytes. InputError for any other
+    object and an exhausted budget; a damaged pickle may raise any exception.
+    """
+    return Unpickler(file, encoding).load()
+
+
 class _Bounded:
     """A file that never allocates more than it holds, whatever length is asked for."""
 
@@ -59,9 +68,9 @@ class Unpickler(pickle._Unpickler):
     """
     admitted = ADMITTED
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], encoding: str = 'latin1') -> None:
         bounded = _Bounded(file)
-        super().__init__(bounded, encoding='latin1')
+        super().__init__(bounded, encoding=encoding)
         self.steps, self.spare = 0, 4 * bounded.size + SPARE_BYTES
 
     def load(self) -> Any:
@@ -80,8 +89,8 @@ class Unpickler(pickle._Unpickler):
             return Global(module, name, self.admitted[module, name])
         if self.is_inert(module, name):
             return Global(module, name)
-        raise InputError(f'asks for {shown(module)}.{shown(name)} when it is read; refused, nothing of it was run: '
-                         'expected arrays, numbers, text and containers')
+        raise InputError(f'the pickle refers to {shown(module)}.{shown(name)}; refused, nothing of it was run: only '
+                         'arrays, numbers, text and containers are loaded')
 
     def is_inert(self, module: str, name: str) -> bool:
         return is_inert(module, name)

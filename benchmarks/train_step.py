@@ -3,6 +3,7 @@
 
     bash benchmarks/make_peers.sh peers
     python benchmarks/train_step.py --peer-python peers/bin/python
+    python benchmarks/train_step.py --before ../another-checkout      ours against an earlier commit's, without timm
 
 float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 that lie in memory; stochastic depth as
 published. `ours` is one update of CaiT.training.trainer as a user gets it; `plain` the same with everything off that
@@ -111,10 +112,10 @@ def serve(side: str, batch: int) -> None:
 class Side:
     """A running ``serve`` process."""
 
-    def __init__(self, name: str, python: str, batch: int) -> None:
+    def __init__(self, name: str, python: str, batch: int, script: str = __file__) -> None:
         environment = {**os.environ, 'CAIT_RUNTIME': 'off'} if name == 'plain' else None
-        self.name = name
-        self.process = subprocess.Popen([python, __file__, '--serve', name, '--batches', str(batch)], text=True,
+        self.name, side = name, 'ours' if name == 'before' else name
+        self.process = subprocess.Popen([python, script, '--serve', side, '--batches', str(batch)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self.settings = self._answer()['settings']
 
@@ -136,9 +137,10 @@ class Side:
         self.process.wait()
 
 
-def measure(batch: int, rounds: int, pythons: Dict[str, str]) -> Tuple[Dict[str, Any], str]:
-    """Rates and memory of all sides at one batch size, and the settings of ours."""
-    sides = [Side(name, python, batch) for name, python in pythons.items()]
+def measure(batch: int, rounds: int, commands: Dict[str, Tuple[str, str]],
+            reference: str) -> Tuple[Dict[str, Any], str]:
+    """Rates and memory of all sides ({name: (interpreter, script)}) at one batch size, and the settings of ours."""
+    sides = [Side(name, python, batch, script) for name, (python, script) in commands.items()]
     rates: Dict[str, List[float]] = {side.name: [] for side in sides}
     peaks: Dict[str, float] = {}
     for number in range(rounds + 1):
@@ -154,8 +156,8 @@ def measure(batch: int, rounds: int, pythons: Dict[str, str]) -> Tuple[Dict[str,
         side.close()
     rows = {name: {
         'images/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
-        'against timm': round(statistics.median(a / b for a, b in zip(found, rates['timm'])), 2),
-        'peak MB': round(peaks[name]), 'memory against timm': round(peaks[name] / peaks['timm'], 2),
+        f'against {reference}': round(statistics.median(a / b for a, b in zip(found, rates[reference])), 2),
+        'peak MB': round(peaks[name]), f'memory against {reference}': round(peaks[name] / peaks[reference], 2),
         'rounds': [round(rate, 2) for rate in found]} for name, found in rates.items()}
     return rows, sides[0].settings
 
@@ -176,22 +178,27 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.flag('batches', nargs='+', type=int, default=[16, 32])
     parser.flag('rounds', type=int, default=9)
     parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('before', help='a checkout of an earlier commit to compare with instead of timm', metavar='FOLDER')
     parser.flag('serve', choices=SIDES, help='be one side; the program starts these itself')
     flags = parser.parse_args(arguments)
     if flags.serve:
         serve(flags.serve, flags.batches[0])
         return
-    if not flags.peer_python:
+    if not (flags.peer_python or flags.before):
         raise InputError('--peer-python: found nothing, expected an interpreter with timm and torch')
-    packages = {'ours': versions(sys.executable, 'paddlepaddle', 'numpy'),
-                'timm': versions(flags.peer_python, 'torch', 'timm')}
+    packages = {'ours': versions(sys.executable, 'paddlepaddle', 'numpy')}
+    commands, reference = {'ours': (sys.executable, __file__)}, 'before' if flags.before else 'timm'
+    if flags.before:
+        commands['before'] = sys.executable, str(Path(flags.before) / 'benchmarks' / 'train_step.py')
+    else:
+        packages['timm'] = versions(flags.peer_python, 'torch', 'timm')
+        commands.update(plain=(sys.executable, __file__), timm=(flags.peer_python, __file__))
     load = os.getloadavg()[0]
-    pythons = {'ours': sys.executable, 'plain': sys.executable, 'timm': flags.peer_python}
     results, settings = {}, ''
     for batch in flags.batches:
-        results[batch], settings = measure(batch, flags.rounds, pythons)
-    line = ('batch {:<3} {:<6} {images/s:>6.2f} images/s (best {best:>6.2f}) {against timm:>5.2f}x timm, '
-            'peak {peak MB:>5} MB {memory against timm:>5.2f}x')
+        results[batch], settings = measure(batch, flags.rounds, commands, reference)
+    line = ('batch {:<3} {:<6} {images/s:>6.2f} images/s (best {best:>6.2f}) {against REF:>5.2f}x REF, '
+            'peak {peak MB:>5} MB {memory against REF:>5.2f}x').replace('REF', reference)
     for batch, found in results.items():
         for name, row in found.items():
             print(line.format(batch, name, **row))

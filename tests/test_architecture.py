@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
 FLOORS = {'models': {'weights'}, 'config.py': {'models'}, 'data': set(), 'weights': {'models'},
           'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
           'deploy': {'models', 'config', 'data', 'weights'}}
-GROUND = {'errors', 'files', 'cli', 'runtime', '__version__', 'config_layers', 'pickled_objects', 'safe_json',
+GROUND = {'errors', 'files', 'cli', 'checks', 'runtime', '__version__', 'config_layers', 'pickled_objects', 'safe_json',
           'safe_pickle', 'safe_yaml'}
 
 

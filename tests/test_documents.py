@@ -201,3 +201,12 @@ def test_following_the_chinese_readme_leads_to_a_classified_image(tmp_path):
         said = done.stdout
         assert done.returncode == 0, f'{" ".join(words)}\n{said}'
     assert re.search(r'^image_name: dataset/digits/valid/\S+, class_id: \d, prob: 0\.\d{4}$', said, re.M)
+
+
+@pytest.mark.parametrize('number', range(4))
+def test_the_python_page_runs(number):
+    block = list(blocks(text_of('docs/python.md'), 'python'))[number][1]
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', block], cwd=ROOT, capture_output=True, text=True,
+                            timeout=120)
+    assert result.returncode == 0, result.stderr[-500:]
+    assert number or re.search(r'^acceleration: oneDNN \S+ in 42 layers, 4 blocks; \d+ threads$', result.stdout, re.M)

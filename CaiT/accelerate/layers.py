@@ -92,12 +92,46 @@ class FastClassBlock(cait.ClassBlock):
         return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
 
 
+class FastCaiT(cait.CaiT):
+    def embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        patches = self.pos_drop(add_positions(self.patch_embed(x), self.pos_embed))
+        return self.cls_token.expand([patches.shape[0], -1, -1]), patches
+
+
+class FastViT(vit.ViT):
+    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
+        return embed_with_prefix(self, x)
+
+
+class FastDeiT(vit.DeiT):
+    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
+        return embed_with_prefix(self, x)
+
+
+class FastDistilledDeiT(vit.DistilledDeiT):
+    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
+        return embed_with_prefix(self, x)
+
+
 FAST: Dict[type, type] = {
     nn.Linear: FastLinear, layers.LayerNorm: FastLayerNorm, nn.GELU: FastGELU, layers.PatchEmbed: FastPatchEmbed,
     cait.ClassAttention: FastClassAttention, cait.Block: FastCaiTBlock, cait.ClassBlock: FastClassBlock,
-    vit.Block: FastViTBlock}
+    vit.Block: FastViTBlock, cait.CaiT: FastCaiT, vit.ViT: FastViT, vit.DeiT: FastDeiT,
+    vit.DistilledDeiT: FastDistilledDeiT}
 BLOCKS = (FastCaiTBlock, FastClassBlock, FastViTBlock)
 PLAIN = {*FAST, *FAST.values(), nn.Conv2D, layers.Mlp, cait.HeadMix, cait.TalkingHeadAttention, vit.Attention}
+
+
+def embed_with_prefix(model: vit.ViT, x: paddle.Tensor) -> paddle.Tensor:
+    """``ViT.embed``."""
+    patches = model.patch_embed(x)
+    prefix = [getattr(model, name).expand([patches.shape[0], -1, -1]) for name in model.prefix]
+    return model.pos_drop(add_positions(paddle.concat([*prefix, patches], axis=1), model.pos_embed))
+
+
+def add_positions(x: paddle.Tensor, pos_embed: paddle.Tensor) -> paddle.Tensor:
+    """x [B, N, C] plus pos_embed [1, N, C]."""
+    return functions.add_to_each(x, pos_embed) if functions.is_eligible(x, pos_embed) else x + pos_embed
 
 
 def is_plain(*among: nn.Layer) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``metadata.json``: everything about an exported model that its graph does not say.
+"""``metadata.json``: what inference needs to know about an exported model beyond its graph.
 
-Inference reads it instead of guessing: the model's name and classes, how images reach it, which files belong to
-which engine and precision, and how far each of them was from the dynamic model when it was exported.
+The model's name and classes, the preprocessing of images, the files of each engine and precision, and their measured
+differences from the dynamic model.
 """
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 FILE = 'metadata.json'
 FORMAT = 1
@@ -26,7 +25,7 @@ PRECISIONS = ('fp32', 'bf16', 'int8')
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """One engine's model at one precision: ``files`` are {name: bytes}, the first is the graph to load."""
+    """One engine's model at one precision: ``files`` are {name: size in bytes}, the first is the graph to load."""
 
     engine: str
     precision: str
@@ -41,7 +40,7 @@ class Artifact:
 
 @dataclasses.dataclass
 class Metadata:
-    """What stands in the file; ``data`` says how an image becomes an array."""
+    """The content of the file; ``data`` is the preprocessing."""
 
     model: str
     num_classes: int
@@ -53,7 +52,8 @@ class Metadata:
 
     def artifact(self, engine: str, precision: str, input_kind: str) -> Optional[Artifact]:
         """The artifact of that engine, precision and input, None when it was not exported."""
-        return next((one for one in self.artifacts if one.key == (engine, precision, input_kind)), None)
+        key = engine, precision, input_kind
+        return next((artifact for artifact in self.artifacts if artifact.key == key), None)
 
     def as_dict(self) -> Dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -86,7 +86,7 @@ def read(folder: PathLike) -> Metadata:
 
 
 def _artifact(values: Dict[str, Any]) -> Artifact:
-    """An artifact from its JSON; exports before version 0.2 call the number of compared images 'pictures'."""
+    """An artifact from its JSON; older exports call the number of compared images 'pictures'."""
     measured = values['parity']
     if 'pictures' in measured:
         values = {**values, 'parity': {'images': measured['pictures'],
@@ -108,7 +108,7 @@ def check_files(folder: PathLike, artifact: Artifact) -> Path:
 
 def sha256(path: PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
-    import hashlib  # of the export only: inference compares sizes
+    import hashlib  # for export only: inference compares sizes
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):

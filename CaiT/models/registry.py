@@ -57,7 +57,7 @@ class Alias:
 
 @functools.lru_cache(maxsize=None)
 def _tables() -> tuple:
-    """({public name: row}, {alias: Alias}, {family: row of the constructor's defaults}) over all families."""
+    """({public name: row}, {alias: public name}, {family: row of the constructor's defaults}) over all families."""
     variants, aliases, generic = {}, {}, {}
     for module in sorted(info.name for info in pkgutil.iter_modules(CaiT.models.__path__)):
         family = importlib.import_module(f'CaiT.models.{module}') if module != 'registry' else None
@@ -114,8 +114,9 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, load_op
     """Build a model by name: a plain Paddle layer, in training mode.
 
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
-    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is a path to anyone's checkpoint; what loading
-    did is then in ``model.load_report``; ``load_options`` are further arguments of ``load_weights`` (``use_ema``).
+    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known
+    source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is
+    then in ``model.load_report``; ``load_options`` are further arguments of ``load_weights`` (``use_ema``).
     ``model.default_cfg`` holds num_classes and the data config, that of the weights where it is known. Raises
     InputError for an unknown name or argument, an impossible combination, or weights that do not fit
     (``strict=False`` accepts missing and extra ones).
@@ -129,14 +130,13 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, load_op
         if ours != key and ours in overrides:
             raise InputError(f'model {variant.name}: found both {key} and {ours}, expected one of them')
         arguments[ours] = value
-    if pretrained is True:
-        raise InputError(f'model {variant.name}: pretrained=True: no download of weights yet, expected the path of a '
-                         'checkpoint')
     model = variant.model(**arguments)
     model.default_cfg = {**variant.data, 'image_size': arguments['image_size'],
                          'num_classes': arguments['num_classes'], 'architecture': variant.name}
     if pretrained:
         from CaiT.weights.translate import load_weights  # weights builds on models: imported only when needed
-        model.load_report = load_weights(model, pretrained, strict=strict, **(load_options or {}))
+        from CaiT.weights.zoo import local_path
+        path = local_path(pretrained, variant.name)
+        model.load_report = load_weights(model, path, strict=strict, **(load_options or {}))
         model.default_cfg.update(model.load_report.data or {})
     return model

@@ -82,7 +82,7 @@ def _free_name(folder: Path, stem: str, taken: set) -> Path:
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.flag('cfg', metavar='FILE', help='YAML file, see CaiT/configs')
-    parser.flag('pretrained', metavar='PATH', help="anyone's checkpoint, with or without extension")
+    parser.flag('pretrained', metavar='PATH', help='a checkpoint, with or without extension')
     parser.flag('img_path', metavar='PATH', help='an image, a folder or a list file')
     parser.flag('output_dir', type=Path, default=Path('output/attention'), metavar='FOLDER',
                 help='default: output/attention')

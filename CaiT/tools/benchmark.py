@@ -127,7 +127,7 @@ def ours(folder: str, batch: int, threads: int) -> Contenders:
     random = np.random.default_rng(0)
 
     def enter(name: str, predictor: Predictor) -> None:
-        shape = (batch, *predictor.image_shape)
+        shape = (batch, *predictor.input_shape)
         raw = predictor.options.input == 'uint8'
         images = (random.integers(0, 256, shape, np.uint8) if raw else random.standard_normal(shape, np.float32))
         contenders[name] = window(lambda: predictor.engine.run(images), batch)

@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from CaiT import safe_json
 from CaiT.errors import InputError
 from CaiT.safe_yaml import load_yaml
+from CaiT.weights import zoo
 
 DATA_CONFIG = 'cait.data_config'  # under this name writers put it into a file, as JSON
 KEYS = ('mean', 'std', 'crop_pct', 'interpolation')
@@ -59,6 +60,9 @@ def find(path: str, source: str, family: str, image_size: int, metadata: Mapping
         found = reader(beside, file) if beside.is_file() else None
         if found:
             return _checked(found, str(beside)), str(beside)
+    entry = next((entry for entry in zoo.entries() if entry.filename == file.name), None)
+    if entry:
+        return {key: entry.data[key] for key in KEYS}, f'zoo: {entry.key}'
     if source == 'timm':
         source = next((known for pattern, known in FILE_NAMES if re.search(pattern, file.name)), source)
     known = SOURCES.get(source, {}).get(family)

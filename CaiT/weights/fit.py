@@ -37,7 +37,7 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
     missing = [name for name in shapes if name not in arrays and name not in report.initial]
     unexpected = [name for name in arrays if name not in shapes]
     if strict and (missing or unexpected):
-        raise InputError(f'{report.path}: is not of this model: ' + _misfit(missing, unexpected))
+        raise InputError(f'{report.path}: is not of this model: ' + _mismatch(missing, unexpected))
     kept = {name: arrays[name] for name in shapes if name in arrays}
     if not kept:
         raise InputError(f'{report.path}: has no array of this model')
@@ -78,7 +78,7 @@ def _leave_heads(shapes: Mapping[str, Sequence[int]], report: LoadReport) -> Non
         report.initial += heads
 
 
-def _misfit(missing: List[str], unexpected: List[str]) -> str:
+def _mismatch(missing: List[str], unexpected: List[str]) -> str:
     parts = []
     for title, names in (('lacks', missing), ('has in excess', unexpected)):
         if names:
@@ -144,9 +144,9 @@ def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: L
     if name == kernel and len(found) == len(wanted) == 4 and found[1] != wanted[1] and found[::2] == wanted[::2]:
         text += f': weights for images of {found[1]} channels, a model for {wanted[1]} (MODEL.IN_CHANNELS)'
     elif name == kernel and len(wrong) == 1:
-        text += ': weights of another patch size fit no model but their own'
+        text += ': weights of another patch size cannot be adapted'
     elif is_linear(name, arrays[name]) and arrays[name].shape[::-1] == tuple(shapes[name]):
-        text += f': the Linears are not laid out {report.layout}, as {report.publisher} names have it'
+        text += f': the Linear weights are not laid out {report.layout}, the layout of {report.source} checkpoints'
     raise InputError(text + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''))
 
 

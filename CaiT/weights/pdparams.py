@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any, Dict
 
-from CaiT.safe_pickle import Unpickler
+from CaiT import safe_pickle
 
 
 def read_pdparams(path: str) -> Any:
     """What a ``.pdparams`` file holds: nested dicts of arrays and whatever stands beside them."""
     with open(path, 'rb') as file:
-        return Unpickler(file).load()
+        return safe_pickle.load(file)
 
 
 def read_trailer(path: str, name: str) -> Dict[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
 from CaiT import safe_json
 from CaiT.errors import InputError, shown
+from CaiT.files import PathLike
 from CaiT.weights import sharded
 from CaiT.weights.archives import open_zip, read_npz
 from CaiT.weights.bfloat16 import Bfloat16
@@ -46,12 +47,12 @@ class Checkpoint:
     metadata: Dict[str, str] = field(default_factory=dict)
 
 
-def read(path: Union[str, os.PathLike], use_ema: bool = False, key: str = '') -> Dict[str, np.ndarray]:
+def read(path: PathLike, use_ema: bool = False, key: str = '') -> Dict[str, np.ndarray]:
     """The arrays of a weight file under the names they have there; InputError when it is not one."""
     return read_checkpoint(path, use_ema, key).arrays
 
 
-def read_checkpoint(path: Union[str, os.PathLike], use_ema: bool = False, key: str = '') -> Checkpoint:
+def read_checkpoint(path: PathLike, use_ema: bool = False, key: str = '') -> Checkpoint:
     """The arrays of a weight file, its format and its layout. Every fault of the file is an InputError of one line.
 
     ``use_ema`` and ``key`` choose among several models in one file, see ``containers.select``.
@@ -116,7 +117,7 @@ def _take(chosen: StateDict, checkpoint: Checkpoint) -> None:
         checkpoint.arrays[name] = value if isinstance(value, np.ndarray) else value.array()
 
 
-def resolve(path: Union[str, os.PathLike]) -> str:
+def resolve(path: PathLike) -> str:
     """``path`` itself when it is a file, else ``path`` with the first of EXTENSIONS that makes it one."""
     path = Path(path).expanduser()
     for candidate in [path, *(Path(f'{path}{extension}') for extension in EXTENSIONS)]:
@@ -146,7 +147,7 @@ def _recognize(path: str) -> str:
         return 'safetensors'  # a truncated one
     if _opens_as_mindspore(head):
         return 'MindSpore'
-    raise InputError(f'its first bytes are of no weight format known here ({", ".join(EXTENSIONS)})')
+    raise InputError(f'its first bytes match no known weight format ({", ".join(EXTENSIONS)})')
 
 
 def _recognize_zip(path: str) -> str:

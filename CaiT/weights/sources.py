@@ -131,9 +131,9 @@ def probably(names: Iterable[str]) -> str:
 
 def not_ours(names: List[str]) -> InputError:
     """The error for names of no source."""
-    listed = ', '.join(shown(name) for name in names[:3]) + (', …' if len(names) > 3 else '')
+    listed = ', '.join(shown(name) for name in names[:3])
     known = dict.fromkeys(source.name for source in SOURCES)
-    return InputError(f'its names ({listed}) are of no source known here: {", ".join(known)}{probably(names)}')
+    return InputError(f'its names ({listed}, …) match no known checkpoint source: {", ".join(known)}{probably(names)}')
 
 
 def public_name(source: CheckpointSource, name: str) -> str:

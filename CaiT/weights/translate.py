@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From anyone's checkpoint to the arrays of one of our models: the one way of a weight.
+"""Loading a checkpoint of any supported source into a model.
 
 ``rename`` turns a source's names and layout into public names and Paddle's layout; ``fit`` makes the arrays those
 of one model (another number of patches, of classes) or says in one line why they are not; ``load_weights`` does both
@@ -7,13 +7,13 @@ and sets the model. The first two know nothing of Paddle: arrays and shapes in, 
 """
 from __future__ import annotations
 
-import os
 import re
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 from CaiT.weights import data_configs
 from CaiT.weights.fit import Arrays, check_finite, fit, is_linear
 from CaiT.weights.load_report import LoadReport
@@ -28,24 +28,24 @@ _HEADER_HINT = f", unless its header says {{'format': 'pd'}} for Paddle's {PADDL
 COUNTERS = ('n_averaged', 'num_updates', 'decay')
 
 
-def load_weights(model: 'nn.Layer', path: Union[str, os.PathLike], strict: bool = True, whole: bool = False,
+def load_weights(model: 'nn.Layer', path: PathLike, strict: bool = True, require_all: bool = False,
                  use_ema: bool = False, key: str = '', new_head: Optional[bool] = None) -> LoadReport:
-    """Set the weights of ``model`` from anyone's checkpoint and return what was done, for the caller to print.
+    """Set the weights of ``model`` from a checkpoint of any supported source; returns a report for the caller to print.
 
-    ``path`` may leave out the extension. Nothing is set unless everything fits and every number is finite; see ``fit``
-    for what fits and for ``strict``. With ``whole`` nothing may be left at initialization, which is for models that are
-    about to answer: a random head would look like success. ``use_ema`` and ``key`` choose among several models in the
-    file (``containers.select``). ``new_head``: whether a file without a classifier may leave the model's at its
-    initialization; None: unless the model is for ImageNet's 1000 classes, which say no fine-tuning. Raises InputError,
-    one line, for a file that is damaged, hostile, unknown or of another model. Beside the model, memory holds the
-    file's arrays once.
+    ``path`` may omit the extension. No parameter is set unless all arrays fit and every number is finite; see ``fit``
+    for what fits and for ``strict``. With ``require_all`` no parameter may stay at its initial value, which is for
+    evaluation, prediction and export: with a randomly initialized head they would seem to work. ``use_ema`` and ``key``
+    choose among several models in the file (``containers.select``). ``new_head``: whether a file without a classifier
+    may leave the model's at its initial value; None: unless the model has ImageNet's 1000 classes, which say nothing of
+    fine-tuning. Raises InputError for a file that is damaged, malicious, of an unknown format or of another model.
+    Besides the model, the file's arrays are in memory once.
     """
     checkpoint = read_checkpoint(path, use_ema, key)
     arrays, report = rename(checkpoint, getattr(model, 'family', ''))
     parameters = model.state_dict()
     new_head = model.num_classes != 1000 if new_head is None else new_head
     arrays = fit(arrays, {name: tuple(p.shape) for name, p in parameters.items()}, report, strict, new_head)
-    if whole and report.initial:
+    if require_all and report.initial:
         raise InputError(f'{report.path}: does not hold {report.initial[0]} for {model.num_classes} classes; give the '
                          'number of classes it was trained with (-num_classes) and its config (-cfg)')
     check_finite(arrays, report.path)
@@ -144,7 +144,7 @@ def _names(checkpoint: Checkpoint) -> Tuple[CheckpointSource, str, Dict[str, Lis
     for name, parts in names.items():
         words = [word for part in parts for word in source.joined if f'.{word}.' in part]
         if len(parts) > 1 and sorted(words) != sorted(source.joined):
-            raise InputError(f'{checkpoint.path}: {", ".join(parts)} are all {name} here, expected one of them')
+            raise InputError(f'{checkpoint.path}: {", ".join(parts)} all stand for {name}, expected one of them')
         if words:
             parts.sort(key=lambda part: [f'.{word}.' in part for word in source.joined], reverse=True)
     return source, prefix, names, dropped
@@ -157,5 +157,5 @@ def _check_layout(arrays: Arrays, report: LoadReport) -> None:
         if bias is not None and array.shape[0] != array.shape[1] and bias.shape == array.shape[:1]:
             other = TORCH if report.layout == PADDLE else PADDLE
             hint = _HEADER_HINT if report.format == 'safetensors' else ''
-            raise InputError(f'{report.path}: {name} is laid out {other}, but {report.publisher} names in a '
+            raise InputError(f'{report.path}: {name} is laid out {other}, but {report.source} names in a '
                              f'{report.format} file mean {report.layout}{hint}')

@@ -5,14 +5,14 @@ Arrays come in under public names in Paddle's layout, as ``translate.rename`` gi
 """
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import IO, Any, Dict, Mapping, Optional, Union
+from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 from CaiT.weights.data_configs import DATA_CONFIG, dump
 from CaiT.weights.fit import is_linear
 from CaiT.weights.sources import PADDLE, TORCH
@@ -21,7 +21,7 @@ from CaiT.weights.sources import PADDLE, TORCH
 _HEADER = {PADDLE: {'format': 'pd'}, TORCH: {'format': 'pt'}}
 
 
-def check_output(path: Union[str, os.PathLike], layout: str) -> None:
+def check_output(path: PathLike, layout: str) -> None:
     """Raise InputError when ``path`` cannot be written in ``layout``."""
     suffix = Path(path).suffix
     if suffix not in ('.pdparams', '.safetensors'):

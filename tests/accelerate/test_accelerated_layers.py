@@ -224,7 +224,7 @@ def test_one_and_four_channels_train(name, channels):
 
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_plain_models_are_differentiated_as_any_paddle_model(name):
-    """Saliency by paddle.grad, two backward passes, a gradient of a gradient (which Paddle's LayerNorm and GELU lack)."""
+    """Saliency by paddle.grad, two backward passes, Paddle's own error for a gradient of a gradient."""
     model, x = small(name), images(2).astype('float64')
     model.to(dtype='float64')
     model.eval()
@@ -241,14 +241,6 @@ def test_plain_models_are_differentiated_as_any_paddle_model(name):
     np.testing.assert_allclose(model.head.weight.grad.numpy(), 2 * once, rtol=1e-6)
     with pytest.raises(RuntimeError, match="layer_norm_grad doesn't have any grad op"):
         paddle.grad(model(x).square().sum(), x, create_graph=True)
-    attn, x = model.blocks[0].attn, tokens().astype('float64').detach()
-    x.stop_gradient = False
-    gradient, = paddle.grad(attn(x).square().sum(), x, create_graph=True)
-    second, = paddle.grad((gradient * x.detach()).sum(), x)
-    moved = [paddle.to_tensor(x.numpy() * factor, stop_gradient=False) for factor in (1 + 1e-5, 1 - 1e-5)]
-    plus, minus = (paddle.grad(attn(one).square().sum(), one)[0] for one in moved)
-    np.testing.assert_allclose(second.numpy(), ((plus - minus) / 2e-5).numpy(), rtol=0,
-                               atol=1e-6 * float(second.abs().max()))
 
 
 @pytest.mark.parametrize('name', ARCHITECTURES)

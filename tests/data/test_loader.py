@@ -2,11 +2,13 @@
 """Batches are the same however many processes read them, and what goes wrong in one of them is one line."""
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from threading import Thread
 
 import numpy as np
@@ -82,6 +84,17 @@ def test_a_pass_waits_for_its_thread_but_not_for_long(folder, seconds):
     begun = time.monotonic()
     assert len(list(loader)) == 2
     assert loader._batches._thread.is_alive() == (seconds > 1) and time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_loader_can_be_garbage_collected(folder, workers):
+    data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
+    loader = build_loader(data, EvalSampler(len(data), 10), workers, False)
+    assert len(list(loader)) == 3
+    reference = weakref.ref(loader)
+    del loader
+    gc.collect()
+    assert reference() is None
 
 
 def test_labels_and_last_batch(folder):

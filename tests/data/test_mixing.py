@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CaiT.data.mixing import MODES, Mixing, cut_box, smooth_one_hot
+from CaiT.data.mixing import MODES, Mixing, random_box, smooth_one_hot
 from CaiT.errors import InputError
 
 CLASSES = 7
@@ -17,8 +17,8 @@ def batch(count: int = 6, size: int = 20):
     return images, np.arange(count) % CLASSES
 
 
-def shares(images: np.ndarray) -> np.ndarray:
-    """Of each image, the mean share that is its own rather than its partner's."""
+def own_weight(images: np.ndarray) -> np.ndarray:
+    """Of each image, the mean lam that is its own rather than its partner's."""
     count = len(images)
     own, other = np.arange(count), np.arange(count)[::-1]
     return (images.mean((1, 2, 3)) - other) / (own - other)
@@ -29,19 +29,19 @@ def shares(images: np.ndarray) -> np.ndarray:
 def test_targets_carry_exactly_the_shares_of_the_images(mode, mixup, cutmix, rng):
     mixing = Mixing(mixup, cutmix, CLASSES, 6, mode=mode, label_smoothing=0.1)
     images, labels = batch()
-    before, drawn = images.copy(), []
+    before, lams = images.copy(), []
     for _ in range(40):
         mixed, targets = mixing(images, labels, rng)
-        share = shares(mixed)[:, None]
+        lam = own_weight(mixed)[:, None]
         clean = smooth_one_hot(labels, CLASSES, 0.1)
         assert mixed.dtype == targets.dtype == np.float32 and mixed.shape == images.shape
-        np.testing.assert_allclose(targets, clean * share + clean[::-1] * (1 - share), atol=2e-6)
+        np.testing.assert_allclose(targets, clean * lam + clean[::-1] * (1 - lam), atol=2e-6)
         np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
-        drawn.append(share[:, 0])
-    drawn = np.array(drawn)
-    assert len(np.unique(drawn.round(3))) > 15
-    assert np.ptp(drawn, axis=1).max() < 1e-5 if mode == 'batch' else np.ptp(drawn[:, :3], axis=1).max() > 0.5
-    difference = np.abs(drawn - drawn[:, ::-1]).max()  # from image to partner
+        lams.append(lam[:, 0])
+    lams = np.array(lams)
+    assert len(np.unique(lams.round(3))) > 15
+    assert np.ptp(lams, axis=1).max() < 1e-5 if mode == 'batch' else np.ptp(lams[:, :3], axis=1).max() > 0.5
+    difference = np.abs(lams - lams[:, ::-1]).max()  # from image to partner
     assert difference > 0.5 if mode == 'elem' else difference < 1e-5
     np.testing.assert_array_equal(images, before)
 
@@ -65,10 +65,10 @@ def test_label_smoothing_by_value():
 
 
 def test_box_has_the_wanted_area_and_the_share_is_corrected_at_the_border(rng):
-    found = [cut_box((100, 80), 0.64, rng) for _ in range(500)]
+    found = [random_box((100, 80), 0.64, rng) for _ in range(500)]
     sizes = np.array([[b.stop - b.start for b in box] for box, _ in found])
     assert sizes.max(0).tolist() == [60, 48]  # sqrt(1 - 0.64) = 0.6 of each side
-    left = np.array([share for _, share in found])
+    left = np.array([lam for _, lam in found])
     np.testing.assert_allclose(left, 1 - sizes.prod(1) / 8000)
     assert left.min() == pytest.approx(0.64) and left.max() > 0.8
 

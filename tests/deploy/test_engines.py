@@ -46,7 +46,7 @@ def exported(request, checks, tmp_path_factory):
 
 def logits(folder: str, backend: str, precision: str, kind: str, checks, count: int, batch: int = 8) -> np.ndarray:
     predictor = Predictor(folder, backend, Options(precision, kind, 2, batch))
-    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.image_shape)))
+    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.input_shape)))
 
 
 def test_paddle_copies_no_attention(exported):
@@ -54,7 +54,7 @@ def test_paddle_copies_no_attention(exported):
     script = ('import sys, numpy as np; from CaiT.deploy.engines import Options; '
               'from CaiT.deploy.predictor import Predictor; '
               "model = Predictor(sys.argv[1], 'paddle', Options('fp32', 'float', 2, 2)); "
-              'model.logits(np.zeros((2, *model.image_shape), np.float32))')
+              'model.logits(np.zeros((2, *model.input_shape), np.float32))')
     said = subprocess.run([sys.executable, '-c', script, exported[1]], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, 'ONEDNN_VERBOSE': '1'}, check=True).stdout
     run = [line.split(',') for line in said.splitlines() if line.startswith('onednn_verbose') and ',exec,' in line]
@@ -93,7 +93,7 @@ def test_parity_is_written_for_every_artifact(exported):
     artifacts = metadata.read(exported[1]).artifacts
     assert len(artifacts) == 2 * sum(offered(*pair) for pair in PAIRS)
     for one in artifacts:
-        assert one.parity['images'] == 7 and one.parity['relative'] <= parity.LIMITS[one.precision]
+        assert one.parity['images'] == 7 and one.parity['relative'] <= parity.TOLERANCES[one.precision]
         assert ('calibration' in one.parity) == (one.precision == 'int8')
 
 

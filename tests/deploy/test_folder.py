@@ -53,7 +53,7 @@ def infer(*words: str) -> subprocess.CompletedProcess:
 def test_order_and_errors(folder, workers):
     paths = sorted(str(path) for path in folder.iterdir()) * 8
     transform = eval_transform(small_data())
-    found = list(feed.decoded(paths, transform, workers))
+    found = list(feed.decode_all(paths, transform, workers))
     assert [path for path, _ in found] == paths
     for path, array in found:
         if path.endswith('2a.jpg'):
@@ -74,7 +74,7 @@ def die(path: str) -> None:
 
 def test_a_dead_worker_is_said():
     with pytest.raises(InputError, match='a decoding process died'):
-        list(feed.decoded(['a'] * 4, die, 1))
+        list(feed.decode_all(['a'] * 4, die, 1))
 
 
 def test_shards_are_everything_once():
@@ -126,7 +126,7 @@ def test_progress_counts_and_measures(monkeypatch):
     progress.step(4)
     assert '4/8  1.0 images/s  ETA 0:00:04' in stream.getvalue()
     now[0] = 15
-    assert progress.busy == 0.5 and progress.rate == 0.8
+    assert progress.utilization == 0.5 and progress.images_per_second == 0.8
 
 
 def test_folder_from_the_command_line(exported, folder, tmp_path):

@@ -44,7 +44,7 @@ def test_maxima_are_those_of_all_batches():
 
 
 def test_only_gemms_with_weights_that_see_every_token_are_rounded():
-    names = quantize.weight_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
+    names = quantize.quantized_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
     assert names and all(name.startswith('blocks.') for name in names)
     assert not [name for name in names if 'fc2' in name or 'proj_' in name or 'token_only' in name]
     assert sum(name.endswith('.mlp.fc1') for name in names) == 3

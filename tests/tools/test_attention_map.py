@@ -10,7 +10,7 @@ import pytest
 from CaiT.errors import InputError
 from CaiT.tools import attention_map
 from tests.models.small import SIDE, small
-from tests.models.small import pictures as images
+from tests.models.small import images
 
 
 @pytest.mark.parametrize('name, prefix', [('cait_xxs24_224', 1), ('vit_tiny_patch16_224', 1),

@@ -33,13 +33,13 @@ def format_of(path):
 
 
 @pytest.mark.parametrize('suffix', ['.pdparams', '.safetensors'])
-@pytest.mark.parametrize('publisher', ['timm', 'paddlevit', 'passl'])
-def test_round_trip_is_exact(tmp_path, publisher, suffix):
+@pytest.mark.parametrize('source_name', ['timm', 'paddlevit', 'passl'])
+def test_round_trip_is_exact(tmp_path, source_name, suffix):
     arrays = rule.tiny()
-    if publisher == 'timm':
+    if source_name == 'timm':
         source = c.write_safetensors(tmp_path / 'in.safetensors', arrays)
     else:
-        source = c.write_pdparams(tmp_path / 'in.pdparams', getattr(c, publisher)(arrays))
+        source = c.write_pdparams(tmp_path / 'in.pdparams', getattr(c, source_name)(arrays))
     content = source.read_bytes()
     ours, back = tmp_path / f'ours{suffix}', tmp_path / 'new' / 'timm.safetensors'
     convert_weights.convert(str(source), str(ours))

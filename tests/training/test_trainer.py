@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import numpy as np
 import paddle
 import pytest
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, NonFiniteError
 from CaiT.training import checkpoint, jobs
 from CaiT.training.logger import RunLogger
 from CaiT.training.trainer import Trainer, grouped, step_seed
@@ -135,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(config, tmp_path):
     job = trainer(config(), tmp_path)
     job._save('last')
     job.model.head.bias.set_value(np.array([np.nan, 0, 0], 'float32'))
-    with pytest.raises(InputError, match=r'loss is nan at epoch 1, step 0, LR 1e-06; last good checkpoint: .*last'):
+    with pytest.raises(NonFiniteError, match=r'loss is nan at epoch 1, step 0, LR 1e-06; last good checkpoint: .*last'):
         job.fit()
 
 
@@ -192,7 +193,7 @@ def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_
     def signalled(model, loader, *rest):
         calls.append(loader)
         if len(calls) == 2:  # in the middle of epoch 1's second evaluation, the average's
-            loader.preemption.received = True
+            loader.preemption.received = signal.SIGTERM
         return evaluate(model, loader, *rest)
 
     monkeypatch.setattr(module, 'evaluate', signalled)

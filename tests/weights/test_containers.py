@@ -185,7 +185,7 @@ def test_a_file_without_a_classifier_is_for_fine_tuning(tmp_path, change):
     assert report.initial == ['head.weight', 'head.bias']
     assert 'the file has no classifier: the one for 4 classes is new' in report.notes
     assert len(report.dropped) == {headless: 0, dino: 2, mae: 3, transformers: 1}[change]
-    assert 'does not hold head.weight for 4 classes' in fails(ViT(**TINY), path, whole=True)
+    assert 'does not hold head.weight for 4 classes' in fails(ViT(**TINY), path, require_all=True)
     large = ViT(**{**TINY, 'num_classes': 1000})  # nobody said that it is for fine-tuning
     text = fails(large, path)
     assert 'lacks 2 arrays (head.weight, head.bias)' in text and '-num_classes' in text

@@ -67,11 +67,11 @@ def test_torch_is_not_imported(tmp_path, torch):
 def test_a_tensor_of_another_kind_is_named(tmp_path, torch):
     for tensor, reason in ((torch.ones(2, dtype=torch.complex64), 'ComplexFloatStorage'),
                            (torch.ones(2, 2).to_sparse(), '_rebuild_sparse_tensor'),
-                           (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'asks for torch')):
+                           (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'refers to torch')):
         torch.save({'a': tensor}, tmp_path / 'w.pth')
         assert reason in refused(tmp_path / 'w.pth')
     torch.save(torch.nn.Linear(2, 2), tmp_path / 'm.pth')
-    assert 'asks for torch.nn.modules.linear.Linear' in refused(tmp_path / 'm.pth')
+    assert 'refers to torch.nn.modules.linear.Linear' in refused(tmp_path / 'm.pth')
 
 
 # --- files that torch.save would not write ---
@@ -114,9 +114,9 @@ def test_the_file_built_here_is_read(tmp_path):
     (tensor(offset=3), 'in a storage of 4 numbers'), (tensor(numel=10 ** 10), 'holds 16 bytes'),
     (tensor(numel=2 ** 62), 'impossible size'), (tensor(size=(2,), stride=(1, 1)), 'impossible shape'),
     (tensor(key='../../secret'), 'damaged'), (tensor(key='7'), 'damaged'), (tensor(kind='Tensor'), 'numbers of type'),
-    (tensor(kind='QInt8Storage'), 'asks for torch.QInt8Storage'), (tensor(pid='module'), 'holds more than tensors'),
+    (tensor(kind='QInt8Storage'), 'refers to torch.QInt8Storage'), (tensor(pid='module'), 'holds more than tensors'),
     (b'ctorch._utils\n_rebuild_tensor_v2\n(NK\x00))tR', 'damaged'),
-    (b'ctorch.hub\nload\n)R', 'asks for torch.hub.load')])
+    (b'ctorch.hub\nload\n)R', 'refers to torch.hub.load')])
 def test_tensors_that_are_none(tmp_path, content, reason):
     assert reason in refused(archive(tmp_path / 'w.pth', content))
 

@@ -60,7 +60,7 @@ def fails(model, path, **options) -> str:
     return str(caught.value)
 
 
-# --- publishers ---
+# --- checkpoint sources ---
 
 def ours(arrays):
     return c.paddle_layout(arrays)
@@ -83,7 +83,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize('name', SHIPPED)
-def test_every_publisher_gives_the_golden_logits(tmp_path, name):
+def test_every_source_gives_the_golden_logits(tmp_path, name):
     change, write = SHIPPED[name]
     write(tmp_path / name, change(rule.tiny()))
     model = create_model('cait', **TINY)
@@ -121,7 +121,7 @@ def test_mindcv_without_biases_in_attention(tmp_path):
 @pytest.mark.parametrize('model, change', [
     (ViT, lambda a: c.transformers(a, 'vit')), (DistilledDeiT, lambda a: c.transformers(a, 'deit')),
     (ViT, c.paddlevit_vit), (DistilledDeiT, c.paddlevit_vit), (DistilledDeiT, c.passl), (DeiT, ours)])
-def test_vit_and_deit_of_every_publisher(tmp_path, model, change):
+def test_vit_and_deit_of_every_source(tmp_path, model, change):
     model = model(**TINY)
     arrays = change(reference(model))
     write = c.write_safetensors if any('query' in name for name in arrays) else c.write_pdparams
@@ -246,7 +246,7 @@ def test_other_models_are_one_line(tmp_path):
     assert 'cls_token is [1, 1, 48], the model needs [1, 1, 32] (and 70 more)' in text
     fails(ViT(**TINY), path)
     other = c.write_safetensors(tmp_path / 'o.safetensors', {'conv1.weight': np.zeros((8, 3, 7, 7), 'f')})
-    assert '(conv1.weight) are of no source known here' in fails(ViT(**TINY), other)
+    assert '(conv1.weight, …) match no known checkpoint source' in fails(ViT(**TINY), other)
 
 
 def test_not_strict_takes_what_fits(tmp_path):
