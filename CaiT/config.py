@@ -85,6 +85,7 @@ DEFAULTS: Dict[str, Any] = {
         'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast
         'TO_STATIC': False,        # train the model compiled to a static graph
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
+        'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
         'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # used with -amp
         # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.

@@ -35,22 +35,22 @@ def shown(text: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + '…'
 
 
-def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
+def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     """Call ``main`` and leave the process with its return value; an error of a user becomes one line and status 2.
 
     Such are the exceptions above, and an OSError that says that something cannot be written (a full disk, a read-only
     folder). Opens the null device for standard streams that are closed: a file that is opened later would take their
     place, and what is printed would land in it.
 
-    ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
-    what the system takes anyway. For programs that have closed their files and ended their workers by then.
+    ``fast_exit`` exits with ``os._exit``, without interpreter shutdown and exit handlers: freeing an inference engine
+    takes tens of milliseconds. For programs that have closed their files and ended their workers.
     """
     _escape_unprintable()
     try:
         _open_closed_streams()
         status = main()
         sys.stdout.flush()
-        if at_once:
+        if fast_exit:
             sys.stderr.flush()
             os._exit(status or 0)
     except (InputError, NonFiniteError, WorkerError) as error:

@@ -98,7 +98,7 @@ def main() -> int:
                       args.use_mkldnn, args.use_tensorrt)
     predictor = Predictor(args.model_dir, args.backend, options, _paddle2_metadata(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
-    times = autolog.Times() if args.benchmark else None
+    times = autolog.StageTimes() if args.benchmark else None
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
@@ -137,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    errors.run(main, at_once=True)
+    errors.run(main, fast_exit=True)

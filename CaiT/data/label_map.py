@@ -29,10 +29,11 @@ class Class(NamedTuple):
     name: str
 
 
-def read_label_map(path: PathLike, num_classes: int) -> List[str]:
-    """The ``num_classes`` class names in the order of their ids; see ``read_classes`` for what is understood."""
+def read_label_map(path: PathLike, num_classes: Optional[int]) -> List[str]:
+    """The ``num_classes`` class names in the order of their ids, None: as many as there are; see ``read_classes`` for
+    what is understood."""
     names = [one.name for one in read_classes(path)]
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         raise InputError(f'label map {quoted(path)}: found {len(names)} names, expected {num_classes}, the classes of '
                          'the head')
     return names

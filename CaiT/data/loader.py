@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -77,12 +78,14 @@ class Loader:
 
 
 class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off; SIGINT, SIGHUP and, until ``exiting[0]`` is set, SIGTERM ignored.
+    """Initializes a worker process: OpenCV threads off; SIGINT and SIGHUP ignored, SIGTERM blocked until
+    ``exiting[0]`` is set.
 
-    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take the trainer down before the
-    trainer has saved its state, so workers ignore it until the trainer exits and terminates them. If the trainer is
-    killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a worker
-    waits for work.
+    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take
+    the trainer down before the trainer has saved its state, so workers ignore it until the trainer exits and terminates
+    them. A thread waits for the signal: a Python handler may not run while the main thread waits for work. If the
+    trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a
+    worker waits for work.
     """
 
     def __init__(self, exiting: mmap.mmap) -> None:
@@ -95,7 +98,13 @@ class _WorkerInit:
         for name in ('SIGINT', 'SIGHUP'):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.exiting[0] else None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
+
+    def _exit_on_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
+            pass
+        os._exit(0)
 
 
 @functools.lru_cache(maxsize=None)

@@ -15,7 +15,7 @@ STAGES = ('preprocess_time', 'inference_time', 'postprocess_time')
 API_VERSION = '1.0'
 
 
-class Times:
+class StageTimes:
     """Seconds per stage and batch: call ``start``, then ``stamp`` after every stage."""
 
     def __init__(self, warm_up: bool = True) -> None:
@@ -42,8 +42,8 @@ class Times:
         return len(self.stages[0])
 
     @property
-    def total(self) -> float:
-        """Seconds over all batches and stages."""
+    def total_seconds(self) -> float:
+        """Over all batches and stages."""
         return sum(map(sum, self.stages))
 
     def mean_ms(self, stage: int) -> float:
@@ -51,7 +51,7 @@ class Times:
         return 1000 * sum(self.stages[stage]) / max(self.batches, 1)
 
 
-def report(times: Times, model_name: str, precision: str, batch_size: int, input_shape: str,
+def report(times: StageTimes, model_name: str, precision: str, batch_size: int, input_shape: str,
            engine: Mapping[str, Any]) -> List[str]:
     """The lines of the report; ``engine`` is what ``BaseEngine.describe`` returned."""
     gpu = _gpu() if engine['device'] == 'gpu' else {}
@@ -82,7 +82,7 @@ def report(times: Times, model_name: str, precision: str, batch_size: int, input
             f'data_num: {times.batches}']),
         ('----------------------- Perf info -----------------------', [
             f'cpu_rss(MB): {peak_rss_mb():.4f}, gpu_rss(MB): {gpu.get("memory")}, gpu_util: {gpu.get("util")}%',
-            f'total time spent(s): {times.total:.4f}',
+            f'total time spent(s): {times.total_seconds:.4f}',
             ', '.join(f'{name}(ms): {times.mean_ms(stage):.4f}' for stage, name in enumerate(STAGES))]),
     ]
     lines = ['\n']

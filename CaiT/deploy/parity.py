@@ -94,5 +94,6 @@ def check(measured: Dict[str, Any], precision: str, artifact: str) -> None:
     """InputError when the difference from the dynamic model exceeds the tolerance of ``precision``."""
     tolerance = TOLERANCES[precision]
     if not measured['relative'] <= tolerance:
-        raise InputError(f'{artifact}: its logits differ from the dynamic model by {measured["relative"]:.1e} of the largest '
-                         f'logit on {measured["images"]} images, allowed is {tolerance:.0e}; nothing was written')
+        raise InputError(f'{artifact}: its logits differ from the dynamic model by {measured["relative"]:.1e} of the '
+                         f'largest logit on {measured["images"]} images, allowed is {tolerance:.0e}; '
+                         'nothing was written')

@@ -12,7 +12,7 @@ import numpy as np
 from CaiT.data.text import quoted
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed, metadata
-from CaiT.deploy.autolog import Times
+from CaiT.deploy.autolog import StageTimes
 from CaiT.deploy.engines import BaseEngine, Options, engine_class
 from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
@@ -56,14 +56,14 @@ class Predictor:
                              f'(or -cfg) says {self.meta.num_classes}')
         return logits
 
-    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[Times] = None,
+    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,
                 progress: Optional[ProgressMeter] = None) -> Iterator[Union[Prediction, InputError]]:
         """Predictions in the order of ``paths``; an image that cannot be decoded yields its InputError instead.
 
         ``workers`` processes decode ahead of the engine. ``times`` gets the seconds of each stage, after a warm-up, and
         ``progress`` the number of images.
         """
-        times, progress = times or Times(warm_up=False), progress or ProgressMeter(len(paths))
+        times, progress = times or StageTimes(warm_up=False), progress or ProgressMeter(len(paths))
         times.start()
         stream = feed.decode_all(paths, self.transform, workers)
         for decoded, arrays, errors in feed.batches(stream, self.options.batch):

@@ -179,14 +179,14 @@ def fold_embedding(net: Network) -> Network:
 
 
 def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """The normalization of raw uint8 NHWC images is folded into the first layer: Σ W (p/255 - m)/s + b = Σ (W / 255s) p + (b - Σ W m/s). The
-    convolution has no padding, so the constant is the same for every patch."""
+    """The normalization of raw uint8 NHWC images is folded into the first layer: Σ W (p/255 - m)/s + b =
+    Σ (W / 255s) p + (b - Σ W m/s). The convolution has no padding, so the constant is the same for every patch."""
     new = net.with_arrays(input='uint8')
     weight = new.arrays['patch_embed.proj.weight']  # [C, 3, patch, patch]
     mean, std = (np.asarray(values, np.float64).reshape(1, 3, 1, 1) for values in (mean, std))
     new.arrays['patch_embed.proj.weight'] = weight / (255 * std)
     constant = -(weight * mean / std).sum((1, 2, 3))
-    for name in ('patch_embed.proj.bias', 'patch_pos_embed', 'pos_embed'):  # the array that contains the projection's bias
+    for name in ('patch_embed.proj.bias', 'patch_pos_embed', 'pos_embed'):  # the array that has the projection's bias
         if name in new.arrays:
             new.arrays[name] = new.arrays[name] + constant
             break
@@ -194,8 +194,8 @@ def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Netw
 
 
 def simplify(net: Network, attention: str, separate: bool) -> Network:
-    """Apply all rewrites. ``attention``: 'matmul', 'folded' or 'leading'; ``separate``: queries, keys and values by three
-    GEMMs."""
+    """Apply all rewrites. ``attention``: 'matmul', 'folded' or 'leading'; ``separate``: three GEMMs for queries, keys
+    and values."""
     net = {'matmul': talking_heads_as_matmul, 'folded': talking_heads_folded, 'leading': heads_leading}[attention](net)
     for rewrite in (fold_embedding, fold_norm_affine, fold_layer_scale, fold_scale, last_block_on_prefix,
                     low_rank_class_attention, merge_heads):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a checkpoint of any source to this project's names and layout, or to timm's.
+"""Convert a checkpoint of any supported source to this project's names and layout, or to timm's.
 
     python -m CaiT.tools.convert_weights cait_xxs24_224.pth cait_xxs24_224.pdparams
     python -m CaiT.tools.convert_weights cait_s24_224.ckpt cait_s24_384.safetensors --model cait_s24_384
     python -m CaiT.tools.convert_weights output/best.pdparams for_timm.safetensors --to timm
 
-With ``--model`` the weights are also made those of that model: checked, position embeddings resampled. The number of
-classes stays the file's. What is known of its images (mean, std, crop) is written beside the weights. The output
-appears only after it has been read again and found equal, number by number; ``--force`` replaces a file.
+With ``--model`` the weights are also checked against that model and position embeddings resampled; the number of
+classes is that of the file. What is known of the images of the weights (mean, std, crop) is written into the output. The
+output is written only after it has been read back and found equal, bit by bit; ``--force`` replaces an existing file.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYOUTS = {'paddle': PADDLE, 'timm': TORCH}
 
 def convert(source: str, target: str, model: Optional[str] = None, to: str = 'paddle', force: bool = False,
             use_ema: bool = False, key: str = '') -> LoadReport:
-    """Write the weights of ``source`` to ``target`` and return what was done to them.
+    """Write the weights of ``source`` to ``target``; returns the load report.
 
     A file that is there already is replaced with ``force`` only. ``use_ema`` and ``key`` choose among several models in
     one file, as MODEL.USE_EMA and MODEL.CHECKPOINT_KEY do.
@@ -59,9 +59,9 @@ def convert(source: str, target: str, model: Optional[str] = None, to: str = 'pa
     with atomic_write(target, 'wb') as file:
         write(file, Path(target).suffix, arrays, LAYOUTS[to], report.data)
         file.flush()
-        changed = differences(read_checkpoint(file.name), arrays)
-        if changed:
-            raise InputError(f'{target}: {changed[0]} read again is not what was written ({len(changed)} in all); '
+        differing = differences(read_checkpoint(file.name), arrays)
+        if differing:
+            raise InputError(f'{target}: {differing[0]} read again is not what was written ({len(differing)} in all); '
                              'nothing was kept')
     return report
 
@@ -74,7 +74,7 @@ def get_family(model: str) -> str:
 
 
 def shapes(model: str, arrays: Dict[str, np.ndarray]) -> Dict[str, tuple]:
-    """Parameter shapes of a model with as many classes as ``arrays`` are for."""
+    """Parameter shapes of a model with the number of classes of ``arrays``."""
     runtime.prepare()
     from CaiT.models.registry import create_model
     head = arrays.get('head.weight')
@@ -83,18 +83,18 @@ def shapes(model: str, arrays: Dict[str, np.ndarray]) -> Dict[str, tuple]:
 
 
 def differences(checkpoint: Checkpoint, arrays: Dict[str, np.ndarray]) -> List[str]:
-    """Names under which a written checkpoint and the ``arrays`` it was written from are not equal bit by bit."""
-    again, _ = rename(checkpoint)
-    return sorted(name for name in set(again) | set(arrays)
-                  if name not in again or name not in arrays or again[name].dtype != arrays[name].dtype
-                  or again[name].shape != arrays[name].shape or again[name].tobytes() != arrays[name].tobytes())
+    """Names of the arrays that differ, bit by bit, between a written checkpoint and ``arrays``."""
+    written, _ = rename(checkpoint)
+    return sorted(name for name in set(written) | set(arrays)
+                  if name not in written or name not in arrays or written[name].dtype != arrays[name].dtype
+                  or written[name].shape != arrays[name].shape or written[name].tobytes() != arrays[name].tobytes())
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument('input', metavar='IN', help='.pdparams, .safetensors, .pth, .ckpt or .npz, of any source')
+    parser.add_argument('input', metavar='IN', help='.pdparams, .safetensors, .pth, .ckpt or .npz')
     parser.add_argument('output', metavar='OUT', help='.pdparams or .safetensors')
-    parser.flag('model', help='make and check the weights for this model (a public name)')
+    parser.flag('model', help='check and adapt the weights for this model (a public name)')
     parser.flag('to', choices=sorted(LAYOUTS), default='paddle', metavar='{paddle,timm}',
                 help='paddle: Linear [in, out]; timm: [out, in], for PyTorch tools (default: paddle)')
     parser.switch('force', help='replace OUT when it exists')

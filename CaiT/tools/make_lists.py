@@ -11,7 +11,7 @@ Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (o
 the folder's name in sorted order, from 0, or with --classes its place in that label map, by WordNet id or by name.
 Writes train_list.txt, val_list.txt and test_list.txt (the validation images' paths, for -pred) into DATA_PATH, and
 classes.txt (the names of the classes). Lists and names that are there already are kept unless --force, which renames
-them to <name>.bak-<time>. Subsets are drawn with --seed. Hidden and system names (.ipynb_checkpoints, ._a.png,
+them to <name>.bak-<time>. Subsets are random, by --seed. Hidden and system names (.ipynb_checkpoints, ._a.png,
 __MACOSX, @eaDir) are no classes and no images; what is left out is counted. Names that are not UTF-8 are listed as
 bash would quote them.
 """
@@ -89,8 +89,8 @@ def printable(name: str) -> str:
     return text if text == name else text[2:-1]
 
 
-def draw(classes: ClassImages, fraction: float, per_class: Optional[int], seed: int) -> ClassImages:
-    """The wanted share of each class (at least one image), chosen at random; what is chosen stays sorted."""
+def sample(classes: ClassImages, fraction: float, per_class: Optional[int], seed: int) -> ClassImages:
+    """A fraction of each class (at least one image), chosen at random; what is chosen stays sorted."""
     rng = np.random.Generator(np.random.PCG64(seed))
     chosen: ClassImages = {}
     for name, images in classes.items():
@@ -100,16 +100,16 @@ def draw(classes: ClassImages, fraction: float, per_class: Optional[int], seed: 
     return chosen
 
 
-def split_off(classes: ClassImages, share: float, seed: int) -> Tuple[ClassImages, ClassImages]:
-    """(training, validation): ``share`` of each class goes to validation, at least one image stays on either side."""
-    small = [name for name, images in classes.items() if len(images) < 2]
-    if small:
-        raise InputError(f'--val-split: class {small[0]} has a single image, expected at least 2')
-    sizes = {name: min(max(1, round(len(images) * share)), len(images) - 1) for name, images in classes.items()}
+def split_off(classes: ClassImages, fraction: float, seed: int) -> Tuple[ClassImages, ClassImages]:
+    """(training, validation): ``fraction`` of each class goes to validation, at least one image to each split."""
+    too_small = [name for name, images in classes.items() if len(images) < 2]
+    if too_small:
+        raise InputError(f'--val-split: class {too_small[0]} has a single image, expected at least 2')
+    sizes = {name: min(max(1, round(len(images) * fraction)), len(images) - 1) for name, images in classes.items()}
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
-    held = {name: set(rng.permutation(len(images))[:sizes[name]].tolist()) for name, images in classes.items()}
-    return tuple({name: [image for i, image in enumerate(images) if (i in held[name]) == wanted]
-                  for name, images in classes.items()} for wanted in (False, True))
+    validation = {name: set(rng.permutation(len(images))[:sizes[name]].tolist()) for name, images in classes.items()}
+    return tuple({name: [image for i, image in enumerate(images) if (i in validation[name]) == is_validation]
+                  for name, images in classes.items()} for is_validation in (False, True))
 
 
 def lines(classes: ClassImages, ids: Dict[str, int]) -> List[str]:
@@ -139,11 +139,11 @@ def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[st
                          'them)')
     moved = []
     for name in present:
-        kept = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
-        while (root / kept).exists():
-            kept += '+'
-        os.replace(root / name, root / kept)
-        moved.append(kept)
+        backup = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
+        while (root / backup).exists():
+            backup += '+'
+        os.replace(root / name, root / backup)
+        moved.append(backup)
     for name, content in contents.items():
         with atomic_write(root / name) as file:
             file.write(content)
@@ -154,9 +154,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
     parser.add_argument('data_path', help='folder with train/ and, when there is one, valid/ or val/')
-    parser.flag('fraction', type=float, default=1.0, help='share of each class to list, in (0, 1]')
+    parser.flag('fraction', type=float, default=1.0, help='fraction of each class to list, in (0, 1]')
     parser.flag('per_class', type=int, default=None, help='largest number of images to list for each class')
-    parser.flag('val_split', type=float, default=0.0, help='share of train/ that becomes the validation list')
+    parser.flag('val_split', type=float, default=0.0, help='fraction of train/ that becomes the validation list')
     parser.flag('classes', metavar='FILE', help='label map whose class ids the folders get: synset_words.txt, '
                 'imagenet_class_index.json, names in order, …')
     parser.flag('seed', type=int, default=0, help='of the random choice of a subset or split')
@@ -172,24 +172,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f'--per-class: found {args.per_class}, expected at least 1')
     if not 0 <= args.val_split < 1:
         raise InputError(f'--val-split: found {args.val_split}, expected a number from 0 to below 1')
-    held = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
-    if args.val_split and held:
-        raise InputError(f'--val-split: there is a folder {root / held} already, expected one or the other')
+    val_folder = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
+    if args.val_split and val_folder:
+        raise InputError(f'--val-split: there is a folder {root / val_folder} already, expected one or the other')
 
     left_out = LeftOut()
     train = class_images(root, 'train', left_out)
     ids, names = ids_of(train, args.classes)
-    valid = class_images(root, held, left_out) if held else {}
+    valid = class_images(root, val_folder, left_out) if val_folder else {}
     if args.val_split:
         train, valid = split_off(train, args.val_split, args.seed)
-    train = draw(train, args.fraction, args.per_class, args.seed)
+    train = sample(train, args.fraction, args.per_class, args.seed)
     texts = {LIST_FILES['train']: lines(train, ids), CLASS_FILE: name_lines(names)}
     if valid:
-        valid = draw(valid, args.fraction, args.per_class, args.seed)
+        valid = sample(valid, args.fraction, args.per_class, args.seed)
         texts[LIST_FILES['val']] = lines(valid, ids)
         texts[LIST_FILES['test']] = [listed(image) for images in valid.values() for image in images]
-    for kept in write_lists(root, texts, args.force):
-        print(f'kept the old file as {quoted(root / kept)}')
+    for backup in write_lists(root, texts, args.force):
+        print(f'kept the old file as {quoted(root / backup)}')
     for name, text in texts.items():
         if name != CLASS_FILE:
             print(f'{quoted(root / name)}: {len(text)} images')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -29,9 +29,12 @@ def count_topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) ->
 
 
 @paddle.no_grad()
-def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_freq: int,
-             title: str = 'Val') -> EvalResult:
-    """Evaluate ``model`` on batches (images [B, 3, S, S], class ids [B]); the model is left in eval mode."""
+def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_freq: int, title: str = 'Val',
+             collect: Optional[Callable[[paddle.Tensor, paddle.Tensor], None]] = None) -> EvalResult:
+    """Evaluate ``model`` on batches (images [B, 3, S, S], class ids [B]); the model is left in eval mode.
+
+    ``collect`` is called with each batch's logits [B, K] and class ids [B].
+    """
     model.eval()
     start_time = time.monotonic()
     steps = len(loader)
@@ -43,6 +46,8 @@ def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_f
         top1 += count_topk_correct(logits, targets, 1)
         top5 += count_topk_correct(logits, targets, 5)
         count += len(targets)
+        if collect:
+            collect(logits, targets)
         if step % report_freq == 0 and step < common_steps:  # a step that all processes have: the sums are of all
             sums = distributed.all_reduce_sum([loss, top1, top5, count])
             logger.info(f'{title} Step[{step:04d}/{steps:04d}], Avg Loss: {sums[0] / sums[3]:.4f}, '

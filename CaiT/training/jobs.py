@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Callable, Iterable, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -20,8 +20,9 @@ from CaiT.data.loader import worker_failures
 from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.training import distributed, evaluator, plots
+from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
@@ -34,8 +35,11 @@ from CaiT.weights.zoo import local_path
 
 
 @worker_failures()
-def train(config: CfgNode) -> TrainState:
-    """Train; the run's folder gets checkpoints, logs, the config and, at the end, curves.png.
+def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., str]]] = None) -> TrainState:
+    """Train; the run's folder gets checkpoints, logs and the config.
+
+    ``refresher(folder)`` makes what the first process calls after each epoch, and at the end with ``finished=True``;
+    the line that the last call returns is logged (``CaiT.report.run_page.Refresher``: run.html, curves.png).
 
     Raises InputError for bad input, before anything is written when a resume is refused; NonFiniteError when training
     has diverged; WorkerError when a data worker died.
@@ -50,17 +54,22 @@ def train(config: CfgNode) -> TrainState:
         trainer = Trainer(config, folder, logger)
         logger.release()
         _write_config(config, folder / 'config.yaml', logger.active)
-        state = trainer.fit()
+        refresh = refresher(folder) if refresher and logger.active else None
+        state = trainer.fit(refresh)
         best = f'weights: {folder}/best.pdparams' if state.best_epoch else 'no epoch was evaluated'
         logger.info(f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch}), {best}')
-        if logger.active:
-            logger.info(plots.plot_curves(logger.records(), folder / 'curves.png'))
+        if refresh:
+            logger.info(refresh(finished=True))
     return state
 
 
 @worker_failures()
-def evaluate(config: CfgNode) -> EvalResult:
-    """Evaluate MODEL.PRETRAINED on the validation split."""
+def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> EvalResult:
+    """Evaluate MODEL.PRETRAINED on the validation split.
+
+    ``report(folder, collected, dataset, config)`` writes about the predictions, in the first process; the line that it
+    returns is logged (``CaiT.report.evaluation.write_for_job``).
+    """
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
@@ -69,7 +78,13 @@ def evaluate(config: CfgNode) -> EvalResult:
         loader = build_val_loader(config)
         for note in loader.notes:
             logger.info(note)
-        return evaluator.evaluate(model, loader, logger, config.REPORT_FREQ)
+        collector = Collector() if report else None
+        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        if report:
+            collected = collector.gather(len(loader.dataset))
+            if logger.active:
+                logger.info(report(folder, collected, loader.dataset, config))
+    return result
 
 
 @worker_failures()

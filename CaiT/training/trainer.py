@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -33,6 +33,7 @@ from CaiT.training.meter import Meter
 from CaiT.training.notices import training_notices
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
 from CaiT.training.preemption import Preempted, PreemptionSignal
+from CaiT.training.tensorboard_writer import TensorBoardWriter
 from CaiT.training.train_state import TrainState
 from CaiT.training.visualdl_writer import VisualDLWriter
 
@@ -95,8 +96,8 @@ class Trainer:
             net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
 
-    def fit(self) -> TrainState:
-        """Train to the last epoch and return the final state.
+    def fit(self, refresh: Optional[Callable[[], str]] = None) -> TrainState:
+        """Train to the last epoch and return the final state. ``refresh`` is called after each epoch is saved.
 
         Handles SIGTERM, SIGINT and SIGHUP while it runs: saves the checkpoint ``last``, then raises SystemExit with the
         signal's status, or KeyboardInterrupt. Raises NonFiniteError when training has diverged.
@@ -111,15 +112,22 @@ class Trainer:
                         is_best = self._validate(record, preemption)
                     except Preempted:
                         self._exit_preempted(preemption)
-                self.writer.add_scalars({key: value for key, value in record.items() if key != 'epoch'},
-                                        state.epoch * len(self.sampler))
+                self._add_scalars({key: value for key, value in record.items() if key != 'epoch'},
+                                  state.epoch * len(self.sampler))
                 state.next_epoch()
                 self.logger.record(record)
                 self._save(*['best', 'last'] if is_best else ['last'])
+                if refresh:
+                    refresh()
                 if state.epoch <= epochs and preemption.any_rank():
                     self._exit_preempted(preemption, save=False)
-        self.writer.close()
+        for writer in self.writers:
+            writer.close()
         return state
+
+    def _add_scalars(self, values: Dict[str, Any], step: int) -> None:
+        for writer in self.writers:
+            writer.add_scalars(values, step)
 
     def _start(self) -> None:
         """The first writes to the folder."""
@@ -132,7 +140,8 @@ class Trainer:
                 self.logger.info(best_line)
             self.resumed = self.resumed._replace(state={})  # not needed any more, and as large as the model and more
         self.logger.rewind(state.epoch - 1)
-        self.writer = VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active)
+        self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
+                        TensorBoardWriter(self.folder, self.config.TRAIN.TENSORBOARD and active))
         self.logger.info(f'Start training from epoch {state.epoch}.')
 
     def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
@@ -175,8 +184,8 @@ class Trainer:
         loss, acc = averages['loss'], averages['acc']
         self.logger.info(f'{title}, Step[{step:04d}/{steps:04d}], Avg Loss: {loss:.4f}, Avg Acc: {acc:.4f}')
         self.logger.info(meter.report(state.epoch, epochs, step, steps, state.lr, loss, acc))
-        self.writer.add_scalars({'step_loss': loss, 'step_acc': acc, 'step_lr': state.lr,
-                                 'step_grad_norm': state.grad_norm}, (state.epoch - 1) * steps + step)
+        self._add_scalars({'step_loss': loss, 'step_acc': acc, 'step_lr': state.lr,
+                           'step_grad_norm': state.grad_norm}, (state.epoch - 1) * steps + step)
 
     def _lr(self) -> float:
         return self.schedule.at(self.state.epoch - 1 + self.state.step / len(self.sampler))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official CIFAR archives, packed and unpacked, and archives that carry something else."""
+"""The official CIFAR archives, packed and unpacked, and invalid archives."""
 from __future__ import annotations
 
 import io
@@ -55,13 +55,13 @@ def test_packed_and_unpacked_archives_are_the_same(tmp_path, rng, name):
 
 
 class Payload:
-    """What a malicious archive would hold."""
+    """The content of a malicious archive."""
 
     def __reduce__(self):
         return os.mkdir, ('payload-was-here',)
 
 
-def test_programs_in_an_archive_are_refused(tmp_path, rng, monkeypatch):
+def test_code_in_an_archive_is_refused(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
     members = files('cifar10', rng)
     members['data_batch_3'] = pickle.dumps({b'data': Payload()})
@@ -71,7 +71,7 @@ def test_programs_in_an_archive_are_refused(tmp_path, rng, monkeypatch):
     assert not (tmp_path / 'payload-was-here').exists()
 
 
-def test_missing_incomplete_and_strange_archives(tmp_path, rng):
+def test_missing_incomplete_and_invalid_archives(tmp_path, rng):
     with pytest.raises(InputError, match='found neither cifar-10-python.tar.gz nor cifar-10-batches-py/'):
         read_cifar('cifar10', str(tmp_path), 'train')
     path, members = tmp_path / 'cifar-10-python.tar.gz', files('cifar10', rng)

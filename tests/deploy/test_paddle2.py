@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that Paddle 2 left: a .pdmodel, its weights, and no metadata."""
+"""A model exported by Paddle 2: a .pdmodel and its weights, without metadata."""
 from __future__ import annotations
 
 import shutil
@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """What Paddle 2 left, and in ``config.yaml`` what is known about it."""
+    """A model of Paddle 2 and its configuration ``config.yaml``."""
     path = tmp_path_factory.mktemp('paddle2')
     subprocess.run([sys.executable, str(HERE / 'write_pdmodel.py'), str(path / 'model')], cwd=ROOT, check=True,
                    capture_output=True, timeout=120)
@@ -65,7 +65,7 @@ def test_what_is_missing_is_one_line(folder, images):
     assert 'metadata.json: no such file; for a .pdmodel of Paddle 2 name the configuration' in done.stderr
 
 
-def test_a_wrong_description_is_said(folder, tmp_path):
+def test_a_wrong_config_is_an_input_error(folder, tmp_path):
     options, config = Options(), tmp_path / 'config.yaml'
     for text, message in (('MODEL: {NUM_CLASSES: 9}\nDATA: {IMAGE_SIZE: 32}', 'found 10 classes, but .* says 9'),
                           ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}', 'cannot take images of shape .3, 48')):

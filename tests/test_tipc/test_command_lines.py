@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact command lines of every mode, form and chain: what the stub has recorded against ``expected/*.txt``.
+"""The exact command lines of every mode, form and chain, compared with ``expected/*.txt``.
 
 A line is ``[CUDA_VISIBLE_DEVICES] words``; test_tipc/output/ is written as …/. With CAIT_RECORD=1 the files are written
 anew, to be read before they are committed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The converter: from anyone to us and back, number by number, and nothing is lost on the way."""
+"""The weight converter: exact round trips and errors."""
 from __future__ import annotations
 
 import subprocess
@@ -69,7 +69,7 @@ def test_paddle_reads_what_is_written(tmp_path):
         np.testing.assert_array_equal(parameter.numpy(), ours.state_dict()[name].numpy())
 
 
-def test_a_named_model_is_checked_and_its_size_taken(tmp_path):
+def test_weights_are_checked_against_and_adapted_to_a_model(tmp_path):
     model = create_model('deit_tiny_distilled_patch16_224', num_classes=7)
     arrays = rule.weights({name: p.shape for name, p in model.state_dict().items()})
     source = c.write_pdparams(tmp_path / 'in.pdparams', arrays)
@@ -89,7 +89,7 @@ def test_a_named_model_is_checked_and_its_size_taken(tmp_path):
     assert not out.exists()
 
 
-def test_what_it_will_not_write(tmp_path):
+def test_invalid_outputs(tmp_path):
     source = c.write_safetensors(tmp_path / 'in.safetensors', rule.tiny())
     content = source.read_bytes()
     (tmp_path / 'link.safetensors').symlink_to(source)
@@ -104,7 +104,7 @@ def test_what_it_will_not_write(tmp_path):
     assert source.read_bytes() == content and len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_result_that_reads_differently_is_not_kept(tmp_path, monkeypatch):
+def test_an_output_that_differs_after_reading_is_not_written(tmp_path, monkeypatch):
     source = c.write_safetensors(tmp_path / 'in.safetensors', rule.tiny())
     target = tmp_path / 'out.pdparams'
     target.write_bytes(b'what stood here before')

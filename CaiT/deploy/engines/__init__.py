@@ -110,6 +110,6 @@ def stem(name: str, options: Options) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The most informative line of an engine's message: the first with 'Error', else the first; at most 200 characters."""
+    """The most informative line of an engine's message: the first with 'Error' or the first; at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if 'Error' in line), lines[0])[:200]

@@ -47,8 +47,9 @@ class Engine(BaseEngine):
         return [path.with_suffix('.json'), path.with_suffix('.pdiparams')]
 
     def __init__(self, graph: Path, options: Options) -> None:
-        """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; the weights are beside it. Calls runtime.prepare, which sets
-        process-wide environment variables."""
+        """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; the weights are beside it.
+
+        Calls runtime.prepare, which sets process-wide environment variables."""
         super().__init__(graph, options)
         runtime.prepare(options.threads)
         from paddle import inference
