@@ -6,8 +6,8 @@
     python -m CaiT.tools.convert_weights output/best.pdparams for_timm.safetensors --to timm
 
 With ``--model`` the weights are also checked against that model and position embeddings resampled; the number of
-classes is that of the file. What is known of the images of the weights (mean, std, crop) is written into the output. The
-output is written only after it has been read back and found equal, bit by bit; ``--force`` replaces an existing file.
+classes is that of the file. What is known of the images of the weights (mean, std, crop) is written into the output.
+The output is written only after it has been read back and found equal, bit by bit; ``--force`` replaces a file.
 """
 from __future__ import annotations
 
