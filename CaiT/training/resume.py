@@ -192,25 +192,22 @@ def carry_best(found: Checkpoint, folder: Path, progress: TrainState) -> str:
     They are copied when the checkpoint is of another folder. Where they are not to be had, the best starts anew in
     ``progress``, so that a run never ends by naming a file that does not exist.
     """
-    source = found.path.parent
+    source, ema = found.path.parent, 'best_ema.pdparams'
     names = [f'best{SUFFIX}', 'best.pdparams']
     moved = source.resolve() != folder.resolve()
+    so_far = f'the best weights so far (epoch {progress.best_epoch}, Acc@1 {progress.best_top1:.4f})'
     if not progress.best_epoch:
-        return ''
+        return 'best weights so far: none'
     if not all((source / name).is_file() for name in names) or (moved and not _is_best(source, progress)):
-        line = (f'warning: the best weights so far (epoch {progress.best_epoch}, Acc@1 {progress.best_top1:.4f}) are '
-                f'not in {source}: best starts anew')
         progress.best_top1, progress.best_ema_top1, progress.best_epoch = -1.0, -1.0, 0
-        return line
-    if not (source / 'best_ema.pdparams').is_file():
+        return f'warning: {so_far} are not in {source}: best starts anew'
+    if (source / ema).is_file():
+        names.append(ema)
+    else:
         progress.best_ema_top1 = -1.0
-    elif moved:
-        names.append('best_ema.pdparams')
-    if not moved:
-        return ''
-    for name in names:
+    for name in names if moved else ():
         checkpoint.copy(source / name, folder / name)
-    return f'best weights so far (epoch {progress.best_epoch}) copied from {source}'
+    return f'{so_far} are {"copied from" if moved else "in"} {source}'
 
 
 def _is_best(source: Path, progress: TrainState) -> bool:

@@ -6,10 +6,17 @@ import dataclasses
 import sys
 from typing import Any, Dict, Mapping
 
+import numpy as np
+
 from CaiT.errors import InputError
 
 RENAMED_KEYS = {'pictures': 'images', 'rate': 'lr'}  # of state['progress'] in older checkpoints
 SINCE_LATER = ('lr', 'grad_norm')  # not in the oldest checkpoints
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """The seed of Paddle's generator for one micro-batch."""
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
 
 
 @dataclasses.dataclass

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
-import numpy as np
 import paddle
 from yacs.config import CfgNode
 
@@ -34,13 +33,8 @@ from CaiT.training.notices import training_notices
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
 from CaiT.training.preemption import Preempted, PreemptionSignal
 from CaiT.training.tensorboard_writer import TensorBoardWriter
-from CaiT.training.train_state import TrainState
+from CaiT.training.train_state import TrainState, step_seed
 from CaiT.training.visualdl_writer import VisualDLWriter
-
-
-def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    """The seed of Paddle's generator for one micro-batch."""
-    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
 
 
 def grouped(batches: Iterable[Any], size: int) -> Iterator[List[Any]]:
@@ -131,18 +125,17 @@ class Trainer:
 
     def _start(self) -> None:
         """The first writes to the folder."""
-        active, state = self.logger.active, self.state
+        active = self.logger.active
         if active:
             checkpoint.remove_temporary_files(self.folder)
         if self.resumed:
-            best_line = resume.carry_best(self.resumed, self.folder, state) if active else ''
-            if best_line:
-                self.logger.info(best_line)
+            if active:
+                self.logger.info(resume.carry_best(self.resumed, self.folder, self.state))
             self.resumed = self.resumed._replace(state={})  # not needed any more, and as large as the model and more
-        self.logger.rewind(state.epoch - 1)
+        self.logger.rewind(self.state.epoch - 1)
         self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
                         TensorBoardWriter(self.folder, self.config.TRAIN.TENSORBOARD and active))
-        self.logger.info(f'Start training from epoch {state.epoch}.')
+        self.logger.info(f'Start training from epoch {self.state.epoch}.')
 
     def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
         """Run the remaining updates of the current epoch; returns its log.jsonl record."""
@@ -159,13 +152,13 @@ class Trainer:
             self._update(group)
             for step in range(first_step, state.step):
                 if step % config.REPORT_FREQ == 0:
-                    self._report(meter, title, step, self._averages())
+                    self._report(meter, title, step, self._totals().averages())
             preempted = preemption.any_rank()
             if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
             if preempted:
                 self._exit_preempted(preemption, save=False)
-        averages = self._averages()
+        averages = self._totals().averages()
         self.logger.info('----- {}, Train Loss: {loss:.4f}, Train Acc: {acc:.4f}, time: {:.2f}'.format(
             title, time.monotonic() - start_time, **averages))
         summary = meter.summary()
@@ -173,10 +166,10 @@ class Trainer:
                 'grad_norm': state.grad_norm, **summary,
                 'eta': (config.TRAIN.EPOCHS - state.epoch) * steps * summary['batch_time']}
 
-    def _averages(self) -> Dict[str, float]:
-        """Loss and accuracy of the epoch so far, over the images of all processes: a collective call."""
+    def _totals(self) -> TrainState:
+        """The state with the sums over the images of all processes: a collective call."""
         sums = distributed.all_reduce_sum([self.state.loss_sum, self.state.correct, self.state.images])
-        return TrainState(loss_sum=sums[0], correct=sums[1], images=sums[2]).averages()
+        return dataclasses.replace(self.state, loss_sum=sums[0], correct=sums[1], images=sums[2])
 
     def _report(self, meter: Meter, title: str, step: int, averages: Dict[str, float]) -> None:
         """Write the two log lines and the scalars of a step."""
@@ -269,7 +262,7 @@ class Trainer:
 
     def _save(self, *tags: str) -> None:
         """Write the current state under ``tags``: a collective call, in which only rank 0 writes."""
-        sums = distributed.all_reduce_sum([self.state.loss_sum, self.state.correct, self.state.images])
+        totals = self._totals()
         if not self.logger.active:
             return
         state = {
@@ -277,7 +270,7 @@ class Trainer:
             'ema': self.ema.arrays() if self.ema else {},
             'optimizer': optimizer_arrays(self.optimizer, self.model),
             'scaler': self.amp.state_dict(),
-            'progress': {**dataclasses.asdict(self.state), **dict(zip(('loss_sum', 'correct', 'images'), sums))},
+            'progress': dataclasses.asdict(totals),
             'steps': len(self.sampler),
             'random': {'seed': self.config.SEED},  # together with 'progress' it determines all random choices
             'config': self.config.dump(),

@@ -39,9 +39,8 @@ def test_log_lines_of_evaluation(config, run):
 def test_report_of_an_evaluation(config, run, stripes):
     """What the report counts is what the evaluation counted, image by image."""
     from CaiT.report import evaluation, predictions
-    result = jobs.evaluate(config('DATA.BATCH_SIZE_EVAL', 4, pretrained=str(run / 'best'),
-                                  output_dir=str(run / 'eval')),
-                           evaluation.write_for_job)
+    chosen = config('DATA.BATCH_SIZE_EVAL', 4, pretrained=str(run / 'best'), output_dir=str(run / 'eval'))
+    result = jobs.evaluate(chosen, evaluation.write_for_job)
     found = predictions.read(run / 'eval')
     assert [float(found.correct.mean()), len(found.paths)] == [result.top1, result.images]
     assert -np.log(found.label_probs).mean() == pytest.approx(result.loss, rel=1e-5)

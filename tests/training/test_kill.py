@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -113,19 +114,68 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
     assert readers and not any(Path(f'/proc/{pid}').exists() for pid in readers)
 
 
+@pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGINT', 130), ('SIGHUP', 129)])
 @pytest.mark.parametrize('group', [False, True], ids=['process', 'process group'])
-def test_sigterm_saves_and_leaves(stripes, whole, tmp_path, group):
-    """To the process alone (kill) or also to its workers (a scheduler): status 143, a line, and the same bits."""
+def test_a_signal_saves_and_leaves(stripes, whole, tmp_path, group, name, status):
+    """To the process alone (kill) or to its workers as well (a scheduler, a terminal): a line, and the same bits."""
     folder = tmp_path / 'run'
     process = start(command(stripes, folder), start_new_session=True)
     assert wait_for(process, folder / 'last.pdstate')
-    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    (os.killpg if group else os.kill)(process.pid, signal.Signals[name])
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
-    assert f'go on with -resume {folder}' in output.splitlines()[-1] and 'stopped by SIGTERM at epoch' in output
-    assert 'Traceback' not in output
+    assert process.returncode == status, output
+    assert f'go on with -resume {folder}' in output.splitlines()[-1] and f'stopped by {name} at epoch' in output
+    assert 'Traceback' not in output and not (folder / '.lock').exists()
     finish(command(stripes, folder))
     assert_same_run(result(folder), whole)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(stripes, tmp_path):
+    """As under nohup."""
+    folder = tmp_path / 'run'
+    process = start(command(stripes, folder, 2), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert wait_for(process, folder / 'last.pdstate')
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and checkpoint.read(folder / 'last.pdstate')['progress']['epoch'] == 3
+
+
+def test_a_second_interrupt_leaves_at_once():
+    """Whatever the first one waits for."""
+    from CaiT.training.preemption import PreemptionSignal
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), PreemptionSignal() as preemption:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.name == 'SIGTERM' and preemption.any_rank()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    from CaiT.training.preemption import PreemptionSignal
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with PreemptionSignal():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize('shell', ['"$@" | head -n 1', '"$@" >&-', '"$@" > /dev/full', '"$@" 2>&- >&-'],
+                         ids=['head', 'closed', 'full', 'both closed'])
+def test_standard_output_that_is_gone_does_not_end_training(stripes, tmp_path, shell):
+    folder = tmp_path / 'run'
+    done = subprocess.run(['bash', '-c', f'set -o pipefail; {shell}', '-', *command(stripes, folder, 1)], cwd=ROOT,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 'Traceback' not in done.stderr and 'Exception ignored' not in done.stderr
+    assert len(done.stdout.splitlines()) <= 1
+    assert (folder / 'log_train.txt').read_text().splitlines()[-1].endswith(('best.pdparams', 'curves.png', 'run.html'))
 
 
 def test_a_worker_that_dies_is_one_line(stripes, tmp_path):

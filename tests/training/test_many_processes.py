@@ -2,7 +2,9 @@
 """Two processes on gloo, started as users start them, against one process with the same global batch."""
 from __future__ import annotations
 
+import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 
 from CaiT.training import checkpoint
 from CaiT.training.logger import RunLogger
-from tests.training.conftest import CAIT, SMALL
+from tests.training.conftest import CAIT, SMALL, small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 # No mixing, no dropping: those draw per batch or per process. Micro-batches and recomputation go their own way through
@@ -30,12 +32,13 @@ def words(script, stripes, folder, batch, epochs, *opts):
             '-opts', *CAIT, *SMALL, *SHARED, *opts]
 
 
-def launch(stripes, folder, epochs, *opts):
-    """Two processes of two images each; the launcher's own logs go beside the run."""
+def launch(stripes, folder, epochs, *opts, more=()):
+    """Two processes of two images each; the launcher's own logs go beside the run. ``more``: further flags."""
     launcher = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2',
                 '--log_dir', str(folder) + '-log']
     environment = {key: value for key, value in os.environ.items() if not key.startswith(('PADDLE_', 'OMP_'))}
-    return subprocess.Popen([*launcher, *words('main_multi_gpu.py', stripes, folder, 2, epochs, *opts)], cwd=ROOT,
+    flags = words('main_multi_gpu.py', stripes, folder, 2, epochs, *opts)
+    return subprocess.Popen([*launcher, flags[0], *more, *flags[1:]], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -76,6 +79,40 @@ def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recom
     assert len((folder / 'log.jsonl').read_text().splitlines()) == 2
     second = (tmp_path / 'two-log' / 'workerlog.1').read_text()
     assert 'training epoch' not in second and 'Error' not in second
+
+
+@pytest.mark.parametrize('images', ['', 'val/1/01.png'], ids=['eleven images', 'one image'])
+def test_predictions_are_shared_and_merged(stripes, one, tmp_path, images):
+    """Of eleven images one process gets six, the other five; of one image the second gets none."""
+    data = stripes / images
+    more = ['-pretrained', str(one / 'best'), '-pred']
+    output, _ = (job := launch(data, tmp_path / 'two', 1, more=more)).communicate(timeout=200)
+    assert job.returncode == 0, output
+    assert output.count('table: ') == 1
+    from CaiT.training import jobs
+    jobs.predict(small_config(data, pretrained=str(one / 'best'), output_dir=str(tmp_path / 'one')))
+    tables = []
+    for folder in ('two', 'one'):
+        with open(tmp_path / folder / 'predictions.csv', newline='', encoding='utf-8') as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == len(tables[1]) == (1 if images else 11)
+    for mine, theirs in zip(*tables):
+        for key in ('path', 'class_id', 'class_name', 'top5_class_ids'):
+            assert mine[key] == theirs[key]
+        assert np.array(mine['top5_probs'].split(), float) == pytest.approx(
+            np.array(theirs['top5_probs'].split(), float), abs=1e-6)
+
+
+def test_lines_of_an_evaluation_are_of_all_processes(stripes, one, tmp_path):
+    """Two processes, two images a step: four images of both, then eight, then all eleven."""
+    opts, more = ['REPORT_FREQ', '1', 'DATA.BATCH_SIZE_EVAL', '2'], ['-pretrained', str(one / 'best'), '-eval']
+    output, _ = (job := launch(stripes, tmp_path / 'two', 1, *opts, more=more)).communicate(timeout=200)
+    assert job.returncode == 0, output
+    steps = re.findall(r'Val Step\[(\d{4})/\d{4}\], .*Avg Acc@1: (\d\.\d{4})', output)
+    assert [step for step, _ in steps] == ['0000', '0001', '0002']
+    assert all(float(acc) * count == pytest.approx(round(float(acc) * count), abs=1e-3)
+               for (_, acc), count in zip(steps, (4, 8, 11)))  # images are counted, of both
+    assert steps[-1][1] in re.findall(r'Validation Acc@1: (\d\.\d{4})', output)
 
 
 def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stripes, one, tmp_path):

@@ -59,7 +59,7 @@ BROKEN = {
         lambda s: s['model'].update(cls_token=[0.0]),
     "model: 'pos_embed' holds NaN or infinite numbers": lambda s: s['model']['pos_embed'].fill(np.inf),
     "ema: 'head.weight' is missing": lambda s: s['ema'].pop('head.weight'),
-    "ema: is empty, expected the moving average of all parameters": lambda s: s['ema'].clear(),
+    'ema: is empty, expected the moving average of all parameters': lambda s: s['ema'].clear(),
     "ema: 'norm.bias' holds NaN or infinite numbers": lambda s: s['ema']['norm.bias'].fill(np.nan),
     "optimizer: 'norm.bias/moment2_0' is missing": lambda s: s['optimizer'].pop('norm.bias/moment2_0'),
     "optimizer: 'head.bias/moment1_0': found shape [5], expected [3]":
@@ -70,7 +70,7 @@ BROKEN = {
     'progress: epoch: found 3, expected an integer from 1 to 2': lambda s: s['progress'].update(epoch=3),
     'progress: step: found 1000000000, expected an integer from 0 to 6': lambda s: s['progress'].update(step=10**9),
     'progress: step: found 1.5, expected an integer from 0 to 6': lambda s: s['progress'].update(step=1.5),
-    "progress: epoch: found True, expected a number": lambda s: s['progress'].update(epoch=True),
+    'progress: epoch: found True, expected a number': lambda s: s['progress'].update(epoch=True),
     'progress: best_top1: found nan, expected a number from -1 to 1':
         lambda s: s['progress'].update(best_top1=float('nan')),
     'progress: correct is missing': lambda s: s['progress'].pop('correct'),
@@ -119,8 +119,8 @@ def test_a_state_of_an_older_version_resumes_to_the_same_bits(config, trained, t
 
 @pytest.mark.parametrize('opts, message', [
     (['DATA.MEAN', '(0.1,0.2,0.3)', 'TRAIN.LOSS', 'BCE'],
-     'DATA.MEAN is [0.485, 0.456, 0.406] there and [0.1, 0.2, 0.3] in this run; TRAIN.LOSS is '
-     "'CE' there and 'BCE' in this run"),
+     'DATA.MEAN is [0.485, 0.456, 0.406] there and [0.1, 0.2, 0.3] in this run; '
+     "TRAIN.LOSS is 'CE' there and 'BCE' in this run"),
     (['SEED', 5], 'SEED is 0 there and 5 in this run'),
     (['TRAIN.FREEZE', "['patch_embed.*']"], "TRAIN.FREEZE is [] there and ['patch_embed.*'] in this run"),
     (['MODEL.DROP_PATH_RATE', 0.3], 'MODEL.DROP_PATH_RATE is 0.0 there and 0.3 in this run'),
@@ -128,8 +128,8 @@ def test_a_state_of_an_older_version_resumes_to_the_same_bits(config, trained, t
 def test_other_settings_are_listed_and_refused_unless_said(config, trained, opts, message):
     path = trained / 'last.pdstate'
     refused(config(*EMA, *opts, output_dir=str(trained), resume='auto'), trained,
-            f'-resume {path}: {message}; expected the same settings, or -opts RESUME_ANYWAY True to go on with those of '
-            'this run, or another -output_dir for a run of its own')
+            f'-resume {path}: {message}; expected the same settings, or -opts RESUME_ANYWAY True to go on with '
+            'those of this run, or another -output_dir for a run of its own')
     jobs.train(config(*EMA, *opts, 'RESUME_ANYWAY', True, output_dir=str(trained), resume='auto'))
     assert f'warning: resumed although settings differ: {message}\n' in (trained / 'log_train.txt').read_text()
     assert yaml.safe_load((trained / 'config.yaml').read_text())['RESUME_ANYWAY'] is False
@@ -145,10 +145,10 @@ def test_what_the_arrays_depend_on_is_refused_whatever_is_said(config, trained, 
 
 
 def test_where_and_how_a_run_goes_on_is_free(config, stripes, trained, tmp_path):
-    """Workers, report frequency, an evaluation's batch; the same data by another path; the weights it began with gone."""
+    """Workers, report frequency, an evaluation's batch; the same data by another path; -pretrained's file gone."""
     (tmp_path / 'link').symlink_to(stripes)
-    state = jobs.train(config(*EMA, 'DATA.BATCH_SIZE_EVAL', 3, 'REPORT_FREQ', 1, 'SAVE_STEPS', 2, output_dir=str(trained),
-                              resume='auto', data_path=str(tmp_path / 'link'), pretrained='/is/not/there'))
+    state = jobs.train(config(*EMA, 'DATA.BATCH_SIZE_EVAL', 3, 'REPORT_FREQ', 1, 'SAVE_STEPS', 2, resume='auto',
+                              output_dir=str(trained), data_path=str(tmp_path / 'link'), pretrained='/is/not/there'))
     assert state.epoch == 3
 
 
@@ -165,7 +165,7 @@ def test_auto_without_a_folder_takes_the_newest_run_if_it_is_this_one(config, st
     shutil.copytree(trained, 'output/train-20200101-00-00-00')
     other = tmp_path / 'other'
     shutil.copytree(stripes, other)
-    with pytest.raises(InputError, match=r'DATA\.DATA_PATH is .*stripes.* there and .*other.* in this run; expected the '):
+    with pytest.raises(InputError, match=r'DATA\.DATA_PATH is .*stripes.* there and .*other.* in this run; expected '):
         jobs.train(config(*EMA, resume='auto', data_path=str(other)))
     assert os.listdir('output') == ['train-20200101-00-00-00']
     jobs.train(config(*EMA, resume='auto'))
@@ -204,8 +204,8 @@ def test_best_that_is_not_there_starts_anew(config, trained, tmp_path, lose, mov
 def test_a_run_in_the_other_folder_is_not_overwritten(config, trained, tmp_path):
     other = Path(shutil.copytree(trained, tmp_path / 'b'))
     refused(config(*EMA, output_dir=str(other), resume=str(trained)), other,
-            f'-output_dir {other}: holds a run already, which -resume {trained}/last.pdstate would overwrite; name another '
-            'folder, or add -resume auto to go on with it')
+            f'-output_dir {other}: holds a run already, which -resume {trained}/last.pdstate would overwrite; name '
+            'another folder, or add -resume auto to go on with it')
 
 
 @pytest.mark.parametrize('tag', ['last', 'best', 'best_ema'])

@@ -73,8 +73,8 @@ def test_another_hosts_lock_is_not_taken_over(tmp_path):
     with pytest.raises(InputError) as caught, lock(tmp_path):
         pass
     assert str(caught.value) == (
-        f'{tmp_path}: is in use by ann on node-7, process 12, since 2026-01-02 03:04:05; expected another -output_dir, or '
-        f'the end of that run; if that run has ended, delete {tmp_path}/{LOCK}')
+        f'{tmp_path}: is in use by ann on node-7, process 12, since 2026-01-02 03:04:05; expected another -output_dir, '
+        f'or the end of that run; if that run has ended, delete {tmp_path}/{LOCK}')
     assert json.loads((tmp_path / LOCK).read_text()) == owner
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_is_refused_leaves_no_folder(config, tmp_path, monkeypatch, n
 
 
 def test_what_a_killed_run_left_unfinished_is_swept(config, tmp_path):
-    left = [f'.{name}.x1y2.tmp' for name in ('curves.png', 'log.jsonl', 'config.yaml', 'best_ema.pdparams', 'report.html')]
+    left = [f'.{name}.x1y2.tmp' for name in ('curves.png', 'log.jsonl', 'config.yaml', 'best_ema.pdparams', 'run.html')]
     for name in left:
         (tmp_path / name).write_text('half')
     (tmp_path / '.keep.tmp.txt').write_text('mine')
