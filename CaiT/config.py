@@ -190,13 +190,13 @@ def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str
     ``data`` and ``source`` are those of a LoadReport. What a YAML file, a flag or -opts says stays. Returns ``config``
     itself and '' where nothing is known of the weights or nothing differs.
     """
-    changed, kept, values = [], [], {}
+    changed, unchanged, values = [], [], {}
     for key, value in (data or {}).items():
         name, current = f'DATA.{key.upper()}', config.DATA[key.upper()]
         if current == value:
             continue
         if is_explicit(config, name):
-            kept.append(f'{name} {value} (configured: {current})')
+            unchanged.append(f'{name} {value} (configured: {current})')
         else:
             changed.append(f'{name} {value} (not {current})')
             values[key.upper()] = value
@@ -206,7 +206,8 @@ def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str
         config.DATA.update(values)
         config.freeze()
     lines = [f'data config of the weights ({source}): {", ".join(changed)}'] if changed else []
-    lines += [f'kept as configured, although these weights are for ({source}): {", ".join(kept)}'] if kept else []
+    if unchanged:
+        lines.append(f'kept as configured, although these weights are for ({source}): {", ".join(unchanged)}')
     return config, '; '.join(lines)
 
 

@@ -157,7 +157,7 @@ def attention_section(sheets: Sequence[Tiles]) -> Html:
         if len(sheets) > 1:
             parts.append(heading(name))
         if reason:
-            parts.append(note(f'Not plotted: {reason}'))
+            parts.append(note(f'Not shown: {reason}'))
         parts.append('<div class="sheets">' + ''.join(
             f'<img alt="attention maps" width="{tile.width}" src="{png_uri(tile)}">' for tile in tiles_) + '</div>')
     return section('Attention', *parts)

@@ -38,18 +38,18 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
     unexpected = [name for name in arrays if name not in shapes]
     if strict and (missing or unexpected):
         raise InputError(f'{report.path}: is not of this model: ' + _mismatch(missing, unexpected))
-    kept = {name: arrays[name] for name in shapes if name in arrays}
-    if not kept:
+    stored = {name: arrays[name] for name in shapes if name in arrays}
+    if not stored:
         raise InputError(f'{report.path}: has no array of this model')
     report.initial += missing
     report.dropped += unexpected
-    if 'pos_embed' in kept:
-        kept['pos_embed'] = _position_rows(kept['pos_embed'], _prefix(arrays), tuple(shapes['pos_embed']),
-                                           _prefix(shapes), report)
-    _check_shapes(kept, shapes, report)
-    report.converted = [pair for pair in report.converted if pair[0] in kept]
-    report.loaded = len(kept) - len([name for name in report.zero_filled if name in kept])
-    return kept
+    if 'pos_embed' in stored:
+        stored['pos_embed'] = _position_rows(stored['pos_embed'], _prefix(arrays), tuple(shapes['pos_embed']),
+                                             _prefix(shapes), report)
+    _check_shapes(stored, shapes, report)
+    report.converted = [pair for pair in report.converted if pair[0] in stored]
+    report.loaded = len(stored) - len([name for name in report.zero_filled if name in stored])
+    return stored
 
 
 def _drop_heads(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport) -> None:
@@ -107,7 +107,7 @@ def _position_rows(found: np.ndarray, found_prefix: int, wanted: Tuple[int, ...]
                    report: LoadReport) -> np.ndarray:
     """The position embedding [1, prefix + patches, C] for the model's shape ``wanted``.
 
-    Patch rows are resampled, prefix rows kept. Where the file has no distillation row (not strict), it is zeros.
+    Patch rows are resampled, prefix rows stored. Where the file has no distillation row (not strict), it is zeros.
     """
     if found.shape == wanted or found.ndim != 3 or found.shape[::2] != wanted[::2]:
         return found  # nothing to do, or a difference that the check of shapes reports

@@ -64,8 +64,11 @@ def test_label_maps(tmp_path, name, text):
         read_label_map(path, 10)
 
 
-def test_a_plain_name_may_begin_with_a_number(tmp_path):
-    assert read_label_map(write(tmp_path / 'a.txt', '0 degrees\n5 o clock\n'), 2) == ['0 degrees', '5 o clock']
+def test_names_that_begin_with_a_number_may_be_ids(tmp_path):
+    """Refused, with what to write instead: as ids these would put one class in the other's place."""
+    with pytest.raises(InputError, match='found ids from 0 to 5 for 2 classes and no 1'):
+        read_label_map(write(tmp_path / 'a.txt', '0 degrees\n5 o clock\n'), 2)
+    assert read_label_map(write(tmp_path / 'b.txt', '0 0 degrees\n1 5 o clock\n'), 2) == ['0 degrees', '5 o clock']
 
 
 @pytest.mark.parametrize('name,text', [('a.json', '{'), ('b.json', '{"1": "x"}'), ('c.json', '3')])

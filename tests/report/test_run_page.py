@@ -146,7 +146,7 @@ def test_attention_of_a_run(make_run, check_page, tmp_path):
     model = small('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
     paddle.save(model.state_dict(), str(folder / 'best.pdparams'))
     run_page.write([folder], tmp_path / 'page.html', images=3)
-    assert 'Not drawn' in check_page(tmp_path / 'page.html')[0]  # the images are not there
+    assert 'Not shown' in check_page(tmp_path / 'page.html')[0]  # the images are not there
     rng = np.random.default_rng(0)
     for index in range(7):
         Image.fromarray(rng.integers(0, 255, (40, 33, 3), np.uint8)).save(tmp_path / f'{index}.png')

@@ -84,7 +84,8 @@ def test_lists_that_are_there_survive(folder):
         make_lists.main([str(folder), '--force'])
     backups = sorted(path.read_text() for path in folder.glob('train_list.txt.bak-*'))
     assert len(backups) == 3 and backups.count('mine\n') == 1
-    assert read(folder / 'classes.txt') == ['mine'] and len(read(folder / 'train_list.txt')) == 21
+    assert len(read(folder / 'train_list.txt')) == 21 and len(read(folder / 'classes.txt')) == 3
+    assert [path.read_text() for path in folder.glob('classes.txt.bak-*')] == ['mine\n']
 
 
 def test_bad_folders_and_flags(folder, tmp_path):

@@ -135,8 +135,8 @@ def test_a_written_config_says_everything(tmp_path):
     path = tmp_path / 'config.yaml'
     path.write_text(get_config(opts=['MODEL.NAME', 'vit_base_patch32_224']).dump())
     config = get_config(str(path))
-    kept, line = with_data_of(config, MINDCV, 'x')
-    assert kept is config and line.startswith('kept as configured')
+    found, line = with_data_of(config, MINDCV, 'x')
+    assert found is config and line.startswith('kept as configured')
     assert with_data_of(config, None, '') == (config, '')
     assert get_config(str(path)) == get_config(opts=['MODEL.NAME', 'vit_base_patch32_224'])  # not part of the value
 
