@@ -43,18 +43,19 @@ def test_an_ordinary_run_is_told_nothing(config):
      'warning: a warm-up of 4 epochs is not shorter than a run of 4: the learning rate reaches 0.001 of 0.001'),
     (['TRAIN.WARMUP_EPOCHS', 20], {'epochs': 2}, 400,
      'warning: a warm-up of 20 epochs is not shorter than a run of 2: the learning rate reaches 0.0001 of 0.001'),
-    ([], {'batch_size': 64}, 9, 'warning: the training set (9 images) is smaller than one update (64 images); expected a '
-                                'smaller -batch_size'),
+    ([], {'batch_size': 64}, 9,
+     'warning: the training set (9 images) is smaller than one update (64 images); expected a smaller -batch_size'),
     (['TRAIN.LR_BATCH', 32, 'TRAIN.ACCUM_ITER', 8], {}, 31,
      'warning: the training set (31 images) is smaller than one update (32 images), for which the learning rate is '
      'scaled; expected a smaller -batch_size'),
     (['TRAIN.EMA_DECAY', 0.9999], {'epochs': 5}, 1200,
-     'warning: moving average of the weights: with TRAIN.EMA_DECAY 0.9999, after the 1500 updates of this run 86.1 % '
-     'of it are still the initial weights'),
+     'warning: moving average of the weights: with TRAIN.EMA_DECAY 0.9999, after the 1500 updates of this run '
+     '86.1 % of it are still the initial weights'),
     (['MODEL.DROP_RATE', 0.1], {'pretrained': 'x'}, 1200,
      'warning: MODEL.DROP_RATE 0.1 with -pretrained: fine-tuning with dropout learns little, expected 0'),
     ([], {'num_classes': 10}, 1200,
-     'warning: the training set has 3 classes (ids 0 to 2), the head has 10; expected -num_classes=3, or lists with all'),
+     'warning: the training set has 3 classes (ids 0 to 2), the head has 10; expected -num_classes=3, '
+     'or lists with all'),
     ([], {'batch_size': 500}, 1200,
      'epoch: 2 steps of 500 images, 200 of 1200 images (16.7 %) are left out of each')])
 def test_each_line(config, opts, flags, images, line):
