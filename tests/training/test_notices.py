@@ -28,7 +28,7 @@ def notices(config, images=1200, classes=3, world_size=1):
     return [*line.split('\n')[1:], *training_notices(config, schedule, Data(images, classes), steps, None)]
 
 
-def test_an_ordinary_run_is_told_nothing(config):
+def test_an_ordinary_run_has_no_notice(config):
     assert notices(config('TRAIN.EMA_DECAY', 0.99, epochs=10)) == []
 
 
