@@ -8,19 +8,18 @@ as an equal configuration.
 """
 from __future__ import annotations
 
-import ast
-import difflib
-import math
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-import yaml
 from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import checks
+from CaiT.config_layers import keys, merge, nested, read_files
 from CaiT.errors import InputError
 from CaiT.models.registry import create_model, get_variant
+
+_EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
 DEFAULTS: Dict[str, Any] = {
     'DATA': {
@@ -37,6 +36,8 @@ DEFAULTS: Dict[str, Any] = {
         'NAME': 'cait_xxs24_224',
         'PRETRAINED': '',          # a checkpoint of any supported format, with or without extension
         'STRICT': True,            # missing or unexpected weights are an error
+        'USE_EMA': False,          # take the moving average of the weights that a training file holds beside them
+        'CHECKPOINT_KEY': '',      # which of several models in a file: model, state_dict, teacher, ...
         'NUM_CLASSES': 1000,
         # the constructor's arguments in capitals: defaults from the model's variant
     },
@@ -138,11 +139,11 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
 
     Raises InputError for a missing or malformed file, an unknown key, a wrong type or value.
     """
-    layers = [*_files(Path(path))] if path else []
-    layers.append(_nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
+    layers = [*read_files(Path(path))] if path else []
+    layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
         raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
-    layers.append(_nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
+    layers.append(nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
 
     node = _node(DEFAULTS)
     for key in ('MODEL.NAME', 'DATA.DATASET'):  # these choose further defaults, so they are merged first
@@ -156,18 +157,57 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     node.DATA.update({name.upper(): value for name, value in variant.data.items()})
     node.MODEL.NUM_CLASSES = NUM_CLASSES.get(node.DATA.DATASET, 1000)
     for source, values in layers:
-        _merge(node, values, source, '')
+        merge(node, values, source)
     _check(node)
+    # not a setting: it is neither written nor compared, and a copy keeps it
+    node.__dict__[_EXPLICIT] = frozenset(key for _, values in layers for key in keys(values))
     node.freeze()
     return node
+
+
+def is_explicit(config: CfgNode, key: str) -> bool:
+    """Whether a YAML file, a flag or -opts set ``key`` ('DATA.MEAN'), rather than a default or the model's row."""
+    return key in config.__dict__.get(_EXPLICIT, ())
 
 
 def build_model(config: CfgNode, pretrained: bool = True) -> nn.Layer:
     """The model that ``config`` describes, with the weights of MODEL.PRETRAINED if it is set and ``pretrained``."""
     model = config.MODEL
     arch = {name: model[name.upper()] for name in get_variant(model.NAME).arch}
-    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT,
+    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT, load_options(config),
                         image_size=config.DATA.IMAGE_SIZE, num_classes=model.NUM_CLASSES, **arch)
+
+
+def load_options(config: CfgNode) -> Dict[str, Any]:
+    """What the section MODEL says of a weight file, as arguments of ``CaiT.load_weights``."""
+    return dict(use_ema=config.MODEL.USE_EMA, key=config.MODEL.CHECKPOINT_KEY,
+                new_head=True if is_explicit(config, 'MODEL.NUM_CLASSES') else None)
+
+
+def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str) -> Tuple[CfgNode, str]:
+    """``config`` with the data config of its weights, and a line on what that changed or would have changed.
+
+    ``data`` and ``source`` are those of a LoadReport. What a YAML file, a flag or -opts says stays. Returns ``config``
+    itself and '' where nothing is known of the weights or nothing differs.
+    """
+    changed, kept, values = [], [], {}
+    for key, value in (data or {}).items():
+        name, current = f'DATA.{key.upper()}', config.DATA[key.upper()]
+        if current == value:
+            continue
+        if is_explicit(config, name):
+            kept.append(f'{name} {value} (configured: {current})')
+        else:
+            changed.append(f'{name} {value} (not {current})')
+            values[key.upper()] = value
+    if values:
+        config = config.clone()
+        config.defrost()
+        config.DATA.update(values)
+        config.freeze()
+    lines = [f'data config of the weights ({source}): {", ".join(changed)}'] if changed else []
+    lines += [f'kept as configured, although these weights are for ({source}): {", ".join(kept)}'] if kept else []
+    return config, '; '.join(lines)
 
 
 def data_config(config: CfgNode) -> Dict[str, Any]:
@@ -177,78 +217,6 @@ def data_config(config: CfgNode) -> Dict[str, Any]:
 
 def _node(values: Mapping[str, Any]) -> CfgNode:
     return CfgNode({key: _node(value) if isinstance(value, Mapping) else value for key, value in values.items()})
-
-
-def _files(path: Path, parents: tuple = ()) -> List[tuple]:
-    """[(file name, its values)] of the BASE files of ``path`` (relative to it), then of ``path`` itself."""
-    if path.resolve() in parents:
-        raise InputError(f'{path}: BASE leads back to this file')
-    try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise InputError(f'config file {path}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise InputError(f'{path}: found {type(values).__name__}, expected KEY: value lines')
-    bases = values.pop('BASE', [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f'{path}: BASE: found {bases!r}, expected a file name or a list of them')
-    layers = [layer for base in bases for layer in _files(path.parent / base, (*parents, path.resolve()))]
-    return [*layers, (str(path), values)]
-
-
-def _nested(dotted: Mapping[str, Any], source: str) -> tuple:
-    """(source, {'A': {'B': 1}}) from {'A.B': 1}."""
-    values: Dict[str, Any] = {}
-    for key, value in dotted.items():
-        *sections, leaf = key.split('.')
-        level = values
-        for section in sections:
-            level = level.setdefault(section, {})
-            if not isinstance(level, dict):
-                raise InputError(f'{source}: {section}: found {level!r} and, beside it, {key}')
-        level[leaf] = value
-    return source, values
-
-
-def _merge(node: CfgNode, values: Mapping[str, Any], source: str, prefix: str) -> None:
-    for key, value in values.items():
-        name = f'{prefix}{key}'
-        if key not in node:
-            near = difflib.get_close_matches(str(key), list(node), n=2) or sorted(node)
-            raise InputError(f'{source}: unknown key {name}, expected {" or ".join(near)}')
-        if isinstance(node[key], CfgNode):
-            if not isinstance(value, Mapping):
-                raise InputError(f'{source}: {name}: found {value!r}, expected keys {", ".join(node[key])}')
-            _merge(node[key], value, source, f'{name}.')
-        else:
-            node[key] = _coerce(value, node[key], f'{source}: {name}')
-
-
-def _coerce(value: Any, default: Any, where: str) -> Any:
-    """``value`` converted to the type of ``default``; a string is parsed as a Python literal unless the type is str."""
-    kind = type(default)
-    found = value
-    if isinstance(value, str) and kind is not str:
-        try:
-            found = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass
-    if kind is float and type(found) in (int, float):
-        if not math.isfinite(found):
-            raise InputError(f'{where}: found {value!r}, expected a finite number')
-        return float(found)
-    if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
-        return tuple(_coerce(one, like, where) for one, like in zip(found, default))
-    if kind is list and isinstance(found, (tuple, list)):
-        return [_coerce(one, default[0] if default else '', where) for one in found]
-    if kind is tuple or type(found) is not kind:
-        size = f' of {len(default)}' if kind is tuple else ''
-        raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')
-    return found
 
 
 def _check(config: CfgNode) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 # Errors of the system that say something about the user's disk or paths, not about this code.
 OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
@@ -25,6 +25,14 @@ class NonFiniteError(ArithmeticError):
 
 class WorkerError(RuntimeError):
     """A data worker process died."""
+
+
+def shown(text: Any, limit: int = 80) -> str:
+    """A text from a file, fit for one line: printable and short. Of anything else, its type only."""
+    if not isinstance(text, str):
+        return f'({type(text).__name__})'
+    text = ''.join(character if character.isprintable() else '?' for character in text[:limit + 1])
+    return text if len(text) <= limit else text[:limit] + '…'
 
 
 def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:

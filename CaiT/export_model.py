@@ -104,7 +104,7 @@ def main() -> int:
         ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
     print(runtime.prepare())
     weights = resolve_weights(args)
-    from CaiT.config import build_model, data_config
+    from CaiT.config import build_model, data_config, load_options, with_data_of
     from CaiT.data.datasets import read_label_map
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
@@ -112,7 +112,9 @@ def main() -> int:
 
     config = load_config(args, weights)
     model = build_model(config)
-    print('\n'.join(load(model, weights)))
+    report = load(model, weights, **load_options(config))
+    config, line = with_data_of(config, report.data, report.data_source)
+    print('\n'.join([*report.lines(), *filter(None, [line])]))
     data = DataConfig(**data_config(config))
     classes = config.MODEL.NUM_CLASSES
     checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else

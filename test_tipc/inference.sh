@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# Prediction with the dynamic model, inference with the exported one, and their comparison image by image. Sourced after common_func.sh and forms.sh.
+# Prediction with the dynamic model, inference with the exported one, and comparison image by image.
+# Sourced after common_func.sh and forms.sh.
 
 # predict LABEL CONFIG WEIGHTS FOLDER: the dynamic model's predictions into FOLDER; `reference` is their table, empty
 # when there is none.
@@ -110,8 +111,8 @@ obstacle() {
     fi
 }
 
-# tolerance PRECISION: allowed difference of a probability from the dynamic model's, and for which fraction of the images.
-# fp32 may differ by the tolerance of the export, 1e-5 of the largest logit, at logits up to a hundred.
+# tolerance PRECISION: the allowed difference of a probability from the dynamic model's, and for which fraction of the
+# images. fp32 may differ by the tolerance of the export, 1e-5 of the largest logit, at logits up to a hundred.
 tolerance() {
     case $1 in
         fp32) printf -- ' --atol=1e-6 --rtol=1e-3' ;;

@@ -4,9 +4,10 @@
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_infer_python.txt 'lite_train_lite_infer'
 #
-# Created when missing: dataset/lite_data, 16 training and 16 validation images of the embedded digits in
-# ImageNet layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
-# output/digits/infer, its export. Other datasets and weights are the user's: their presence is checked, they are never changed.
+# Created when missing: dataset/lite_data, 16 training and 16 validation images of the embedded digits in ImageNet
+# layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
+# output/digits/infer, its export. Other datasets and weights are the user's: their presence is checked, they are never
+# changed.
 # Modes: those of test_train_inference_python.sh, and paddle2onnx_infer.
 set -euo pipefail
 # shellcheck source=test_tipc/common_func.sh

@@ -24,7 +24,7 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the user makes or brings: no document can have it lie in the repository.
+# Paths of the user's files, which are not in the repository.
 NOT_OURS = ('output/', 'dataset/', 'weights/', '/')
 ORDINARY = {'cat', 'cd', 'cp', 'df', 'export', 'git', 'ls', 'mkdir', 'mv', 'ruff', 'source', 'tar', 'unzip'}
 

@@ -15,7 +15,8 @@ MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
 LAYERS = {'models': {'weights'}, 'config.py': {'models', 'weights'}, 'data': set(), 'weights': {'models'},
           'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
           'deploy': {'models', 'config', 'data', 'weights'}}
-BASE_MODULES = {'checks', 'errors', 'files', 'cli', 'runtime', 'safe_pickle', '__version__'}
+BASE_MODULES = {'checks', 'errors', 'files', 'cli', 'runtime', 'config_layers', 'pickled_objects', 'safe_json',
+                'safe_pickle', 'safe_yaml', '__version__'}
 
 
 def imports(path: Path) -> set:

@@ -211,8 +211,9 @@ def test_each_leaf_changes_the_model(family, leaf):
 
 
 def test_no_leaf_is_left_out(tmp_path):
+    # below, in tests/weights, and by the parameter of the test above
+    others = {'NAME', 'PRETRAINED', 'STRICT', 'USE_EMA', 'CHECKPOINT_KEY'}
     for family, changes in CHANGES.items():
-        others = {'NAME', 'PRETRAINED', 'STRICT'}  # below, and by the parameter of the test above
         assert set(get_config(opts=['MODEL.NAME', family]).MODEL) == {*changes, *others}
 
 

@@ -67,13 +67,13 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
             name, label = line, -1
         else:
             name, label = '', -1
-        name = name.strip()
+        name = unquoted(name.strip())
         if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
             raise InputError(f'{quoted(path)}, line {number}: found {line!r}, expected {expected}')
         if num_classes is not None and label >= num_classes:
             raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
                              f'{num_classes - 1} (the head has {num_classes} classes)')
-        paths.append(unquoted(name))
+        paths.append(name)
         labels.append(label)
         lines.append(number)
     if not paths:

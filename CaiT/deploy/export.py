@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -21,19 +21,21 @@ from CaiT.deploy.metadata import FILE, Artifact, Metadata, read
 from CaiT.deploy.simplify import from_model
 from CaiT.errors import InputError
 from CaiT.files import PathLike, atomic_folder
+from CaiT.weights.load_report import LoadReport
 from CaiT.weights.translate import load_weights
 
 Target = Tuple[str, str, str]  # backend, precision, input
 
 
-def load(model: nn.Layer, path: PathLike) -> List[str]:
-    """Load all weights of ``model``, set it to eval mode, and return the lines of the load report.
+def load(model: nn.Layer, path: PathLike, **options: Any) -> LoadReport:
+    """Load all weights of ``model``, set it to eval mode, and return the load report.
 
-    Raises InputError when the file lacks the classifier, which would otherwise be exported with random weights.
+    ``options`` are those of ``load_weights``. Raises InputError when the file lacks the classifier, which would
+    otherwise be exported with random weights.
     """
-    lines = load_weights(model, path, require_all=True).lines()
+    report = load_weights(model, path, require_all=True, **options)
     model.eval()
-    return lines
+    return report
 
 
 def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:

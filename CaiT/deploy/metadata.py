@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
+from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
 from CaiT.files import PathLike
@@ -68,7 +69,7 @@ def read(folder: PathLike) -> Metadata:
     """The metadata of an exported folder; InputError when it is missing, damaged or of another format."""
     path = Path(folder) / FILE
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
+        values = safe_json.loads(path.read_text(encoding='utf-8'))
         if values.pop('format') != FORMAT:
             raise ValueError(f'its format is not {FORMAT}')
         values['data'] = DataConfig.from_dict(values['data'])

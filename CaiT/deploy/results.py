@@ -32,7 +32,7 @@ class ResultFile:
         self.done: Set[str] = set()
         exists = self.path.is_file() and self.path.stat().st_size > 0
         if exists and not resume:
-            raise InputError(f'--output {path}: exists; --resume goes on with it, or choose another name')
+            raise InputError(f'--output {path}: exists; --resume continues it, or choose another name')
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if exists:
             self._read_existing()
@@ -53,7 +53,7 @@ class ResultFile:
                 rows, columns = list(reader), list(reader.fieldnames or self.columns)
             self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot go on with it ({error})'
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed ({error})'
                              ) from None
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '

@@ -25,7 +25,7 @@ BATCH = 64         # images per forward pass
 CONTROLS = {'random': ('#8c959f', '2 3'), 'center': ('#57606a', '6 3')}
 
 
-class Curves(NamedTuple):
+class DeletionInsertion(NamedTuple):
     """Probability of the class [images, steps + 1] as 0, 1/steps, … of the patches are deleted or inserted."""
     deletion: np.ndarray
     insertion: np.ndarray
@@ -56,7 +56,7 @@ def steps_between(first: np.ndarray, last: np.ndarray, order: np.ndarray, side: 
 
 
 def measure(model: nn.Layer, image: np.ndarray, class_id: int, maps: Dict[str, np.ndarray], steps: int = 14,
-            seed: int = 0) -> Dict[str, Curves]:
+            seed: int = 0) -> Dict[str, DeletionInsertion]:
     """The curves, [1, steps + 1] each, of ``maps`` {name: [side, side]} and of 'random' and 'center', for one
     normalized image [3, S, S]."""
     side = len(next(iter(maps.values())))
@@ -69,7 +69,7 @@ def measure(model: nn.Layer, image: np.ndarray, class_id: int, maps: Dict[str, n
     for name, several in orders.items():
         curves = [[_probs(model, steps_between(first, last, order, side, steps), class_id) for order in several]
                   for first, last in ((image, np.zeros_like(image)), (blurred, image))]
-        found[name] = Curves(*(np.mean(one, axis=0)[None] for one in curves))
+        found[name] = DeletionInsertion(*(np.mean(one, axis=0)[None] for one in curves))
     return found
 
 
@@ -81,9 +81,9 @@ def _probs(model: nn.Layer, images: np.ndarray, class_id: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def joined(images: List[Dict[str, Curves]]) -> Dict[str, Curves]:
+def joined(images: List[Dict[str, DeletionInsertion]]) -> Dict[str, DeletionInsertion]:
     """The curves of several images below each other."""
-    return {name: Curves(*(np.concatenate([one[name][part] for one in images]) for part in range(2)))
+    return {name: DeletionInsertion(*(np.concatenate([one[name][part] for one in images]) for part in range(2)))
             for name in images[0]}
 
 
@@ -92,7 +92,7 @@ def area(curves: np.ndarray) -> np.ndarray:
     return (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
 
 
-def summarize(found: Dict[str, Curves]) -> Dict[str, Any]:
+def summarize(found: Dict[str, DeletionInsertion]) -> Dict[str, Any]:
     """{map: mean areas and the paired difference to 'random' with its standard error}."""
     summary = {}
     for name, curves in found.items():
@@ -108,7 +108,7 @@ def summarize(found: Dict[str, Curves]) -> Dict[str, Any]:
     return summary
 
 
-def write(folder: Path, found: Dict[str, Curves], facts: str) -> Dict[str, Any]:
+def write(folder: Path, found: Dict[str, DeletionInsertion], facts: str) -> Dict[str, Any]:
     """faithfulness.json and faithfulness.html in ``folder``; returns what the first holds."""
     summary = summarize(found)
     steps = found['random'].deletion.shape[1] - 1
@@ -124,7 +124,7 @@ def write(folder: Path, found: Dict[str, Curves], facts: str) -> Dict[str, Any]:
         figures.append(figure(f'{part.capitalize()} ({better})', chart, Html(legend(series))))
     rows = [(name, f'{one["deletion"]:.3f}', _difference(name, one, 'deletion'), f'{one["insertion"]:.3f}',
              _difference(name, one, 'insertion')) for name, one in summary.items()]
-    body = [section('Curves', note(f'Means over {summary["random"]["images"]} images.'), grid(figures)),
+    body = [section('DeletionInsertion', note(f'Means over {summary["random"]["images"]} images.'), grid(figures)),
             section('Areas under the curves', table(
                 ('map', 'deletion', 'minus random', 'insertion', 'minus random'), rows),
                     note('Differences are paired by image, ± one standard error.'))]

@@ -34,7 +34,7 @@ class Refresher:
     """Writes ``folder/run.html`` and ``folder/curves.png`` while a run trains; never raises: training goes on."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.drawn = Path(folder), 0.0
+        self.folder, self.plotted = Path(folder), 0.0
 
     def __call__(self, finished: bool = False) -> str:
         """Write the page, and the plots when 30 s have passed or the run is finished, with attention maps then.
@@ -44,9 +44,9 @@ class Refresher:
         try:
             runs = write([self.folder], self.folder / 'run.html', 4 if finished else 0)
             line = f'page: {self.folder / "run.html"}'
-            if finished or time.monotonic() - self.drawn >= PLOT_SECONDS:
+            if finished or time.monotonic() - self.plotted >= PLOT_SECONDS:
                 line = f'{plot_curves(runs, self.folder / "curves.png")}; {line}'
-                self.drawn = time.monotonic()
+                self.plotted = time.monotonic()
         except Exception as error:  # whatever is wrong with a page, the run is worth more
             line = f'page: not written ({type(error).__name__}: {" ".join(str(error).split())})'
         return line
@@ -157,7 +157,7 @@ def attention_section(sheets: Sequence[Tiles]) -> Html:
         if len(sheets) > 1:
             parts.append(heading(name))
         if reason:
-            parts.append(note(f'Not drawn: {reason}'))
+            parts.append(note(f'Not plotted: {reason}'))
         parts.append('<div class="sheets">' + ''.join(
             f'<img alt="attention maps" width="{tile.width}" src="{png_uri(tile)}">' for tile in tiles_) + '</div>')
     return section('Attention', *parts)

@@ -139,11 +139,11 @@ def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[st
                          'them)')
     moved = []
     for name in present:
-        kept = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
-        while (root / kept).exists():
-            kept += '+'
-        os.replace(root / name, root / kept)
-        moved.append(kept)
+        backup = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
+        while (root / backup).exists():
+            backup += '+'
+        os.replace(root / name, root / backup)
+        moved.append(backup)
     for name, content in contents.items():
         with atomic_write(root / name) as file:
             file.write(content)
@@ -188,8 +188,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         valid = sample(valid, args.fraction, args.per_class, args.seed)
         texts[LIST_FILES['val']] = lines(valid, ids)
         texts[LIST_FILES['test']] = [listed(image) for images in valid.values() for image in images]
-    for kept in write_lists(root, texts, args.force):
-        print(f'kept the old file as {quoted(root / kept)}')
+    for backup in write_lists(root, texts, args.force):
+        print(f'kept the old file as {quoted(root / backup)}')
     for name, text in texts.items():
         if name != CLASS_FILE:
             print(f'{quoted(root / name)}: {len(text)} images')

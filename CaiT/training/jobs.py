@@ -15,7 +15,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
-from CaiT.config import build_model
+from CaiT.config import build_model, load_options, with_data_of
 from CaiT.data.loader import worker_failures
 from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
@@ -31,6 +31,7 @@ from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
 from CaiT.weights.load_report import brief
 from CaiT.weights.translate import load_weights
+from CaiT.weights.zoo import local_path
 
 
 @worker_failures()
@@ -73,7 +74,8 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> Ev
     _set_device(config)
     with open_folder(config, 'eval') as folder:
         logger = _open_logger(config, folder, 'eval')
-        model, loader = _pretrained_model(config, logger), build_val_loader(config)
+        model, config = _pretrained_model(config, logger)
+        loader = build_val_loader(config)
         for note in loader.notes:
             logger.info(note)
         collector = Collector() if report else None
@@ -95,7 +97,7 @@ def predict(config: CfgNode) -> Path:
     _set_device(config)
     with open_folder(config, 'pred') as folder:
         logger = _open_logger(config, folder, 'pred')
-        model = _pretrained_model(config, logger)
+        model, config = _pretrained_model(config, logger)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
@@ -174,17 +176,24 @@ def _write_config(config: CfgNode, path: Path, active: bool) -> None:
         file.write(config.dump())
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> nn.Layer:
-    """The accelerated model with the weights of -pretrained. With MODEL.STRICT no parameter may stay at its initial
-    value: evaluating a randomly initialized head would give meaningless numbers."""
+def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+
+    With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
+    meaningless numbers. Without, a warning names those that do.
+    """
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    report = load_weights(model, config.MODEL.PRETRAINED, strict, require_all=strict)
+    path = local_path(config.MODEL.PRETRAINED, config.MODEL.NAME)
+    report = load_weights(model, path, strict, require_all=strict, **load_options(config))
     logger.info('\n'.join(report.lines()))
     if report.initial:
         logger.info(f'warning: {", ".join(brief(report.initial))} left at random initial values (MODEL.STRICT False): '
                     'the figures are not those of the weights')
+    config, line = with_data_of(config, report.data, report.data_source)
+    if line:
+        logger.info(line)
     logger.info(accelerate_for(config, model))
-    return model
+    return model, config

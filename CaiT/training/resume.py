@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import yaml
 from yacs.config import CfgNode
 
+from CaiT import safe_yaml
 from CaiT.config import DEFAULTS
 from CaiT.errors import InputError
 from CaiT.files import PathLike
@@ -23,8 +23,8 @@ PARTS = {'model': dict, 'ema': dict, 'optimizer': dict, 'scaler': dict, 'progres
 # Settings in which a run may differ from its checkpoint: they say where and how it runs, not what is computed …
 FREE = ('OUTPUT_DIR', 'RESUME', 'RESUME_ANYWAY', 'DEVICE', 'REPORT_FREQ', 'VALIDATE_FREQ', 'SAVE_STEPS',
         'DATA.LABEL_MAP', 'DATA.BATCH_SIZE_EVAL', 'DATA.NUM_WORKERS', 'DATA.USE_SHARED_MEMORY', 'MODEL.PRETRAINED',
-        'MODEL.STRICT', 'TRAIN.LAST_EPOCH', 'TRAIN.RECOMPUTE', 'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL',
-        'TRAIN.TENSORBOARD')
+        'MODEL.STRICT', 'MODEL.USE_EMA', 'MODEL.CHECKPOINT_KEY', 'TRAIN.LAST_EPOCH', 'TRAIN.RECOMPUTE',
+        'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL', 'TRAIN.TENSORBOARD')
 # … may differ and are said: what training longer, or on other devices, is about …
 NOTED = ('TRAIN.EPOCHS', 'DATA.BATCH_SIZE', 'TRAIN.ACCUM_ITER', 'AMP', 'TRAIN.AMP.LEVEL', 'TRAIN.AMP.DTYPE')
 # … and must not differ even with RESUME_ANYWAY, beside the architecture: the arrays would not fit.
@@ -90,9 +90,9 @@ def check_parts(state: Dict[str, Any]) -> None:
 def read_config(state: Dict[str, Any]) -> Dict[str, Any]:
     """The settings of the run that wrote ``state``."""
     try:
-        saved = yaml.safe_load(state['config'])
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"'config': not YAML: {' '.join(str(error).split())}") from None
+        saved = safe_yaml.loads(state['config'])
+    except InputError as error:
+        raise InputError(f"'config': {error}") from None
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), dict) for key in ('DATA', 'MODEL', 'TRAIN')):
         raise InputError("'config': found no sections DATA, MODEL and TRAIN")
     return saved

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 import paddle
 from yacs.config import CfgNode
 
-from CaiT.config import build_model
+from CaiT.config import build_model, with_data_of
 from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume
 from CaiT.training.acceleration import accelerate_for
@@ -58,7 +58,11 @@ class Trainer:
         self.model = build_model(config, pretrained=not self.resumed)  # a resumed run does without that file
         self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
         if config.MODEL.PRETRAINED and not self.resumed:
-            logger.info('\n'.join(self.model.load_report.lines()))
+            report = self.model.load_report
+            logger.info('\n'.join(report.lines()))
+            _, line = with_data_of(config, report.data, report.data_source)
+            if line:
+                logger.info(f'note: training uses its own data config; of these weights: {line}')
         freeze_line = freeze(self.model, config.TRAIN.FREEZE)
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)

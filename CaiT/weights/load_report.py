@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+from CaiT.weights import data_configs
 
 
 @dataclass
@@ -12,7 +14,8 @@ class LoadReport:
     """All arrays that were changed, dropped or missing.
 
     Names are the public ones (timm's), except the first of each pair in ``renamed`` and those of ``dropped`` that have
-    no public name.
+    no public name. ``data`` is how images must reach these weights (mean, std, crop_pct, interpolation) where that is
+    known, ``data_source`` where it is from.
     """
     path: str
     format: str
@@ -28,6 +31,8 @@ class LoadReport:
     dropped: List[str] = field(default_factory=list)
     initial: List[str] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    data: Optional[Dict[str, Any]] = None
+    data_source: str = ''
 
     def lines(self) -> List[str]:
         """The report as text; block indices are combined into ranges."""
@@ -41,6 +46,8 @@ class LoadReport:
                              ('dropped', self.dropped), ('left at initialization', self.initial)):
             if names:
                 text.append(f'  {title}, {len(names)}: {", ".join(brief(names))}')
+        if self.data:
+            text.append(f'  its images: {data_configs.text(self.data)} ({self.data_source})')
         return text + [f'  note: {note}' for note in self.notes]
 
 

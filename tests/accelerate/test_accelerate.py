@@ -128,10 +128,10 @@ def test_a_flag_that_is_changed_later_is_obeyed():
     accelerate(model)
     paddle.set_flags({'FLAGS_use_stride_kernel': True})
     try:
-        turned = paddle.rand([2, 32, 32, 3]).transpose([0, 3, 1, 2])
-        assert not functions.is_eligible(turned)
+        strided = paddle.rand([2, 32, 32, 3]).transpose([0, 3, 1, 2])
+        assert not functions.is_eligible(strided)
         assert float(abs(model(x).numpy() - expected).max()) < 1e-5
-        dense = paddle.to_tensor(turned.numpy())
-        assert float((model(turned) - model(dense)).abs().max()) < 1e-6
+        dense = paddle.to_tensor(strided.numpy())
+        assert float((model(strided) - model(dense)).abs().max()) < 1e-6
     finally:
         paddle.set_flags({'FLAGS_use_stride_kernel': False})

@@ -55,7 +55,7 @@ def test_a_window_counts_images(monkeypatch):
 
 
 def test_long_runs_get_fewer_rounds(monkeypatch):
-    """Ten rounds of a second are asked for; runs take a minute, so three count."""
+    """Ten rounds of one second are requested; runs take a minute, so only three are measured."""
     now = [0.0]
     monkeypatch.setattr('time.perf_counter', lambda: now[0])
 

@@ -114,7 +114,7 @@ def test_every_operation_of_every_recipe_runs(pixels, rng):
         for level in (0, 10):
             result = applier(pixels, name, level, rng)
             assert result.shape == pixels.shape and result.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, before)  # the image may be somebody else's: never changed in place
+    np.testing.assert_array_equal(pixels, before)  # the input is never changed in place
 
 
 def test_geometric_operations_have_both_signs(rng):

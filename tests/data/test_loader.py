@@ -151,7 +151,7 @@ errors.run(main)
 def test_errors_in_workers_end_the_program_with_one_line(tmp_path, how, message):
     (tmp_path / 'script.py').write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'PYTHONWARNINGS': 'ignore',
-                   'OMP_NUM_THREADS': '1'}  # with more, Paddle says two lines about it
+                   'OMP_NUM_THREADS': '1'}  # with more, Paddle prints two lines of warnings
     result = subprocess.run([sys.executable, str(tmp_path / 'script.py'), how], capture_output=True, text=True,
                             timeout=120, check=False, env=environment)
     lines = [line for line in result.stderr.splitlines() if line.strip()]

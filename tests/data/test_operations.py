@@ -78,7 +78,7 @@ def test_geometric_operations_match_pillow(name, value, filter_name, tolerance, 
     difference = np.abs(found.astype(int) - np.asarray(expected).astype(int)).max(2)
     outside = (np.asarray(expected) == FILL).all(2).astype(np.uint8)
     edge = cv2.dilate(outside, np.ones((5, 5))) > 0
-    edge[[0, 1, -1, -2]] = edge[:, [0, 1, -1, -2]] = True  # what lies beyond the border is taken in differently
+    edge[[0, 1, -1, -2]] = edge[:, [0, 1, -1, -2]] = True  # the treatment of pixels beyond the border differs
     assert difference[~edge].max() <= tolerance
     assert (~edge).mean() > 0.25
     assert (found[cv2.erode(outside, np.ones((5, 5))) > 0] == FILL).all()

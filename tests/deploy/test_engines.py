@@ -150,7 +150,7 @@ def test_openvino_is_imported_without_its_converter():
     pytest.importorskip('openvino')
     code = ('import sys; from CaiT.deploy.engines.openvino_engine import library; core = library().Core()\n'
             "assert not [m for m in sys.modules if m.startswith(('openvino.tools.ovc', 'openvino_telemetry'))]\n"
-            'import openvino.tools.ovc')  # who wants it still gets it
+            'import openvino.tools.ovc')  # it can still be imported
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -68,8 +68,8 @@ def test_reset_classifier(name):
         else:
             np.testing.assert_array_equal(parameter.numpy(), before[key])
     model.reset_classifier(0)
-    kept = {key for key in before if key.split('.')[0] not in heads(name)}
-    assert {key for key, _ in model.named_parameters()} == kept
+    remaining = {key for key in before if key.split('.')[0] not in heads(name)}
+    assert {key for key, _ in model.named_parameters()} == remaining
     assert model(images(model)).shape == [2, model.embed_dim]
 
 

@@ -34,9 +34,9 @@ def test_points_lie_where_their_numbers_say():
 
 
 def test_epochs_have_whole_ticks():
-    drawn = line_chart([Series('a', [(1, 0.5), (2, 0.7), (3, 0.6)], '#000')], 'epoch', 'loss', 'd', True)
-    labels = re.findall(r'y="224" text-anchor="middle">([^<]*)<', drawn)
-    assert labels == ['1', '2', '3'] and '>epoch<' in drawn and '>loss<' in drawn
+    plotted = line_chart([Series('a', [(1, 0.5), (2, 0.7), (3, 0.6)], '#000')], 'epoch', 'loss', 'd', True)
+    labels = re.findall(r'y="224" text-anchor="middle">([^<]*)<', plotted)
+    assert labels == ['1', '2', '3'] and '>epoch<' in plotted and '>loss<' in plotted
 
 
 def test_gaps_and_nothing():
@@ -46,10 +46,10 @@ def test_gaps_and_nothing():
 
 
 def test_small_values_share_one_notation():
-    drawn = line_chart([Series('a', [(0, 0), (1, 2e-3)], '#000')], 'x', 'y', 'd')
-    assert '>1e-3<' in drawn and '>5e-4<' in drawn and '0.001' not in drawn
+    plotted = line_chart([Series('a', [(0, 0), (1, 2e-3)], '#000')], 'x', 'y', 'd')
+    assert '>1e-3<' in plotted and '>5e-4<' in plotted and '0.001' not in plotted
 
 
 def test_text_is_escaped():
-    drawn = line_chart([Series('a<b>&', [(0, 0), (1, 1)], '#000')], '<x>', '"y"', '"d"')
-    assert 'a&lt;b&gt;&amp;' in drawn and '<x>' not in drawn
+    plotted = line_chart([Series('a<b>&', [(0, 0), (1, 1)], '#000')], '<x>', '"y"', '"d"')
+    assert 'a&lt;b&gt;&amp;' in plotted and '<x>' not in plotted

@@ -78,7 +78,8 @@ def test_weights_are_checked_against_and_adapted_to_a_model(tmp_path):
     assert report.loaded == len(arrays)
     same(read(out), arrays)
     arrays['pos_embed'] = rule.value('pos_embed', (1, 2 + 49, 192))
-    report = convert_weights.convert(c.write_pdparams(source, arrays), str(out), 'deit_tiny_distilled_patch16_224')
+    report = convert_weights.convert(c.write_pdparams(source, arrays), str(out), 'deit_tiny_distilled_patch16_224',
+                                     force=True)
     assert report.resampled == ['pos_embed 7x7 -> 14x14 patches'] and read(out)['pos_embed'].shape == (1, 198, 192)
     out.unlink()
     for name, reason in (('deit_tiny_patch16_224', 'the file is distilled'), ('cait_xxs24_224', 'not of this model'),
@@ -108,12 +109,12 @@ def test_an_output_that_differs_after_reading_is_not_written(tmp_path, monkeypat
     target = tmp_path / 'out.pdparams'
     target.write_bytes(b'what stood here before')
 
-    def faulty(file, suffix, arrays, layout):
+    def faulty(file, suffix, arrays, layout, data):
         write(file, suffix, {**arrays, 'norm.bias': arrays['norm.bias'] + np.float32(1e-7)}, layout)
     write = convert_weights.write
     monkeypatch.setattr(convert_weights, 'write', faulty)
     with pytest.raises(InputError, match=r'norm.bias read again is not what was written \(1 in all\)'):
-        convert_weights.convert(str(source), str(target))
+        convert_weights.convert(str(source), str(target), force=True)
     assert target.read_bytes() == b'what stood here before' and len(list(tmp_path.iterdir())) == 2
 
 

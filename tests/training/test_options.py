@@ -91,9 +91,9 @@ def test_the_dashboard_that_is_not_installed_is_one_line(config, monkeypatch, tm
 
 @pytest.mark.parametrize('opts, message', [
     (['AUG.MIXUP', 0.8, 'AUG.MIX_MODE', 'pair', 'DATA.BATCH_SIZE', 3], "'pair': found a batch of 3, expected an even"),
-    (['AUG.MIXUP', -1], r'AUG\.MIXUP: found -1.0, expected at least 0'),
+    (['AUG.MIXUP', -1], r'AUG\.MIXUP: found -1\.0, expected at least 0'),
     (['AUG.AUTO_AUGMENT', 'randaugment'], "auto_augment: found 'randaugment'"),
-    (['AUG.ERASE_PROB', 2], r'AUG\.ERASE_PROB: found 2.0'),
+    (['AUG.ERASE_PROB', 2], r'AUG\.ERASE_PROB: found 2\.0, expected a number from 0 to 1'),
     (['TRAIN.EMA_DECAY', 1.5], r'TRAIN\.EMA_DECAY: found 1\.5, expected a number from 0 to 1'),
     (['TRAIN.DISTILL.TYPE', 'hard'], r'found no TRAIN\.DISTILL\.TEACHER'),
     (['TRAIN.DISTILL.TYPE', 'warm'], r"TRAIN\.DISTILL\.TYPE: found 'warm', expected one of none, hard, soft"),

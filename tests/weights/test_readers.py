@@ -8,8 +8,6 @@ import os
 import pickle
 import struct
 import subprocess
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -161,13 +159,15 @@ def test_truncated_files(tmp_path, extension):
 
 @pytest.mark.parametrize('content, reason', [
     ([1, 2], 'a list'), ({}, 'no arrays'), ({'a': 'text'}, "'a' holds a str"), ({1: ARRAYS['b']}, 'names'),
-    ({'a': np.array([{}, None], dtype=object)}, "'a' holds a ndarray"), ({'model': [1]}, "'model' holds a list")])
+    ({'a': np.array([{}, None], dtype=object)}, "'a' holds an array of object"),
+    ({'model': [1]}, "'model' holds a list")])
 def test_pickles_that_hold_no_weights(tmp_path, content, reason):
     assert reason in refused(write_pdparams(tmp_path / 'w.pdparams', content))
 
 
 def test_npz_with_objects_is_refused(tmp_path):
-    assert 'Object arrays' in refused(write_npz(tmp_path / 'w.npz', {'a': np.array([{}], dtype=object)}))
+    path = write_npz(tmp_path / 'w.npz', {'a': np.array([{}], dtype=object)})
+    assert 'arrays of objects are refused' in refused(path)
 
 
 # --- malicious files ---
@@ -213,20 +213,6 @@ def torch_zip(path):
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('w/data.pkl', b'\x80\x02}.')
     return path
-
-
-def test_without_torch_the_error_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    old = tmp_path / 'old.pth'
-    old.write_bytes(b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.')
-    for path in (torch_zip(tmp_path / 'w.pth'), old):
-        assert 'pip install "torch>=2.6"' in refused(path)
-
-
-def test_an_old_torch_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(__version__='2.5.1+cpu'))
-    text = refused(torch_zip(tmp_path / 'w.pth'))
-    assert '2.5.1' in text and 'pip install "torch>=2.6"' in text
 
 
 @pytest.fixture

@@ -172,7 +172,8 @@ def test_a_file_laid_out_against_its_own_convention_is_an_error(tmp_path):
     assert 'blocks.0.attn.qkv.weight is laid out [out, in]' in text
     text = fails(model, c.write_safetensors(tmp_path / 'w.safetensors', ours(rule.tiny())))
     assert 'is laid out [in, out]' in text and "{'format': 'pd'}" in text
-    fails(model, c.write_safetensors(tmp_path / 'v.safetensors', c.passl(c.paddle_layout(rule.tiny()))))
+    text = fails(model, c.write_safetensors(tmp_path / 'v.safetensors', c.passl(rule.tiny()), format='pt'))
+    assert 'is laid out [in, out]' in text and 'mean [out, in]' in text
 
 
 # --- another number of patches ---
