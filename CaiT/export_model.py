@@ -87,11 +87,12 @@ def load_config(args, weights: str):
     path = args.config_dir or (beside if beside.is_file() else CONFIG)
     print(f'config: {path}')
     from CaiT.training.resume import check_same_model
-    line = check_same_model(weights, get_config(str(path)))  # what a flag changes after that is meant
+    config = get_config(str(path), args.opts, image_size=args.image_size, num_classes=args.num_classes,
+                        dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
+    line = check_same_model(weights, config, get_config(str(path)))
     if line:
         print(line)
-    return get_config(str(path), args.opts, image_size=args.image_size, num_classes=args.num_classes,
-                      dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
+    return config
 
 
 def main() -> int:

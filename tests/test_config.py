@@ -79,6 +79,14 @@ def test_text_is_read_in_the_type_of_the_default():
     assert config.DATA.DATA_PATH == '2024' and config.TRAIN.OPTIMIZER.EPS == 1e-6
 
 
+@pytest.mark.parametrize('text', ["['*', '!head*']", "('*', '!head*')"])
+def test_a_list_whose_default_is_empty(tmp_path, text):
+    assert get_config(opts=['TRAIN.FREEZE', text]).TRAIN.FREEZE == ['*', '!head*']
+    config = get_config(write(tmp_path, 'a.yaml', "TRAIN: {FREEZE: ['*', '!head*']}"))
+    assert config.TRAIN.FREEZE == ['*', '!head*'] and get_config().TRAIN.FREEZE == []
+    assert get_config(write(tmp_path, 'b.yaml', config.dump())) == config
+
+
 def test_yaml_number_without_a_point(tmp_path):
     """YAML parses 1e-3 as a string, although its author means a number."""
     assert get_config(write(tmp_path, 'a.yaml', 'TRAIN: {BASE_LR: 1e-3}')).TRAIN.BASE_LR == 1e-3
@@ -104,6 +112,19 @@ def test_yaml_number_without_a_point(tmp_path):
     (['DATA.DATASET', 'mnist'], "DATA.DATASET: found 'mnist', expected one of imagenet2012, "),
     (['DATA.CROP_PCT', '1.2'], 'DATA.CROP_PCT: found 1.2, expected more than 0, at most 1'),
     (['TRAIN.EMA_DECAY', '1.5'], 'TRAIN.EMA_DECAY: found 1.5, expected a number from 0 to 1'),
+    (['DATA.MEAN', '(123.675, 116.28, 103.53)'],
+     r'DATA.MEAN: found \(123.675, 116.28, 103.53\), expected numbers from 0 to 1 \(of pixels scaled to 0 .. 1\)'),
+    (['DATA.STD', '(0, 0.5, 0.5)'], r'DATA.STD: found \(0.0, 0.5, 0.5\), expected numbers from 0.001 to 1'),
+    (['DATA.STD', '(0.5, -0.5, 0.5)'], 'DATA.STD: found .*, expected numbers from 0.001 to 1'),
+    (['DATA.MEAN', '(1e38, 0.5, 0.5)'], 'DATA.MEAN: found .*, expected numbers from 0 to 1'),
+    (['DATA.MEAN', '(1e999, 0.5, 0.5)'], '-opts: DATA.MEAN: found 1e999|inf, expected a finite number'),
+    (['TRAIN.BASE_LR', '1e999'], "-opts: TRAIN.BASE_LR: found '1e999', expected a finite number"),
+    (['TRAIN.OPTIMIZER.BETAS', '(0.9, 1.0)'], 'TRAIN.OPTIMIZER.BETAS: found 1.0, expected a number from 0 to below 1'),
+    (['TRAIN.OPTIMIZER.MOMENTUM', '-0.1'], 'TRAIN.OPTIMIZER.MOMENTUM: found -0.1, expected a number from 0 to below 1'),
+    (['TRAIN.OPTIMIZER.EPS', '0'], 'TRAIN.OPTIMIZER.EPS: found 0.0, expected more than 0'),
+    (['TRAIN.END_LR', '-1e-5'], 'TRAIN.END_LR: found -1e-05, expected at least 0'),
+    (['TRAIN.FREEZE', '[1]'], '-opts: TRAIN.FREEZE: found 1, expected str'),
+    (['TRAIN.FREEZE', 'head*'], r"-opts: TRAIN.FREEZE: found 'head\*', expected list"),
     (['MODEL.NAME', 'cait'.upper()], "model 'CAIT' is not known"),
 ])
 def test_refused(opts, match):
@@ -112,6 +133,9 @@ def test_refused(opts, match):
 
 @pytest.mark.parametrize('text, match', [
     ('TRAIN: {EPOCH: 3}', 'a.yaml: unknown key TRAIN.EPOCH, expected EPOCHS'),
+    ('TRAIN: {BASE_LR: .nan}', 'a.yaml: TRAIN.BASE_LR: found nan, expected a finite number'),
+    ('DATA: {STD: [.inf, 0.2, 0.2]}', 'a.yaml: DATA.STD: found inf, expected a finite number'),
+    ('DATA: {MEAN: [0.5, .nan, 0.2]}', 'a.yaml: DATA.MEAN: found nan, expected a finite number'),
     ('TRAIN: {EPOCHS: 3.5}', 'a.yaml: TRAIN.EPOCHS: found 3.5, expected int'),
     ('TRAIN: 3', 'a.yaml: TRAIN: found 3, expected keys EPOCHS, '),
     ('TRAIN:', 'a.yaml: TRAIN: found None, expected keys EPOCHS, '),

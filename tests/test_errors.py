@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from CaiT.errors import InputError, run
+import CaiT
+from CaiT.errors import InputError, NonFiniteError, WorkerError, run
 
 
 def status_of(main) -> object:
@@ -27,6 +28,59 @@ def test_return_value_is_the_status():
 def test_input_error_is_one_line(capsys):
     assert status_of(lambda: fail(InputError('a.yaml: found 1,\nexpected 2'))) == 2
     assert capsys.readouterr().err == 'error: a.yaml: found 1, expected 2\n'
+
+
+@pytest.mark.parametrize('error', [InputError, NonFiniteError, WorkerError])
+def test_errors_of_training_are_one_line_too(error, capsys):
+    assert status_of(lambda: fail(error('a'))) == 2
+    assert capsys.readouterr().err == 'error: a\n'
+    assert getattr(CaiT, error.__name__) is error
+
+
+def test_what_library_users_catch():
+    assert issubclass(InputError, ValueError) and issubclass(NonFiniteError, ArithmeticError)
+    assert issubclass(WorkerError, RuntimeError) and not issubclass(NonFiniteError, InputError)
+
+
+@pytest.mark.parametrize('name', ['/dev/full', '{}/missing/a', '{}/file/a', '{}'],
+                         ids=['full', 'missing', 'file', 'folder'])
+def test_output_that_cannot_be_written_is_one_line(tmp_path, capsys, name):
+    """A missing folder is the exception: it may be a mistake of ours."""
+    (tmp_path / 'file').touch()
+    name = name.format(tmp_path)
+
+    def write():
+        with open(name, 'w') as file:
+            file.write('a' * 100)
+
+    if 'missing' in name:
+        with pytest.raises(FileNotFoundError):
+            run(write)
+        return
+    assert status_of(write) == 2
+    found = {'/dev/full': 'output: No space left on device', f'{tmp_path}': f'{tmp_path}: Is a directory'}
+    assert capsys.readouterr().err == f'error: {found.get(name, name + ": Not a directory")}\n'
+
+
+def test_interruption_with_a_reason(capsys):
+    assert status_of(lambda: fail(KeyboardInterrupt('stopped at step 3'))) == 130
+    assert capsys.readouterr().err == 'interrupted stopped at step 3\n'
+
+
+@pytest.mark.parametrize('close', ['>&-', '<&- >&- 2>&-', '2>&-'])
+def test_what_is_printed_never_lands_in_a_file(tmp_path, close):
+    """A closed descriptor's number is given to the next file that is opened."""
+    code = ('import os, sys\n'
+            'from CaiT.errors import run\n'
+            'def main():\n'
+            '    with open(sys.argv[1], "w") as file:\n'
+            '        print("printed"), print("printed", file=sys.stderr)\n'
+            '        os.write(1, b"raw"), os.write(2, b"raw")\n'
+            '        file.write(str(file.fileno() > 2))\n'
+            'run(main)\n')
+    done = subprocess.run(['bash', '-c', f'"$@" {close}', '-', sys.executable, '-c', code, str(tmp_path / 'file')],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, (tmp_path / 'file').read_text()) == (0, 'True'), done.stderr
 
 
 def test_interruption(capsys):

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from CaiT.errors import NonFiniteError
 from CaiT.training import distributed
 from CaiT.training.logger import RunLogger
 
@@ -68,6 +69,8 @@ def predict(model: nn.Layer, loader: Iterable[Any], topk: int = 5) -> Iterator[T
         images = batch[0] if isinstance(batch, (list, tuple)) else batch
         probabilities = F.softmax(model(images).astype('float32'))
         values, ids = paddle.topk(probabilities, min(topk, probabilities.shape[1]))
+        if not np.isfinite(values.numpy()).all():
+            raise NonFiniteError('predictions are not finite: the logits of these weights overflow or are NaN')
         yield from zip(ids.numpy(), values.numpy())
 
 

@@ -5,6 +5,7 @@ Each sets Paddle's global device to DEVICE.
 """
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Callable, Iterable, List, Optional, Tuple
@@ -18,7 +19,7 @@ from CaiT import runtime
 from CaiT.config import build_model, load_options, with_data_of
 from CaiT.data.loader import worker_failures
 from CaiT.data.text import csv_line, quoted
-from CaiT.errors import InputError
+from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
@@ -80,6 +81,9 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> Ev
             logger.info(note)
         collector = Collector() if report else None
         result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        if not math.isfinite(result.loss):
+            raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
+                                 'expected weights whose logits are finite')
         if report:
             collected = collector.gather(len(loader.dataset))
             if logger.active:

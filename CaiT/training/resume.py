@@ -133,12 +133,13 @@ def check_settings(saved: Mapping[str, Any], config: CfgNode) -> str:
     return note
 
 
-def check_same_model(weights: PathLike, config: CfgNode) -> str:
+def check_same_model(weights: PathLike, config: CfgNode, file_config: CfgNode) -> str:
     """For a tool that makes a model of the weights ``<folder>/<tag>.pdparams`` of a training run: InputError when
-    ``config``, beside them or named, is not what they were trained with (architecture, image size, preprocessing).
+    ``config`` is not what they were trained with (architecture, image size, preprocessing).
 
-    The settings are compared with those inside ``<tag>.pdstate`` (``last.pdstate`` where the tag has none). Returns a
-    line that says what was compared; '' for weights that have no training state beside them.
+    The settings are compared with those inside ``<tag>.pdstate`` (``last.pdstate`` where the tag has none).
+    ``file_config`` is what ``config`` is without flags: what a flag alone changes is meant, and said. Returns a line
+    for the log; '' for weights that have no training state beside them.
     """
     weights = Path(weights)
     states = [weights.with_suffix(SUFFIX), weights.with_name(f'last{SUFFIX}')] if weights.suffix == '.pdparams' else []
@@ -153,11 +154,15 @@ def check_same_model(weights: PathLike, config: CfgNode) -> str:
         saved = read_config(state)
     except InputError as error:
         return f'warning: settings not compared with those of training, {path} cannot be used: {error}'
-    found = [one for one in differences(saved, config) if one[0] in PREPROCESSING or _shapes_arrays(one[0])]
-    found = [one for one in found if one[0] != 'TRAIN.OPTIMIZER.NAME']
-    if found:
+    found = [one for one in differences(saved, config) if one[0] in PREPROCESSING or
+             (_shapes_arrays(one[0]) and one[0].startswith('MODEL.'))]
+    in_file = {key for key, _, _ in differences(saved, file_config)}
+    unmeant = [one for one in found if one[0] in in_file]
+    if unmeant:
         raise InputError(f'{weights}: was trained with other settings than given: '
-                         f'{_list(found, f"in {path.name}", "given")}')
+                         f'{_list(unmeant, f"in {path.name}", "given")}')
+    if found:
+        return f'settings: {_list(found, f"in {path.name}", "by a flag")}'
     return f'settings: architecture, image size, mean and std are those of {path.name}'
 
 

@@ -89,6 +89,18 @@ def test_a_checkpoint_refuses_to_be_written(trained):
     assert (trained / 'last.pdparams').read_bytes() == before
 
 
+@pytest.mark.parametrize('job, message', [('evaluate', 'the validation loss is (nan|inf), '),
+                                          ('predict', 'predictions are not finite')])
+def test_logits_that_overflow(config, trained, job, message):
+    """Of weights that are finite."""
+    arrays = checkpoint.read(trained / 'last.pdstate')['model']
+    arrays['head.weight'] = np.full_like(arrays['head.weight'], 3e38) * np.resize([1, -1], arrays['head.weight'].shape)
+    checkpoint.write_weights(trained / 'large.pdparams', {name: a.astype('float32') for name, a in arrays.items()})
+    with pytest.raises(NonFiniteError, match=message):
+        getattr(jobs, job)(config(pretrained=str(trained / 'large'), output_dir=str(trained / 'out')))
+    assert not (trained / 'out/predictions.csv').exists()
+
+
 def test_large_numbers_are_finite():
     assert checkpoint.is_finite(np.full(10**5, 3e38, 'float32')) and not checkpoint.is_finite(np.float32([3e38, NAN]))
     assert not checkpoint.is_finite(np.float32([INF, -INF]))

@@ -49,8 +49,8 @@ def test_an_ordinary_run_has_no_warnings(config):
      'warning: the training set (31 images) is smaller than one update (32 images), for which the learning rate is '
      'scaled; expected a smaller -batch_size'),
     (['TRAIN.EMA_DECAY', 0.9999], {'epochs': 5}, 1200,
-     'warning: moving average of the weights: with TRAIN.EMA_DECAY 0.9999, after the 1500 updates of this run 86.1 % '
-     'of it are still the initial weights'),
+     'warning: moving average of the weights: with TRAIN.EMA_DECAY 0.9999, after the 1500 updates of this run '
+     '86.1 % of it are still the initial weights'),
     (['MODEL.DROP_RATE', 0.1], {'pretrained': 'x'}, 1200,
      'warning: MODEL.DROP_RATE 0.1 with -pretrained: fine-tuning with dropout learns little, expected 0'),
     ([], {'num_classes': 10}, 1200,

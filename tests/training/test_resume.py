@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from CaiT.config import get_config
+from CaiT import export_model
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, jobs
 from CaiT.training.logger import RunLogger
-from CaiT.training.resume import check_same_model
 
 EMA = ('TRAIN.EMA_DECAY', 0.5)
 
@@ -208,27 +207,46 @@ def test_a_run_in_the_other_folder_is_not_overwritten(config, trained, tmp_path)
             'another folder, or add -resume auto to go on with it')
 
 
+def exported(folder, tag='last', *flags):
+    """The config that export uses of the config.yaml in ``folder`` and its flags."""
+    args = export_model.parser().parse_args(list(flags))
+    return export_model.load_config(args, str(folder / f'{tag}.pdparams'))
+
+
 @pytest.mark.parametrize('tag', ['last', 'best', 'best_ema'])
 @pytest.mark.parametrize('key, old, new, message', [
     ('MEAN', '- 0.485', '- 0.5', 'DATA.MEAN is [0.485, 0.456, 0.406] in {} and [0.5, 0.456, 0.406] given'),
-    ('CROP_PCT', 'CROP_PCT: 1.0', 'CROP_PCT: 0.5', 'DATA.CROP_PCT is 1.0 in {} and 0.5 given')])
-def test_weights_and_a_config_of_another_training(trained, tag, key, old, new, message):
-    """What export asks before it makes a model of the weights and the config.yaml beside them."""
-    weights, text = trained / f'{tag}.pdparams', (trained / 'config.yaml').read_text()
+    ('CROP_PCT', 'CROP_PCT: 1.0', 'CROP_PCT: 0.5', 'DATA.CROP_PCT is 1.0 in {} and 0.5 given'),
+    ('DEPTH', '  DEPTH: 2', '  DEPTH: 1', 'MODEL.DEPTH is 2 in {} and 1 given')])
+def test_export_refuses_a_config_of_another_training(trained, capsys, tag, key, old, new, message):
+    text = (trained / 'config.yaml').read_text()
     state = f'{"last" if tag == "best_ema" else tag}.pdstate'
-    assert check_same_model(weights, get_config(str(trained / 'config.yaml'))) == (
+    exported(trained, tag)
+    assert capsys.readouterr().out.splitlines()[-1] == (
         f'settings: architecture, image size, mean and std are those of {state}')
+    assert text.count(f' {key}:') == 1
     (trained / 'config.yaml').write_text(text.replace(old, new, 1))
-    assert text.count(key) == 1
     with pytest.raises(InputError) as caught:
-        check_same_model(weights, get_config(str(trained / 'config.yaml')))
-    assert str(caught.value) == f'{weights}: was trained with other settings than given: ' + message.format(state)
+        exported(trained, tag)
+    assert str(caught.value) == (f'{trained}/{tag}.pdparams: was trained with other settings than given: '
+                                 + message.format(state))
 
 
-def test_weights_without_a_training_state_are_not_compared(trained):
-    other = get_config()
+def test_what_a_flag_of_export_says_is_meant(trained, capsys):
+    assert exported(trained, 'last', '--image-size=32').DATA.IMAGE_SIZE == 32
+    assert 'settings: DATA.IMAGE_SIZE is 16 in last.pdstate and 32 by a flag\n' in capsys.readouterr().out
+    path = trained / 'config.yaml'
+    path.write_text(path.read_text().replace('NUM_CLASSES: 3', 'NUM_CLASSES: 1000'))
+    with pytest.raises(InputError, match='MODEL.NUM_CLASSES is 3 in last.pdstate and 1000 given'):
+        exported(trained)
+    assert exported(trained, 'last', '--num-classes=3').MODEL.NUM_CLASSES == 3
+
+
+def test_weights_without_a_training_state_are_not_compared(trained, capsys):
     (trained / 'last.pdstate').write_bytes(b'half')
-    assert check_same_model(trained / 'last.pdparams', other).startswith('warning: settings not compared')
+    exported(trained)
+    assert 'warning: settings not compared with those of training, ' in capsys.readouterr().out
     for path in (trained / 'last.pdstate', trained / 'best.pdstate'):
         path.unlink()
-    assert check_same_model(trained / 'last.pdparams', other) == ''
+    exported(trained)
+    assert 'settings' not in capsys.readouterr().out
