@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that Paddle 2 exported: a ``.pdmodel`` with its ``.pdiparams`` and nothing that says how images reach it.
+"""A graph of Paddle without metadata: a ``.pdmodel`` of Paddle 2 or a ``.json`` of Paddle 3, its ``.pdiparams``, and
+nothing that says how images reach it.
 
 What metadata.json would say comes from a configuration of this project: model name, classes, image size, crop,
 interpolation, mean, std, and names of classes where it has a label map.
@@ -16,17 +17,17 @@ from CaiT.errors import InputError
 
 
 def described(folder: PathLike, config_file: PathLike, backend: str, options: Options) -> Metadata:
-    """The metadata of the only ``.pdmodel`` in ``folder``; InputError when it has metadata of its own, when there is
-    not exactly one, or when something is asked for that such a model cannot do."""
+    """The metadata of the only graph in ``folder``; InputError when it has metadata of its own, when there is not
+    exactly one, or when something is asked for that such a model cannot do."""
     folder = Path(folder)
     if (folder / FILE).is_file():
         raise InputError(f'-cfg {config_file}: {folder / FILE} says already what -cfg would; leave it out')
     for flag, found, expected in (('backend', backend, 'paddle'), ('input', options.input, 'float')):
         if found != expected:
-            raise InputError(f'--{flag}: found {found!r}, expected {expected!r} for a .pdmodel of Paddle 2')
-    graphs = sorted(folder.glob('*.pdmodel'))
+            raise InputError(f'--{flag}: found {found!r}, expected {expected!r} for a model without {FILE}')
+    graphs = sorted([*folder.glob('*.pdmodel'), *folder.glob('*.json')])
     if len(graphs) != 1:
-        raise InputError(f'{folder}: found {len(graphs)} .pdmodel files, expected one')
+        raise InputError(f'{folder}: found {len(graphs)} .pdmodel and .json files, expected one')
     weights = graphs[0].with_suffix('.pdiparams')
     if not weights.is_file():
         raise InputError(f'{weights}: no such file, expected the weights of {graphs[0].name}')

@@ -2,8 +2,10 @@
 """Images in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -37,19 +39,45 @@ class Predictor:
         self.meta, self.options = meta or metadata.read(folder), options
         artifact = self.meta.artifact(backend, options.precision, options.input)
         if artifact is None:
-            there = ', '.join('/'.join(one.key) for one in self.meta.artifacts)
+            there = ', '.join('/'.join(one.key) for one in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
             raise InputError(f'{Path(folder) / metadata.FILE}: found {there}; add what is wanted with: python '
                              f'export_model.py --save-inference-dir={folder} --backend={backend} '
                              f'--precision={options.precision} --input={options.input}{calibration} '
                              f'-pretrained={self.meta.weights["file"]}')
-        graph = metadata.check_files(folder, artifact)
-        self.engine: BaseEngine = engine(graph, options)
+        graph = metadata.check_files(folder, artifact, engine.endings)
+        metadata.check_content(folder, [graph.name], self.meta.sha256)
+        with self._checked(folder, [name for name in artifact.files if name != graph.name]):
+            self.engine: BaseEngine = engine(graph, options)
         self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
 
+    @contextlib.contextmanager
+    def _checked(self, folder: str, names: Sequence[str]) -> Iterator[None]:
+        """Compares the weights with their checksums while the engine loads them."""
+        problems: List[InputError] = []
+
+        def check() -> None:
+            try:
+                metadata.check_content(folder, names, self.meta.sha256)
+            except InputError as error:
+                problems.append(error)
+        thread = threading.Thread(target=check)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+            if problems:  # says more than what the engine finds wrong with them
+                raise problems[0] from None
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] of transformed images; InputError when the graph is not what the metadata says."""
+        """Logits [N, classes] of transformed images; InputError when the graph is not what the metadata says.
+
+        Any number of threads may call this and ``predict``; ``Options.streams`` of them compute at a time.
+        """
         logits = self.engine.run(batch)
+        if len(logits) != len(batch):
+            raise InputError(f'{self.engine.graph}: found {len(logits)} rows of logits for {len(batch)} images')
         if logits.shape != (len(batch), self.meta.num_classes):
             raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
                              f'(or -cfg) says {self.meta.num_classes}')
