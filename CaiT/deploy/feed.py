@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import os
+import threading
+import time
 from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
@@ -10,14 +13,23 @@ import numpy as np
 from CaiT.errors import InputError
 
 Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or why there is none
+WATCH = 0.5  # seconds between two looks for the parent
 AHEAD = 8  # images per worker that are decoded or in work before they are asked for
 
 _transform: Callable
 
 
-def _start(transform: Callable) -> None:
+def _start(transform: Callable, parent: int) -> None:
     global _transform  # of a worker process: sent once, not with every image
     _transform = transform
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after the process that started it: a killed one cannot tell its workers to stop."""
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(1)
 
 
 def _decode(path: str) -> Decoded:
@@ -43,7 +55,7 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
 
     # Started afresh: a forked process would inherit locks held by the engine's threads.
     context = multiprocessing.get_context('spawn')
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (transform,))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (transform, os.getpid()))
     waiting: Deque[Any] = collections.deque()
     try:
         for path in paths:

@@ -126,6 +126,14 @@ class Predictor:
         names = self.meta.class_names
         return names[class_id] if names else ''
 
+    def identity(self) -> Dict[str, Any]:
+        """What the predictions depend on: model, weights, graph, preprocessing, engine, precision and input."""
+        artifact = self.meta.artifact(self.engine.name, self.options.precision, self.options.input)
+        return {'model': self.meta.model, 'weights': self.meta.weights, 'data': self.meta.data.as_dict(),
+                'files': {name: self.meta.sha256.get(name, size) for name, size in artifact.files.items()},
+                'class_names': self.meta.class_names, 'backend': self.engine.name,
+                'precision': self.options.precision, 'input': self.options.input}
+
     def describe(self) -> Dict[str, Any]:
         """What is in force, for one line on the screen."""
         return {'model': self.meta.model, **self.engine.describe(), 'precision': self.options.precision,

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions to a file, line by line as they come, in a form that an interrupted run can go on with."""
+"""Predictions to a file, line by line as they come, in a form that an interrupted run can go on with.
+
+Beside the file lies ``<name>.run.json``: which model and options wrote it. A run with others does not go on with it.
+"""
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, Dict, List, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from CaiT.errors import InputError
+from CaiT.files import write_json
 
 ENDINGS = ('.csv', '.jsonl')
 
@@ -17,11 +22,13 @@ ENDINGS = ('.csv', '.jsonl')
 class ResultFile:
     """A ``.csv`` (path, class_id, class_name, prob, then class_id_2 …) or a ``.jsonl`` of the same keys.
 
-    Every line is complete in the file when ``write`` returns. ``done`` holds the paths that were there already.
+    Every line is complete in the file when ``write`` returns. ``done`` holds the paths that were there already, and
+    ``unknown`` says whether nothing tells which run wrote them.
     """
 
-    def __init__(self, path: str, topk: int, resume: bool) -> None:
-        """InputError when the file exists and ``resume`` was not asked for, or has other columns."""
+    def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None) -> None:
+        """``run``: what the predictions depend on, as JSON has it. InputError when the file exists and ``resume`` was
+        not asked for, has other columns or is of another run, and when it cannot be written."""
         self.path = Path(path)
         if self.path.suffix not in ENDINGS:
             raise InputError(f'--output {path}: expected a name that ends in {" or ".join(ENDINGS)}')
@@ -32,19 +39,65 @@ class ResultFile:
         there = self.path.is_file() and self.path.stat().st_size > 0
         if there and not resume:
             raise InputError(f'--output {path}: exists; --resume goes on with it, or choose another name')
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if there:
-            self._take_up()
-        self._file: IO[str] = open(self.path, 'a', encoding='utf-8', newline='')
-        if not self.path.stat().st_size and self.path.suffix == '.csv':
+        self.unknown = False
+        with self._reported():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, 'ab', buffering=0)
+            self._lock()
+            if there:
+                self._same_run(run)
+                self._take_up()
+            elif run:
+                write_json(self.run_file, run)
+            self._end = self.path.stat().st_size
+        if not self._end and self.path.suffix == '.csv':
             self._put(self._csv(self.columns))
+
+    @property
+    def run_file(self) -> Path:
+        """What the predictions were made with."""
+        return self.path.with_name(f'{self.path.name}.run.json')
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """An OSError becomes one line that names the flag."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f'--output {self.path}: cannot be written: {error.strerror}') from None
+
+    def _lock(self) -> None:
+        """Two runs would write into each other's lines; the system lets go of the file when this process ends."""
+        try:
+            import fcntl
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f'--output {self.path}: another run is writing to it; name another file') from None
+        except (ImportError, OSError):  # not on Windows, nor on every file system
+            pass
+
+    def _same_run(self, run: Optional[Dict[str, Any]]) -> None:
+        """InputError when the file was written by another model or with other options."""
+        if not run:
+            return
+        try:
+            earlier = json.loads(self.run_file.read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            self.unknown = True
+            return
+        except (ValueError, RecursionError) as error:
+            raise InputError(f'{self.run_file}: not the record of a run ({error})') from None
+        run = json.loads(json.dumps(run))  # lists, as they come back
+        for key in run:
+            found = earlier.get(key) if isinstance(earlier, dict) else None
+            if found != run[key]:
+                raise InputError(f'--output {self.path}: was written with {key} {found}, this run has {run[key]}; '
+                                 'give the same, or name another file')
 
     def _take_up(self) -> None:
         """Read what is done; half a line at the end, from an interrupted run, is cut off."""
-        with open(self.path, 'rb+') as file:
-            data = file.read()
-            whole = data[:data.rfind(b'\n') + 1]
-            file.truncate(len(whole))
+        data = self.path.read_bytes()
+        whole = data[:data.rfind(b'\n') + 1]
         try:
             text = whole.decode('utf-8')
             if self.path.suffix == '.jsonl':
@@ -60,6 +113,7 @@ class ResultFile:
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
                              f'{", ".join(self.columns)}; give the same --topk')
+        self._file.truncate(len(whole))
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction; ``names(class id)`` is a class's name."""
@@ -73,8 +127,17 @@ class ResultFile:
             self._put(json.dumps(row, ensure_ascii=False) + '\n')
 
     def _put(self, line: str) -> None:
-        self._file.write(line)
-        self._file.flush()
+        """Append a line; where that fails, for one on a full disk, no half of it stays."""
+        data = line.encode('utf-8')
+        with self._reported():
+            try:
+                while data:
+                    data = data[self._file.write(data):]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._end)
+                raise
+        self._end += len(line.encode('utf-8'))
 
     @staticmethod
     def _csv(values: List[Any]) -> str:
@@ -83,6 +146,5 @@ class ResultFile:
         return line.getvalue()
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file, self._reported():
+            os.fsync(self._file.fileno())
