@@ -2,9 +2,10 @@
 """One engine for many threads: each run has what it needs for itself, and only so many run at a time."""
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Deque, Iterator, List
 
 
 class Lanes:
@@ -18,25 +19,52 @@ class Lanes:
         self.limit, self.made = limit, 1
         self._copy = copy
         self._free: List[Any] = [first]
-        self._changed = threading.Condition()
+        self._waiting: Deque[_Place] = collections.deque()
+        self._threads = 0  # that hold a lane or wait for one
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def take(self) -> Iterator[Any]:
-        """A lane for the length of a ``with`` block."""
-        with self._changed:
-            grow = not self._free and self.made < self.limit
-            self._changed.wait_for(lambda: self._free)
-            lane = self._free.pop()  # the last one used: its memory is warm
-            grow = grow and self.made < self.limit
-            self.made += grow
+        """A lane for the length of a ``with`` block; threads get theirs in the order in which they came."""
+        place = _Place()
+        with self._lock:
+            self._threads += 1
+            wanted = min(self._threads, self.limit) if not self._free else 1
+            if self._free:
+                place.lane = self._free.pop()  # the last one used: its memory is warm
+                place.ready.set()
+            else:
+                self._waiting.append(place)
         try:
+            place.ready.wait()
+            with self._lock:
+                grow = self.made < wanted
+                self.made += grow
             if grow:
-                self._give(self._copy(lane))
-            yield lane
+                self._give(self._copy(place.lane))
+            yield place.lane
         finally:
-            self._give(lane)
+            with self._lock:
+                self._threads -= 1
+                left = place in self._waiting  # interrupted before its turn
+                if left:
+                    self._waiting.remove(place)
+            if not left:
+                self._give(place.lane)
 
     def _give(self, lane: Any) -> None:
-        with self._changed:
-            self._free.append(lane)
-            self._changed.notify()
+        with self._lock:
+            if self._waiting:
+                place = self._waiting.popleft()
+                place.lane = lane
+                place.ready.set()
+            else:
+                self._free.append(lane)
+
+
+class _Place:
+    """A thread's place in the queue."""
+
+    def __init__(self) -> None:
+        self.lane: Any = None
+        self.ready = threading.Event()
