@@ -4,12 +4,14 @@
 """
 from __future__ import annotations
 
+import importlib.util
 import shlex
 
 import pytest
 from trees import LITE, ROOT
 
 from CaiT import export_model, infer, main_single_gpu
+from CaiT.errors import InputError
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('test_tipc/configs/*/train*.txt')
                if 'ptq' not in path.name)
@@ -97,3 +99,38 @@ def test_prepared_data_are_where_the_lines_look(path):
     assert [line.split(':')[0] for line in lines[start + 1:]] == [
         'lite_data', 'lite_images', 'whole_data', 'whole_images']
     assert not [line for line in lines if not line or line.count(':') > 1]
+
+
+def paddleclas():
+    """test_tipc/paddleclas_train.py; the folder is no package."""
+    spec = importlib.util.spec_from_file_location('paddleclas_train', ROOT / 'test_tipc/paddleclas_train.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('words, expected', [
+    ('-output_dir=out --model-name=M -epochs=2 -o Global.print_mem_info=True', ['-output_dir=out/M', '-epochs=2']),
+    ('--model_name=M -o AMP.use_amp=True -o AMP.level=O1 --output-dir=o/p -opts TRAIN.TO_STATIC True -o A.b=c',
+     ['-output_dir=o/p/M', '-amp=True', '-opts', 'TRAIN.TO_STATIC', 'True']),
+    ('-o AMP.use_amp=False --model-name=M -output_dir=o', ['-output_dir=o/M'])])
+def test_what_paddleclas_adds(words, expected, capsys):
+    assert paddleclas().arguments_of(words.split()) == expected
+    others = [word for word in words.split() if word.startswith(('Global.', 'AMP.level', 'A.b'))]
+    assert capsys.readouterr().out == (f'left out, of PaddleClas: {", ".join(others)}\n' if others else '')
+
+
+def test_paddleclas_needs_a_name():
+    with pytest.raises(InputError, match='-model_name: missing, expected -model_name=…'):
+        paddleclas().arguments_of(['-output_dir=o'])
+
+
+def test_the_file_for_paddleclas():
+    """Its script reads lines 1 to 52, passes line 9 as it is, and says ``-o`` to training."""
+    lines = (ROOT / 'test_tipc/paddleclas/CaiT_train_infer_python.txt').read_text(encoding='utf-8').splitlines()
+    assert len(lines) == 52 and lines[8] == '-batch_size:4' and lines[22].startswith('===')
+    script, *words = shlex.split(lines[15].split(':')[1])
+    assert (ROOT / script).is_file()
+    words = paddleclas().arguments_of([*words, '-output_dir=o', '-o', 'AMP.use_amp=False', lines[12].replace(':', '=')])
+    given = main_single_gpu.parse(words)
+    assert given['output_dir'] == 'o/CaiT_paddleclas' and given['data_path'] == './dataset/lite_data'
