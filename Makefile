@@ -8,10 +8,10 @@ READY = $(VENV)/.ready
 .PHONY: help demo test test-slow lint parity-all tipc tipc-all align align-live notebook clean
 
 help:
-	@echo 'make demo        train, evaluate, export and serve a small CaiT on scanned digits'
+	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
-	@echo 'make parity-all  every golden of the reference, large models too (GOLDENS=folder)'
+	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
 	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Door to CaiT/export_model.py: ``python export_model.py --help``."""
+"""Runs CaiT/export_model.py: ``python export_model.py --help``."""
 from __future__ import annotations
 
 from CaiT import errors

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags as this project's users type them: one dash or two, underscores or hyphens, ``-eval`` or ``-eval=True``."""
+"""Command-line flags in all spellings: one dash or two, underscores or hyphens, ``-eval`` or ``-eval=True``."""
 from __future__ import annotations
 
 import argparse
@@ -11,16 +11,16 @@ from CaiT.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without abbreviations that could change meaning later."""
+    """An argument parser with one-line errors and without abbreviations of flags."""
 
     def __init__(self, doc: str) -> None:
         self.spellings = {'-h', '--help'}
         super().__init__(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    def flag(self, name: str, *also: str, **options: Any) -> None:
-        """Declare ``name`` (written with underscores) under every spelling; ``also`` are further names for it."""
+    def flag(self, name: str, *aliases: str, **options: Any) -> None:
+        """Declare ``name`` (written with underscores) under every spelling; ``aliases`` are further names for it."""
         spellings = []
-        for word in (name, *also):
+        for word in (name, *aliases):
             for spelling in (word, word.replace('_', '-')):
                 for dash in ('-', '--'):
                     if dash + spelling not in spellings:
@@ -28,17 +28,17 @@ class Parser(argparse.ArgumentParser):
         self.spellings.update(spellings)
         self.add_argument(*spellings, dest=name, metavar=options.pop('metavar', name.upper()), **options)
 
-    def switch(self, name: str, *also: str, default: bool = False, **options: Any) -> None:
-        """Declare a yes/no flag: bare, or with True/False behind it (``--use-gpu=True`` in certification files)."""
-        self.flag(name, *also, nargs='?', const=True, default=default, type=boolean, **options)
+    def switch(self, name: str, *aliases: str, default: bool = False, **options: Any) -> None:
+        """Declare a boolean flag: without a value, or followed by True/False (``--use-gpu=True`` in TIPC files)."""
+        self.flag(name, *aliases, nargs='?', const=True, default=default, type=boolean, **options)
 
     def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
-        """As argparse's, without the abbreviations that allow_abbrev=False still lets pass behind a single dash."""
+        """As argparse's, without the single-dash abbreviations that allow_abbrev=False still accepts."""
         words = sys.argv[1:] if args is None else list(args)
         for word in words:
             name = word.split('=')[0]
             if re.match('--?[A-Za-z]', name) and name not in self.spellings:
-                import difflib  # seldom needed
+                import difflib  # rarely needed
                 near = difflib.get_close_matches(name, sorted(self.spellings), n=1)
                 self.error(f'unknown flag {name}' + (f', did you mean {near[0]}?' if near else ''))
         return super().parse_known_args(words, namespace)
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def boolean(text: str) -> bool:
-    """'True'/'False' and the usual relatives."""
+    """Parse 'True', 'yes', '1', 'on' and their negatives, in any case."""
     word = str(text).strip().lower()
     if word in ('true', 't', 'yes', 'y', '1', 'on'):
         return True

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """One strict configuration for all scripts.
 
-Later beats earlier: the defaults below, the model's own row (architecture and data config), the dataset's number of
-classes, the YAML file with its ``BASE`` files, the flags, ``-opts KEY VALUE …``. An unknown key or a wrong type is an
-error that names file and key. The result is frozen and can be written to a YAML file that reads back as itself.
+Sources in increasing priority: the defaults below, the model's variant (architecture and data config), the dataset's
+number of classes, the ``BASE`` files of the YAML file, the YAML file, the flags, ``-opts KEY VALUE …``. An unknown key
+or a wrong type is an error that names the source and the key. The result is frozen; ``dump()`` gives YAML that loads
+as an equal configuration.
 """
 from __future__ import annotations
 
-import ast
-import difflib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-import yaml
 from paddle import nn
 from yacs.config import CfgNode
 
+from CaiT import checks
+from CaiT.config_layers import keys, merge, nested, read_files
 from CaiT.errors import InputError
 from CaiT.models.registry import create_model, get_variant
+
+_EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
 DEFAULTS: Dict[str, Any] = {
     'DATA': {
@@ -26,64 +28,68 @@ DEFAULTS: Dict[str, Any] = {
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction
-        'NUM_WORKERS': 2,          # reading processes; 0 reads in the main process
+        'NUM_WORKERS': 2,          # data worker processes; 0: load in the main process
         'USE_SHARED_MEMORY': True,  # False where /dev/shm is small
-        # IMAGE_SIZE, CROP_PCT, INTERPOLATION, MEAN, STD: the model's own row
+        # IMAGE_SIZE, CROP_PCT, INTERPOLATION, MEAN, STD: defaults from the model's variant
     },
     'MODEL': {
         'NAME': 'cait_xxs24_224',
-        'PRETRAINED': '',          # anyone's checkpoint, with or without extension
-        'STRICT': True,            # refuse weights that are missing or left over
+        'PRETRAINED': '',          # a checkpoint of any supported format, with or without extension
+        'STRICT': True,            # missing or unexpected weights are an error
+        'USE_EMA': False,          # take the moving average of the weights that a training file holds beside them
+        'CHECKPOINT_KEY': '',      # which of several models in a file: model, state_dict, teacher, ...
         'NUM_CLASSES': 1000,
-        # the constructor's arguments in capitals: the model's own row
+        # the constructor's arguments in capitals: defaults from the model's variant
     },
     'AUG': {                       # see CaiT.data.train_transforms.TrainOptions
-        'KIND': 'random_resized_crop',  # or pad_crop, for images that are small already
-        'SCALE': (0.08, 1.0),      # area of the crop, of the image's
+        'KIND': 'random_resized_crop',  # or pad_crop, for small images (CIFAR, digits)
+        'SCALE': (0.08, 1.0),      # area of the crop as a fraction of the image
         'RATIO': (0.75, 4 / 3),    # width / height of the crop
-        'SHIFT': 0.125,            # pad_crop: largest shift, of the side
-        'ROTATE': 0.0,             # pad_crop: largest angle in degrees
-        'ZOOM': 0.0,               # pad_crop: largest change of scale
+        'SHIFT': 0.125,            # pad_crop: maximum shift as a fraction of the side
+        'ROTATE': 0.0,             # pad_crop: maximum angle in degrees
+        'ZOOM': 0.0,               # pad_crop: maximum relative change of scale
         'INTERPOLATION': 'random',  # random: bilinear or bicubic, per image
         'HFLIP': 0.5,
         'COLOR_JITTER': 0.0,
         'AUTO_AUGMENT': '',        # rand-m9-mstd0.5-inc1 | autoaugment | 3augment
-        'ERASE_PROB': 0.0,            # random erasing
+        'ERASE_PROB': 0.0,         # random erasing
         'ERASE_MODE': 'pixel',
         'MIXUP': 0.0,              # alpha of mixup's Beta distribution, 0: off
-        'CUTMIX': 0.0,             # alpha of CutMix's, 0: off
-        'MIX_PROB': 1.0,           # probability that a batch is mixed at all
-        'MIX_SWITCH_PROB': 0.5,    # of CutMix where both are on
-        'MIX_MODE': 'batch',       # what draws its own share: batch, pair or elem
-        'REPEATS': 1,              # times each image comes, differently, in one epoch's batches
+        'CUTMIX': 0.0,             # alpha of CutMix's Beta distribution, 0: off
+        'MIX_PROB': 1.0,           # probability of mixing
+        'MIX_SWITCH_PROB': 0.5,    # probability of CutMix when both are on
+        'MIX_MODE': 'batch',       # one lam per: batch, pair or elem
+        'REPEATS': 1,              # repeated augmentation: copies of each image per epoch
     },
     'TRAIN': {
         'EPOCHS': 300,
-        'LAST_EPOCH': 0,           # epochs taken as done already: training starts at the next one
-        'BASE_LR': 5e-4,           # at LR_BATCH images per update; scaled linearly to the real number
-        'LR_BATCH': 512,           # 0: BASE_LR is used as it is
+        'LAST_EPOCH': 0,           # training starts at the epoch after it
+        'BASE_LR': 5e-4,           # for LR_BATCH images per update; scaled linearly with their number
+        'LR_BATCH': 512,           # 0: no scaling
         'LR_SCHEDULE': 'cosine',
         'LR_STEP': 30,             # step: epochs between two decays
-        'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the rate decays
-        'LR_DECAY': 0.1,           # step, multistep: factor of a decay
+        'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the learning rate decays
+        'LR_DECAY': 0.1,           # step, multistep: decay factor
         'WARMUP_EPOCHS': 5,
         'WARMUP_START_LR': 1e-6,
         'END_LR': 1e-5,
         'WEIGHT_DECAY': 0.05,
-        'LAYER_DECAY': 1.0,        # factor of the rate per layer, from the head down
-        'GRAD_CLIP': 0.0,          # largest global norm of the gradients, 0: not clipped
+        'FREEZE': [],              # patterns of names of parameters that are not trained: docs/finetuning.md
+        'LAYER_DECAY': 1.0,        # learning-rate factor per layer, from the head down
+        'GRAD_CLIP': 0.0,          # maximum global norm of the gradients, 0: no clipping
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
-        'LOSS': 'CE',              # CE: softmax cross entropy, BCE: one yes/no question per class
+        'LOSS': 'CE',              # CE: softmax cross entropy, BCE: binary cross entropy per class
         'LABEL_SMOOTHING': 0.0,
-        'EMA_DECAY': 0.0,          # moving average of the weights, 0: none
-        'RECOMPUTE': False,        # less memory, a quarter more time
-        'ACCELERATE': True,        # oneDNN's kernels on a CPU: the same numbers, 4 to 7 times as fast
-        'TO_STATIC': False,        # train the model compiled to a static graph: the same losses
-        'VISUALDL': False,         # scalars for the dashboard (pip install visualdl)
+        'EMA_DECAY': 0.0,          # exponential moving average of the weights, 0: none
+        'RECOMPUTE': False,        # recompute activations: less memory, 25 % more time
+        'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast
+        'TO_STATIC': False,        # train the model compiled to a static graph
+        'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
+        'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
-        'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # what -amp means
-        # hard: the teacher's decision, soft: its distribution at temperature TAU; ALPHA is the teacher's share.
-        # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, for our classes
+        'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # used with -amp
+        # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.
+        # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, same classes
         'DISTILL': {'TYPE': 'none', 'ALPHA': 0.5, 'TAU': 3.0, 'TEACHER': '', 'TEACHER_WEIGHTS': ''},
     },
     'AMP': False,
@@ -91,16 +97,14 @@ DEFAULTS: Dict[str, Any] = {
     'SEED': 0,
     'OUTPUT_DIR': '',              # empty: output/<job>-<date and time>
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
+    'RESUME_ANYWAY': False,        # resume although settings differ from the checkpoint's
     'SAVE_STEPS': 0,               # updates between two checkpoints inside an epoch, 0: at its end only
-    'REPORT_FREQ': 100,            # steps between two lines
+    'REPORT_FREQ': 100,            # steps between two log lines
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
 }
 
 CHOICES = {
     'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
-    'DATA.INTERPOLATION': ('bicubic', 'bilinear', 'nearest', 'lanczos'),
-    'AUG.KIND': ('random_resized_crop', 'pad_crop'),
-    'AUG.MIX_MODE': ('batch', 'pair', 'elem'),
     'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
     'TRAIN.LOSS': ('CE', 'BCE'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
@@ -109,15 +113,18 @@ CHOICES = {
     'TRAIN.AMP.DTYPE': ('float16', 'bfloat16'),
 }
 AT_LEAST = {
-    'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'DATA.IMAGE_SIZE': 1, 'TRAIN.EPOCHS': 1,
+    'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,
     'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
     'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
-    'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0,
+    'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
-FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.LABEL_SMOOTHING', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
-CLASSES = {'imagenet2012': 1000, 'digits': 10, 'cifar10': 10, 'cifar100': 100}
+FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
+# Argument of CaiT.data.mixing.Mixing -> its key.
+MIXING = {'mixup_alpha': 'AUG.MIXUP', 'cutmix_alpha': 'AUG.CUTMIX', 'prob': 'AUG.MIX_PROB',
+          'switch_prob': 'AUG.MIX_SWITCH_PROB', 'mode': 'AUG.MIX_MODE', 'label_smoothing': 'TRAIN.LABEL_SMOOTHING'}
+NUM_CLASSES = {'imagenet2012': 1000, 'digits': 10, 'cifar10': 10, 'cifar100': 100}
 
-# What a flag of the scripts sets.
+# The key that each flag of the scripts sets.
 FLAGS = {
     'dataset': 'DATA.DATASET', 'data_path': 'DATA.DATA_PATH', 'label_map': 'DATA.LABEL_MAP',
     'batch_size': 'DATA.BATCH_SIZE', 'batch_size_eval': 'DATA.BATCH_SIZE_EVAL', 'image_size': 'DATA.IMAGE_SIZE',
@@ -132,14 +139,14 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
 
     Raises InputError for a missing or malformed file, an unknown key, a wrong type or value.
     """
-    layers = [*_files(Path(path))] if path else []
-    layers.append(_nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
+    layers = [*read_files(Path(path))] if path else []
+    layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
         raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
-    layers.append(_nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
+    layers.append(nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
 
     node = _node(DEFAULTS)
-    for key in ('MODEL.NAME', 'DATA.DATASET'):  # what chooses further defaults, before anything else is merged
+    for key in ('MODEL.NAME', 'DATA.DATASET'):  # these choose further defaults, so they are merged first
         for _, values in layers:
             section, leaf = key.split('.')
             found = values.get(section, {})
@@ -148,20 +155,59 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     variant = get_variant(node.MODEL.NAME)
     node.MODEL.update({name.upper(): value for name, value in variant.arch.items()})
     node.DATA.update({name.upper(): value for name, value in variant.data.items()})
-    node.MODEL.NUM_CLASSES = CLASSES.get(node.DATA.DATASET, 1000)
+    node.MODEL.NUM_CLASSES = NUM_CLASSES.get(node.DATA.DATASET, 1000)
     for source, values in layers:
-        _merge(node, values, source, '')
+        merge(node, values, source)
     _check(node)
+    # not a setting: it is neither written nor compared, and a copy keeps it
+    node.__dict__[_EXPLICIT] = frozenset(key for _, values in layers for key in keys(values))
     node.freeze()
     return node
 
 
+def is_explicit(config: CfgNode, key: str) -> bool:
+    """Whether a YAML file, a flag or -opts set ``key`` ('DATA.MEAN'), rather than a default or the model's row."""
+    return key in config.__dict__.get(_EXPLICIT, ())
+
+
 def build_model(config: CfgNode, pretrained: bool = True) -> nn.Layer:
-    """The model that ``config`` describes, with its weights when MODEL.PRETRAINED names some and they are wanted."""
+    """The model that ``config`` describes, with the weights of MODEL.PRETRAINED if it is set and ``pretrained``."""
     model = config.MODEL
     arch = {name: model[name.upper()] for name in get_variant(model.NAME).arch}
-    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT,
+    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT, load_options(config),
                         image_size=config.DATA.IMAGE_SIZE, num_classes=model.NUM_CLASSES, **arch)
+
+
+def load_options(config: CfgNode) -> Dict[str, Any]:
+    """What the section MODEL says of a weight file, as arguments of ``CaiT.load_weights``."""
+    return dict(use_ema=config.MODEL.USE_EMA, key=config.MODEL.CHECKPOINT_KEY,
+                new_head=True if is_explicit(config, 'MODEL.NUM_CLASSES') else None)
+
+
+def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str) -> Tuple[CfgNode, str]:
+    """``config`` with the data config of its weights, and a line on what that changed or would have changed.
+
+    ``data`` and ``source`` are those of a LoadReport. What a YAML file, a flag or -opts says stays. Returns ``config``
+    itself and '' where nothing is known of the weights or nothing differs.
+    """
+    changed, kept, values = [], [], {}
+    for key, value in (data or {}).items():
+        name, current = f'DATA.{key.upper()}', config.DATA[key.upper()]
+        if current == value:
+            continue
+        if is_explicit(config, name):
+            kept.append(f'{name} {value} (configured: {current})')
+        else:
+            changed.append(f'{name} {value} (not {current})')
+            values[key.upper()] = value
+    if values:
+        config = config.clone()
+        config.defrost()
+        config.DATA.update(values)
+        config.freeze()
+    lines = [f'data config of the weights ({source}): {", ".join(changed)}'] if changed else []
+    lines += [f'kept as configured, although these weights are for ({source}): {", ".join(kept)}'] if kept else []
+    return config, '; '.join(lines)
 
 
 def data_config(config: CfgNode) -> Dict[str, Any]:
@@ -173,90 +219,24 @@ def _node(values: Mapping[str, Any]) -> CfgNode:
     return CfgNode({key: _node(value) if isinstance(value, Mapping) else value for key, value in values.items()})
 
 
-def _files(path: Path, above: tuple = ()) -> List[tuple]:
-    """[(file name, its values)] of ``path`` and, before it, of the files its BASE names (relative to it)."""
-    if path.resolve() in above:
-        raise InputError(f'{path}: BASE leads back to this file')
-    try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise InputError(f'config file {path}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise InputError(f'{path}: found {type(values).__name__}, expected KEY: value lines')
-    bases = values.pop('BASE', [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f'{path}: BASE: found {bases!r}, expected a file name or a list of them')
-    layers = [layer for base in bases for layer in _files(path.parent / base, (*above, path.resolve()))]
-    return [*layers, (str(path), values)]
-
-
-def _nested(dotted: Mapping[str, Any], source: str) -> tuple:
-    """{'A.B': 1} to {'A': {'B': 1}}, the form of a YAML file."""
-    values: Dict[str, Any] = {}
-    for key, value in dotted.items():
-        *sections, leaf = key.split('.')
-        level = values
-        for section in sections:
-            level = level.setdefault(section, {})
-            if not isinstance(level, dict):
-                raise InputError(f'{source}: {section}: found {level!r} and, beside it, {key}')
-        level[leaf] = value
-    return source, values
-
-
-def _merge(node: CfgNode, values: Mapping[str, Any], source: str, prefix: str) -> None:
-    for key, value in values.items():
-        name = f'{prefix}{key}'
-        if key not in node:
-            near = difflib.get_close_matches(str(key), list(node), n=2) or sorted(node)
-            raise InputError(f'{source}: unknown key {name}, expected {" or ".join(near)}')
-        if isinstance(node[key], CfgNode):
-            if not isinstance(value, Mapping):
-                raise InputError(f'{source}: {name}: found {value!r}, expected keys {", ".join(node[key])}')
-            _merge(node[key], value, source, f'{name}.')
-        else:
-            node[key] = _coerce(value, node[key], f'{source}: {name}')
-
-
-def _coerce(value: Any, default: Any, where: str) -> Any:
-    """``value`` in the type of ``default``; text is read as a Python literal where the type is not text."""
-    kind = type(default)
-    found = value
-    if isinstance(value, str) and kind is not str:
-        try:
-            found = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass
-    if kind is float and type(found) in (int, float):
-        return float(found)
-    if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):
-        return tuple(_coerce(one, like, where) for one, like in zip(found, default))
-    if kind is list and isinstance(found, (tuple, list)):
-        return [_coerce(one, default[0], where) for one in found]
-    if kind is tuple or type(found) is not kind:
-        size = f' of {len(default)}' if kind is tuple else ''
-        raise InputError(f'{where}: found {value!r}, expected {kind.__name__}{size}')
-    return found
-
-
 def _check(config: CfgNode) -> None:
-    for where, allowed in CHOICES.items():
-        if _leaf(config, where) not in allowed:
-            raise InputError(f'{where}: found {_leaf(config, where)!r}, expected one of {", ".join(allowed)}')
-    for where, least in AT_LEAST.items():
-        if _leaf(config, where) < least:
-            raise InputError(f'{where}: found {_leaf(config, where)}, expected at least {least}')
-    for where in FRACTIONS:
-        if not 0 <= _leaf(config, where) <= 1:
-            raise InputError(f'{where}: found {_leaf(config, where)}, expected a number from 0 to 1')
-    if config.TRAIN.DISTILL.TAU <= 0:
-        raise InputError(f'TRAIN.DISTILL.TAU: found {config.TRAIN.DISTILL.TAU}, expected more than 0')
-    if not 0 < config.DATA.CROP_PCT <= 1:
-        raise InputError(f'DATA.CROP_PCT: found {config.DATA.CROP_PCT}, expected more than 0, at most 1')
+    """Raise InputError for values out of range. Settings that a constructor checks too are checked by CaiT.checks."""
+    for key, allowed in CHOICES.items():
+        checks.one_of(key, _leaf(config, key), allowed)
+    for key, minimum in AT_LEAST.items():
+        checks.at_least(key, _leaf(config, key), minimum)
+    for key in FRACTIONS:
+        checks.between(key, _leaf(config, key), 0, 1)
+    checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
+    optimizer = config.TRAIN.OPTIMIZER
+    checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
+    for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):
+        if not 0 <= value < 1:
+            raise InputError(f'TRAIN.OPTIMIZER.{key}: found {value}, expected a number from 0 to below 1')
+    checks.check_data_config(data_config(config), lambda name: f'DATA.{name.upper()}')
+    checks.check_train_options({key.lower(): value for key, value in config.AUG.items()},
+                               lambda name: f'AUG.{name.upper()}')
+    checks.check_mixing({name: _leaf(config, key) for name, key in MIXING.items()}, lambda name: MIXING[name])
 
 
 def _leaf(config: CfgNode, key: str) -> Any:

@@ -1,35 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception a user can cause, and the one place that turns it into a line on the screen."""
+"""The errors that a user sees as one line, and the one place that prints them."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
+
+# Errors of the system that say something about the user's disk or paths, not about this code.
+OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+                 errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE}
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Bad input: the message is one line naming the file, key or flag, what was found and what was expected."""
 
 
-def run(main: Callable[[], Optional[int]], at_once: bool = False) -> None:
-    """Call ``main`` and leave the process with its return value; an InputError becomes one line and status 2.
+class NonFiniteError(ArithmeticError):
+    """Training has diverged: a loss, a gradient, a weight or an optimizer array is NaN or infinite.
 
-    ``at_once`` leaves without taking apart what was loaded: an inference engine needs tens of milliseconds to give back
-    what the system takes anyway. For programs that have closed their files and ended their workers by then.
+    The message says where, and which checkpoint to go on from.
     """
+
+
+class WorkerError(RuntimeError):
+    """A data worker process died."""
+
+
+def shown(text: Any, limit: int = 80) -> str:
+    """A text from a file, fit for one line: printable and short. Of anything else, its type only."""
+    if not isinstance(text, str):
+        return f'({type(text).__name__})'
+    text = ''.join(character if character.isprintable() else '?' for character in text[:limit + 1])
+    return text if len(text) <= limit else text[:limit] + '…'
+
+
+def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
+    """Call ``main`` and leave the process with its return value; an error of a user becomes one line and status 2.
+
+    Such are the exceptions above, and an OSError that says that something cannot be written (a full disk, a read-only
+    folder). Opens the null device for standard streams that are closed: a file that is opened later would take their
+    place, and what is printed would land in it.
+
+    ``fast_exit`` exits with ``os._exit``, without interpreter shutdown and exit handlers: freeing an inference engine
+    takes tens of milliseconds. For programs that have closed their files and ended their workers.
+    """
+    _escape_unprintable()
     try:
+        _open_closed_streams()
         status = main()
         sys.stdout.flush()
-        if at_once:
+        if fast_exit:
             sys.stderr.flush()
             os._exit(status or 0)
-    except InputError as error:
-        print('error: ' + ' '.join(str(error).split('\n')), file=sys.stderr)
-        status = 2
+    except (InputError, NonFiniteError, WorkerError) as error:
+        status = _fail(str(error))
     except BrokenPipeError:  # `… | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         status = 141
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRNOS:
+            raise
+        _flush_or_discard_stdout()
+        status = _fail(f'{error.filename or "output"}: {error.strerror}')
+    except KeyboardInterrupt as interrupt:
+        print(' '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def discard_stdout() -> None:
+    """Send standard output to the null device from now on, for when its reader is gone or its disk is full."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _fail(message: str) -> int:
+    print('error: ' + ' '.join(message.split('\n')), file=sys.stderr)
+    return 2
+
+
+def _flush_or_discard_stdout() -> None:
+    """Python flushes standard output at exit: if that fails again, it prints a traceback and changes the status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_stdout()
+
+
+def _open_closed_streams() -> None:
+    """After ``>&-`` or ``2>&-`` Python's stream is None and its descriptor is free for the next file."""
+    for descriptor, name in enumerate(('stdin', 'stdout', 'stderr')):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, 'w' if descriptor else 'r', closefd=False, encoding='utf-8'))
+
+
+def _escape_unprintable() -> None:
+    """What the terminal's encoding lacks, in a path for one, is printed as an escape (\\u4e2d) and not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, 'errors', '') == 'strict' and hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export a checkpoint as a static model for inference, checked against the dynamic one.
+"""Export a checkpoint as a static model for inference and check it against the dynamic model.
 
     python export_model.py                                   CaiT/cait_xxs24_224.* -> output/infer
     python export_model.py -pretrained=output/digits/best    the config beside the checkpoint is used
@@ -7,9 +7,9 @@
     python export_model.py -cfg=CaiT/configs/cait_s24_224.yaml --model_path=weights/S24_224.pth \\
         --save-inference-dir=output/s24 --check-images=images
 
-The folder gets inference.json, inference.pdiparams and metadata.json (model, image size and statistics, classes,
-versions, checksum, and how far the exported model is from the dynamic one). When the two differ by more than 1e-5 of
-the largest logit on the check images, at batch 1 or 3, nothing is written and the exit status is 2.
+Writes inference.json, inference.pdiparams and metadata.json (model, preprocessing, classes, versions, checksum, and
+the difference between exported and dynamic model). When they differ by more than 1e-5 of the largest logit on the check
+images, at batch size 1 or 3, nothing is written and the exit status is 2.
 """
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ def parser() -> Parser:
     flags.flag('save_inference_dir', default=OUTPUT, metavar='FOLDER', help=f'where to write; default {OUTPUT}')
     flags.flag('image_size', type=int, metavar='PIXELS')
     flags.flag('num_classes', type=int, metavar='N')
-    flags.flag('dataset', metavar='NAME', help='whose validation images and class names are used')
+    flags.flag('dataset', metavar='NAME', help='its validation images and class names are used')
     flags.flag('data_path', metavar='FOLDER')
-    flags.flag('label_map', metavar='FILE', help='names of the classes')
-    flags.flag('check_images', metavar='FOLDER', help='images (folder or list file) to compare on; default: the '
-               "dataset's validation list, else synthetic ones")
+    flags.flag('label_map', metavar='FILE', help='file of class names')
+    flags.flag('check_images', metavar='FOLDER', help='images (folder or list file) for the check; default: the '
+               "dataset's validation list, else synthetic images")
     flags.flag('check_count', type=int, default=12, metavar='N', help='how many of them; default 12')
     flags.flag('backend', nargs='+', default=['paddle'], metavar='NAME',
-               help=f'{" ".join(backends())}: whose files to write; default paddle')
+               help=f'{" ".join(backends())}: engines to export for; default paddle')
     flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
     flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalized NCHW (default), uint8: '
                'raw NHWC, the graph normalizes')
-    flags.flag('calibration', metavar='FOLDER', help='images (folder or list file) that int8 is fitted to')
+    flags.flag('calibration', metavar='FOLDER', help='images (folder or list file) for int8 calibration')
     flags.flag('calibration_count', type=int, default=300, metavar='N', help='how many of them; default 300')
     flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
     return flags
 
 
-def choices(args, name: str, among) -> list:
-    """The values of a flag that takes several, words or commas between them; InputError for an unknown one."""
+def choices(args, name: str, allowed) -> list:
+    """The values of a flag with several values, separated by blanks or commas; InputError for an unknown one."""
     found = [word for value in getattr(args, name) for word in value.split(',')]
     for word in found:
-        if word not in among:
-            raise InputError(f'--{name}: found {word!r}, expected some of {", ".join(among)}')
+        if word not in allowed:
+            raise InputError(f'--{name}: found {word!r}, expected some of {", ".join(allowed)}')
     return found
 
 
-def weights_of(args) -> str:
-    """The weight file that is meant; InputError when two are named or there is none."""
+def resolve_weights(args) -> str:
+    """The weight file; InputError when two are named or there is none."""
     from CaiT.weights.readers import resolve
     if args.model_path and args.pretrained and args.model_path != args.pretrained:
         raise InputError(f'--model_path {args.model_path} and --pretrained {args.pretrained} name two files, '
@@ -80,12 +80,16 @@ def weights_of(args) -> str:
                          '(python -m CaiT.tools.convert_weights), or name a file with -pretrained') from None
 
 
-def config_of(args, weights: str):
-    """The configuration: the file named, else the one training wrote beside the weights, else the default."""
+def load_config(args, weights: str):
+    """The configuration: of -cfg, else the one that training wrote beside the weights, else the default."""
     from CaiT.config import get_config
     beside = Path(weights).parent / 'config.yaml'
     path = args.config_dir or (beside if beside.is_file() else CONFIG)
     print(f'config: {path}')
+    from CaiT.training.resume import check_same_model
+    line = check_same_model(weights, get_config(str(path)))  # what a flag changes after that is meant
+    if line:
+        print(line)
     return get_config(str(path), args.opts, image_size=args.image_size, num_classes=args.num_classes,
                       dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
 
@@ -95,19 +99,21 @@ def main() -> int:
     for name in ('check_count', 'calibration_count'):
         if getattr(args, name) < 1:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least 1')
-    targets = [*itertools.product(*(choices(args, name, among) for name, among in (
+    targets = [*itertools.product(*(choices(args, name, allowed) for name, allowed in (
         ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
     print(runtime.prepare())
-    weights = weights_of(args)
-    from CaiT.config import build_model, data_config
+    weights = resolve_weights(args)
+    from CaiT.config import build_model, data_config, load_options, with_data_of
     from CaiT.data.datasets import read_label_map
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
     from CaiT.deploy.export import export, load, summary
 
-    config = config_of(args, weights)
+    config = load_config(args, weights)
     model = build_model(config)
-    print('\n'.join(load(model, weights)))
+    report = load(model, weights, **load_options(config))
+    config, line = with_data_of(config, report.data, report.data_source)
+    print('\n'.join([*report.lines(), *filter(None, [line])]))
     data = DataConfig(**data_config(config))
     classes = config.MODEL.NUM_CLASSES
     checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output appears whole or not at all: written beside its final name, then renamed."""
+"""Atomic output: written to a temporary file or folder, then renamed."""
 from __future__ import annotations
 
 import contextlib
@@ -15,11 +15,11 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 @contextlib.contextmanager
 def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
-    """Open a temporary file in the folder of ``path`` and rename it to ``path`` when the block ends well.
+    """Open a temporary file in the folder of ``path`` and rename it to ``path`` when the block succeeds.
 
-    When the block raises, the temporary file is removed and whatever stood at ``path`` is untouched.
-    Text is UTF-8 with the newlines that are written. The data is on the disk before the rename, so a power cut
-    leaves the old file or the new one, never half of one.
+    When the block raises, the temporary file is removed and ``path`` is unchanged. Text is UTF-8 without newline
+    conversion. The data is synced to disk before the rename, so a power failure leaves the old file or the new one,
+    never an incomplete one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,22 +27,24 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
     os.close(handle)
     text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
     try:
-        with open(temporary, mode, **text) as file:  # by name: the block may read file.name again before the rename
+        with open(temporary, mode, **text) as file:  # by name: the block may read file.name before the rename
             yield file
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 would lock other users out of a shared result
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp creates files with mode 0600, unreadable for other users
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = str(path)  # a full disk, for one: write() does not say which file it was
         raise
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """A value as JSON that people can read and compare line by line."""
+    """Write a value as JSON with one item per line."""
     with atomic_write(path) as file:
         json.dump(value, file, indent=1)
         file.write('\n')
@@ -50,7 +52,7 @@ def write_json(path: PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: PathLike) -> Iterator[Path]:
-    """A temporary sibling folder whose files are moved into ``path`` when the block ends well.
+    """A temporary folder beside ``path`` whose files are moved into ``path`` when the block succeeds.
 
     Files of the same names in ``path`` are replaced, others stay. When the block raises, nothing is left behind.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classify images with an exported model.
+"""Predict the classes of images with an exported model.
 
     python infer.py --img-path=image.jpg                   the model in output/infer, Paddle Inference
     python infer.py --img-path a.jpg b.png folder list.txt --topk=5 --batch-size=8
@@ -7,9 +7,9 @@
     python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
-Prints, for each image, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). Size, crop and
-statistics come from the metadata that export wrote beside the model. No file is changed. Images that cannot be
-decoded are named and left out; the exit status is then 1.
+Prints, for each image, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). The preprocessing
+comes from the metadata beside the model. No input file is changed. Images that cannot be decoded are reported and
+skipped; the exit status is then 1.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if not __package__:
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.data.lists import list_images
+from CaiT.data.text import quoted
 from CaiT.deploy import autolog, feed
 from CaiT.deploy.engines import BATCH, Options, backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, Metadata
@@ -31,13 +32,13 @@ from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
 MODEL_DIR = 'output/infer'
-FEW = 64  # images that are decoded before worker processes would have started
+MIN_IMAGES_FOR_WORKERS = 64  # fewer are decoded before worker processes have started
 
 
 def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag('img_path', nargs='+', metavar='PATH', help='images, folders and list files')
-    flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'what export wrote; default {MODEL_DIR}')
+    flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'an exported model; default {MODEL_DIR}')
     flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel or .json of Paddle '
                'that has no metadata.json')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
@@ -48,34 +49,38 @@ def parser() -> Parser:
     flags.switch('use_gpu', metavar='True|False')
     flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
     flags.switch('use_tensorrt', metavar='True|False', help='with --use-gpu')
-    flags.flag('topk', type=int, default=0, metavar='K', help='also list the K best classes with their names')
-    flags.flag('output', metavar='FILE', help='write to a .csv or .jsonl as results come, instead of the screen')
-    flags.switch('resume', help='go on with the file of an interrupted run')
-    flags.flag('shard', default='1/1', metavar='K/N', help='take part K of N of the images: one part per machine')
+    flags.flag('topk', type=int, default=0, metavar='K', help='also list the K most probable classes with names')
+    flags.flag('output', metavar='FILE', help='write results to a .csv or .jsonl file instead of the console')
+    flags.switch('resume', help='continue the output file of an interrupted run')
+    flags.flag('shard', default='1/1', metavar='K/N', help='process part K of N of the images')
     flags.flag('workers', type=int, default=-1, metavar='N', help='decoding processes; default: half the cores for '
-               f'more than {FEW} images, else 0')
+               f'more than {MIN_IMAGES_FOR_WORKERS} images, else 0')
     flags.switch('benchmark', metavar='True|False', help='print the auto_log report')
     flags.switch('tipc_lines', metavar='True|False', help='also print <file name><tab>[class id, probability]')
     return flags
 
 
-def _described(args: Any, options: Options) -> Optional[Metadata]:
-    """What -cfg says about a graph without metadata; None for our exports, which say it themselves."""
+def _metadata_from_config(args: Any, options: Options) -> Optional[Metadata]:
+    """The metadata of a graph without its own from -cfg; None for exports of this project, which contain theirs."""
     if not args.config_dir:
         return None
-    from CaiT.deploy.paddle2 import described
+    from CaiT.deploy.paddle2 import metadata_from_config
     runtime.prepare(options.threads)
-    return described(args.model_dir, args.config_dir, args.backend, options)
+    return metadata_from_config(args.model_dir, args.config_dir, args.backend, options)
 
 
-def lines_of(prediction: Prediction, predictor: Predictor, topk: int) -> list:
-    """What is printed for an image."""
+def format_prediction(prediction: Prediction, predictor: Predictor, topk: int) -> list:
+    """The lines printed for an image."""
     class_id, probability = prediction.best[0]
-    lines = [f'image_name: {prediction.path}, class_id: {class_id}, prob: {probability:.4f}']
+    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}']
     if topk:
         lines += [f'    {rank}. {k} {predictor.class_name(k)}'.rstrip() + f' {p:.4f}'
                   for rank, (k, p) in enumerate(prediction.best, 1)]
     return lines
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def main() -> int:
@@ -93,12 +98,12 @@ def main() -> int:
         raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {most} on this machine')
     if args.use_tensorrt and not args.use_gpu:
         raise InputError('--use-tensorrt True: has no effect on a CPU, expected --use-gpu True with it')
-    paths = feed.shard([image for path in args.img_path for image in list_images(path)], args.shard)
+    paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
-    predictor = Predictor(args.model_dir, args.backend, options, _described(args, options))
+    predictor = Predictor(args.model_dir, args.backend, options, _metadata_from_config(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
-    times = autolog.Times() if args.benchmark else None
+    times = autolog.StageTimes() if args.benchmark else None
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
@@ -108,7 +113,9 @@ def main() -> int:
     if results and results.done:
         print(f'{args.output}: {len(results.done)} images are done already')
         paths = [path for path in paths if path not in results.done]
-    workers = args.workers if args.workers >= 0 else (max(1, runtime.cores() // 2) if len(paths) > FEW else 0)
+    workers = args.workers
+    if workers < 0:
+        workers = max(1, runtime.cores() // 2) if len(paths) > MIN_IMAGES_FOR_WORKERS else 0
     progress, failed = ProgressMeter(len(paths)), 0
     try:
         for prediction in predictor.predict(paths, max(args.topk, 1), workers, times, progress):
@@ -118,23 +125,23 @@ def main() -> int:
             elif results:
                 results.write(prediction, predictor.class_name)
             else:
-                if args.tipc_lines:  # first: its readers take the first line that names the image
+                if args.tipc_lines:  # first, because its readers use the first line that contains the image name
                     print(certification_line(prediction))
-                print('\n'.join(lines_of(prediction, predictor, args.topk)))
+                print('\n'.join(format_prediction(prediction, predictor, args.topk)))
     finally:
         progress.close()
         if results:
             results.close()
-    if results or len(paths) > FEW:
+    if results or len(paths) > MIN_IMAGES_FOR_WORKERS:
         print(progress.summary())
     if failed:
         print(f'{failed} of {len(paths)} images could not be decoded', file=sys.stderr)
     if times:
-        shape = 'x'.join(map(str, predictor.image_shape))
+        shape = 'x'.join(map(str, predictor.input_shape))
         autolog.emit(autolog.report(times, predictor.meta.model, args.precision, args.batch_size, shape,
                                     predictor.engine.describe()))
     return 1 if failed else 0
 
 
 if __name__ == '__main__':
-    errors.run(main, at_once=True)
+    errors.run(main, fast_exit=True)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same job on many devices, with the same flags as main_single_gpu.py.
+"""Train or evaluate on several devices, with the flags of main_single_gpu.py.
 
 python -m paddle.distributed.launch --devices 0,1 CaiT/main_multi_gpu.py -cfg='CaiT/configs/cait_xxs24_224.yaml' …
 python -m paddle.distributed.launch --nproc_per_node 2 CaiT/main_multi_gpu.py …     (CPU)
 
--batch_size counts one device's images.
+-batch_size is per device.
 """
 from __future__ import annotations
 

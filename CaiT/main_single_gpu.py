@@ -8,6 +8,7 @@ python CaiT/main_single_gpu.py … -batch_size=64 -pred
 """
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -30,7 +31,7 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')
     parser.flag('num_classes', type=int)
-    parser.flag('pretrained', help="anyone's checkpoint, with or without extension", metavar='PATH')
+    parser.flag('pretrained', help='a checkpoint, with or without extension', metavar='PATH')
     parser.flag('resume', help='a .pdstate file or its folder, or auto for the newest', metavar='PATH')
     parser.flag('last_epoch', type=int, help='count this many epochs as done')
     parser.flag('epochs', type=int)
@@ -40,6 +41,7 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser.flag('device', help='auto, cpu, gpu or gpu:N')
     parser.switch('amp', default=None, help='mixed precision, where the device supports it')
     parser.switch('eval', help='evaluate -pretrained on val_list.txt')
+    parser.flag('compare', metavar='PATH', help="with -eval: an earlier report's folder or a predictions file")
     parser.switch('pred', help='predict test_list.txt, a folder or an image with -pretrained')
     parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs, applied last', metavar='KEY VALUE')
     return vars(parser.parse_args(arguments))
@@ -47,23 +49,27 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
 
 def main(arguments: Optional[List[str]] = None) -> None:
     flags = parse(arguments)
-    evaluating, predicting = flags.pop('eval'), flags.pop('pred')
+    evaluating, predicting, earlier = flags.pop('eval'), flags.pop('pred'), flags.pop('compare')
     if evaluating and predicting:
         raise InputError('-eval and -pred: found both, expected one')
+    if earlier and not evaluating:
+        raise InputError(f'-compare {earlier}: belongs to -eval, which is not given')
     if evaluating or predicting:
         flags['batch_size_eval'] = flags.pop('batch_size')
     runtime.prepare()
     from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
+    from CaiT.report import evaluation, run_page
     from CaiT.training import distributed, jobs
+    evaluation.check_earlier(earlier)
     config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
     distributed.init()
     with distributed.delay_abort_on_error():
         if predicting:
             jobs.predict(config)
         elif evaluating:
-            jobs.evaluate(config)
+            jobs.evaluate(config, functools.partial(evaluation.write_for_job, earlier=earlier))
         else:
-            jobs.train(config)
+            jobs.train(config, run_page.Refresher)
 
 
 if __name__ == '__main__':

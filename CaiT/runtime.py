@@ -101,9 +101,9 @@ def prepare(threads: int = 0) -> str:
         values = settings(_cpu(), threads or cores())
         for key, value in values.items():
             os.environ.setdefault(key, value)
-        kept = _keep_big_blocks()
+        is_set = _keep_big_blocks()
         shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
-        _report = f'runtime: {shown}, malloc={"kept blocks" if kept else "system default"}'
+        _report = f'runtime: {shown}, malloc={"kept blocks" if is_set else "system default"}'
     return _report
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of one checkpoint on every backend and precision: what int8 and bf16 cost, on labeled images.
+"""Accuracy of one checkpoint on every backend and precision, on labeled images: the cost of int8 and bf16.
 
     python benchmarks/accuracy.py -cfg=CaiT/configs/vit_tiny_patch16_224.yaml -pretrained=weights.safetensors \\
         --list=images/val_list.txt --calibration=other_images --out=benchmarks/results/accuracy_vit_tiny.json
 
-``same class`` counts the images on which the engine decides as the dynamic float32 model does: on few images it is
-a finer measure than top-1. Calibration images must not be among those that are counted.
+``same class`` counts the images for which the engine and the dynamic float32 model predict the same class: for few
+images it is more sensitive than top-1. Calibration images must not be among the evaluated ones.
 """
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def main() -> int:
     load(model, args.pretrained)
     samples = read_list(args.list, Path(args.list).parent, config.MODEL.NUM_CLASSES)
     transform = eval_transform(data, normalize=False)
-    images = parity.CheckSet(np.stack([transform(path) for path, _ in samples]), data, args.list)
-    reference = reference_logits(model, images.array('float'))
+    checks = parity.CheckSet(np.stack([transform(path) for path, _ in samples]), data, args.list)
+    reference = reference_logits(model, checks.array('float'))
     calibration = parity.from_folder(args.calibration, data, args.calibration_count)
     rows = [row('dynamic', 'fp32', reference, reference, samples.labels)]
     print(text(rows[0]))
     with tempfile.TemporaryDirectory() as folder:
-        checks = parity.CheckSet(images.pixels[:3], data, args.list)
+        export_checks = parity.CheckSet(checks.pixels[:3], data, args.list)
         targets = [(backend, precision, 'uint8') for backend, precision in TARGETS]
-        export(model, folder, config.MODEL.NAME, data, checks, {'file': args.pretrained}, targets, None,
+        export(model, folder, config.MODEL.NAME, data, export_checks, {'file': args.pretrained}, targets, None,
                runtime.cores(), calibration)
         for backend, precision in TARGETS:
             options = Options(precision, 'uint8', runtime.cores())
-            logits = Predictor(folder, backend, options).logits(images.pixels)
+            logits = Predictor(folder, backend, options).logits(checks.pixels)
             rows.append(row(backend, precision, logits, reference, samples.labels))
             print(text(rows[-1]))
     if args.out:
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def row(backend: str, precision: str, logits, reference, labels) -> dict:
-    """One line of the table."""
+    """One row of the table."""
     top5 = (-logits).argsort(1)[:, :5]
     difference = abs(logits - reference)
     return {'backend': backend, 'precision': precision, 'top1': int((logits.argmax(1) == labels).sum()),

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ours beside PyTorch, and beside timm's and the papers' own graphs on the same engines, in one round-robin run.
+"""This project's engines, PyTorch, and timm's and the papers' graphs on the same engines, in one round-robin run.
 
     bash benchmarks/make_peers.sh                                      once: an environment with PyTorch and timm
     python benchmarks/against_peers.py --peer-python=.venv-peers/bin/python --out=benchmarks/results/cpu
 
 Peers: timm on PyTorch (eager, torch.compile, bf16 autocast); timm's model through torch.onnx on ONNX Runtime and
-OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as the papers write it on Paddle Inference. Writes
-<out>.json, <out>.md and <out>.png. The line in the chart is the limit that this machine's fastest GEMM at this model's
-shapes sets.
-Peers that are not there are named. Without --peer-python only the papers' graph is compared.
+OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as formulated in the papers on Paddle Inference. Writes
+<out>.json, <out>.md and <out>.png. The line in the chart is the limit given by this machine's fastest GEMM at this
+model's shapes. Unavailable peers are reported. Without --peer-python only the papers' graph is compared.
 
-The JSON file is written after every model, thread count and batch, and the same command on the same machine goes on
-where it was cut off. Measure on a quiet machine; the load average beforehand is in the file.
+The JSON file is written after every model, thread count and batch size; an interrupted run continues with the same
+command on the same machine. Measure on an idle machine; the load average before the run is in the file.
 """
 from __future__ import annotations
 
@@ -31,8 +30,8 @@ from CaiT.tools import benchmark
 from CaiT.tools.benchmark import Contenders, window
 
 MODELS = ['cait_xxs24_224', 'cait_s24_224', 'deit_tiny_patch16_224', 'vit_tiny_patch16_224']
-GEMMS = {'f32': 'fp32', 'bf16': 'bf16'}  # OpenVINO's name of a precision, ours
-SEVERAL = 8  # images from which OpenVINO is given two streams too: four for each
+GEMMS = {'f32': 'fp32', 'bf16': 'bf16'}  # OpenVINO's name of a precision -> ours
+TWO_STREAMS_BATCH = 8  # batch size from which OpenVINO is also measured with two streams of four images each
 
 
 class Torch:
@@ -45,10 +44,10 @@ class Torch:
         except OSError as error:
             raise InputError(f'--peer-python {python}: {error.strerror}') from None
 
-    def ask(self, **order: Any) -> Dict[str, Any]:
-        """One order, its answer; InputError when the process is gone."""
+    def request(self, **message: Any) -> Dict[str, Any]:
+        """Send a request and return the response; InputError when the process has ended."""
         try:
-            self.process.stdin.write(json.dumps(order) + '\n')
+            self.process.stdin.write(json.dumps(message) + '\n')
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (OSError, ValueError):
@@ -57,23 +56,23 @@ class Torch:
 
     def contenders(self, model: str, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
         found: Contenders = {}
-        self.ask(do='forget')
+        self.request(do='forget')
         for how in ('eager', 'compile', 'bf16'):
             key = f'timm PyTorch {how}'
-            answer = self.ask(do='load', key=key, model=model, how=how, batch=batch, threads=threads)
-            if 'error' in answer:
-                absent[key] = answer['error']
+            response = self.request(do='load', key=key, model=model, how=how, batch=batch, threads=threads)
+            if 'error' in response:
+                absent[key] = response['error']
                 continue
 
             def run(seconds: float, key: str = key) -> Tuple[int, float]:
-                answer = self.ask(do='run', key=key, seconds=seconds)
-                return answer['images'], answer['seconds']
+                response = self.request(do='run', key=key, seconds=seconds)
+                return response['images'], response['seconds']
             found[key] = run
         return found
 
 
 def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
-    """timm's ONNX on ONNX Runtime and OpenVINO, as their documentation loads a model."""
+    """timm's ONNX on ONNX Runtime and OpenVINO, loaded as in their documentation."""
     import numpy as np
     found: Contenders = {}
     images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
@@ -90,32 +89,32 @@ def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str,
         core = openvino.Core()
         for precision in ('fp32', 'bf16', 'int8'):
             file = path if precision != 'int8' else path.with_suffix('.int8.xml')
-            if precision != 'fp32' and benchmark.missing('openvino', precision):
-                absent[f'timm openvino {precision}'] = benchmark.missing('openvino', precision)
+            if precision != 'fp32' and benchmark.unavailable('openvino', precision):
+                absent[f'timm openvino {precision}'] = benchmark.unavailable('openvino', precision)
                 continue
-            fast = precision != 'fp32' and benchmark.missing('openvino', 'bf16') is None
+            fast = precision != 'fp32' and benchmark.unavailable('openvino', 'bf16') is None
             settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': threads}
             compiled = core.compile_model(str(file), 'CPU', {**settings, 'PERFORMANCE_HINT': 'LATENCY'})
             request = compiled.create_infer_request()
             found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: images}), batch)
-            if precision != 'int8' and threads > 1 and batch >= SEVERAL:
+            if precision != 'int8' and threads > 1 and batch >= TWO_STREAMS_BATCH:
                 compiled = core.compile_model(str(file), 'CPU', {**settings, 'NUM_STREAMS': 2})
                 queue = openvino.AsyncInferQueue(compiled, 2)
-                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: in_fours(q, images), batch)
+                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: run_in_fours(q, images), batch)
     except ImportError as error:
         absent['timm openvino'] = str(error)
     return found
 
 
-def in_fours(queue: Any, images: Any) -> None:
-    """Four images at a time on whichever stream is free."""
+def run_in_fours(queue: Any, images: Any) -> None:
+    """Run four images at a time on the next free stream."""
     for start in range(0, len(images), 4):
         queue.start_async({0: images[start:start + 4]})
     queue.wait_all()
 
 
 def quantize_timm(path: Path, size: int) -> None:
-    """NNCF's int8 of timm's ONNX by its defaults for transformers, beside it as .int8.xml."""
+    """Quantize timm's ONNX file with NNCF's defaults for transformers; writes .int8.xml beside it."""
     import logging
 
     import nncf
@@ -129,7 +128,7 @@ def quantize_timm(path: Path, size: int) -> None:
 
 
 def papers_graph(model: Any, folder: Path) -> Path:
-    """The model written as the papers write it, for Paddle Inference."""
+    """Export the model as formulated in the papers, for Paddle Inference."""
     import paddle
 
     from CaiT.deploy.engines.paddle_ops import InferenceLayer
@@ -141,13 +140,13 @@ def papers_graph(model: Any, folder: Path) -> Path:
 
 
 def paper(graph: Path, size: int, batch: int, threads: int) -> Contenders:
-    """Paddle Inference on ``papers_graph``, whole batches, as its users run it."""
+    """Paddle Inference on ``papers_graph``, with whole batches."""
     import numpy as np
 
     from CaiT.deploy.engines import Options, engine_class
     found: Contenders = {}
     for precision in ('fp32', 'bf16'):
-        if benchmark.missing('paddle', precision) is None:
+        if benchmark.unavailable('paddle', precision) is None:
             engine = engine_class('paddle')(graph, Options(precision, 'float', threads, batch))
             engine.chunk = batch  # whole, as that code would
             images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
@@ -156,7 +155,7 @@ def paper(graph: Path, size: int, batch: int, threads: int) -> Contenders:
 
 
 def gemm(model: Any, hint: str, threads: int) -> Contenders:
-    """A chain of this model's GEMMs and nothing else, 8 images at a time, in OpenVINO: 'images' are GFLOP."""
+    """A chain of this model's GEMMs alone, for 8 images, in OpenVINO; the 'images' of its window are GFLOP."""
     import numpy as np
     import openvino
     from openvino import opset13 as ops
@@ -174,45 +173,45 @@ def gemm(model: Any, hint: str, threads: int) -> Contenders:
     timed = window(lambda: request.infer({0: array}), 1)
 
     def run(seconds: float) -> Tuple[float, float]:
-        count, taken = timed(seconds)
-        return count * flop / 1e9, taken
+        count, elapsed = timed(seconds)
+        return count * flop / 1e9, elapsed
     return {f'GEMM {hint}, GFLOP': run}
 
 
-def limits(rates: Dict[str, benchmark.Rate], model: str) -> Dict[str, benchmark.Rate]:
-    """Images per second that the GEMM rates, which are taken out of ``rates``, allow."""
+def limits(rates: Dict[str, benchmark.Throughput], model: str) -> Dict[str, benchmark.Throughput]:
+    """The images per second that the GEMM throughput allows; removes the GEMM contenders from ``rates``."""
     from CaiT.tools.model_table import macs
-    images = 1e9 / (2 * macs(model)['total'])  # in a GFLOP
-    return {precision: benchmark.rate([one * images for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
+    images = 1e9 / (2 * macs(model)['total'])  # images per GFLOP
+    return {precision: benchmark.throughput([one * images for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
             for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
 
 
 def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> Iterator[Dict[str, Any]]:
-    """All cells that ``results`` does not hold yet; each row is in its file when it is yielded."""
+    """Measure all cells that ``results`` does not contain; each row is written to its file before it is yielded."""
     from CaiT.models.registry import get_variant
     cells = benchmark.Cells(args, results)
-    for name, wanted in cells.all.items():
-        if not wanted:
+    for name, configurations in cells.all.items():
+        if not configurations:
             continue
         size = get_variant(name).data['image_size']
         with benchmark.exported(name, benchmark.targets()) as (model, folder), tempfile.TemporaryDirectory() as other:
             onnx, absent = Path(other) / 'timm.onnx', {}
             if torch:
-                answer = torch.ask(do='export', model=name, path=str(onnx))
-                absent.update({'timm ONNX': answer['error']} if 'error' in answer else {})
-                if onnx.is_file() and benchmark.missing('openvino', 'int8') is None:
+                response = torch.request(do='export', model=name, path=str(onnx))
+                absent.update({'timm ONNX': response['error']} if 'error' in response else {})
+                if onnx.is_file() and benchmark.unavailable('openvino', 'int8') is None:
                     quantize_timm(onnx, size)
             else:
                 absent['PyTorch and timm'] = '--peer-python was not given'
             graph = papers_graph(model, Path(other))
-            for threads, batch in wanted:
-                contenders = {**benchmark.ours(folder, batch, threads), **paper(graph, size, batch, threads)}
+            for threads, batch in configurations:
+                contenders = {**benchmark.own_engines(folder, batch, threads), **paper(graph, size, batch, threads)}
                 if torch:
                     contenders.update(torch.contenders(name, batch, threads, absent))
                 if onnx.is_file():
                     contenders.update(timm_onnx(onnx, size, batch, threads, absent))
                 for hint, precision in GEMMS.items():
-                    if benchmark.missing('openvino', precision) is None:
+                    if benchmark.unavailable('openvino', precision) is None:
                         contenders.update(gemm(model, hint, threads))
                 rates = benchmark.round_robin(contenders, args.rounds, args.seconds)
                 results.add({'model': name, 'threads': threads, 'batch': batch, 'limits': limits(rates, name),
@@ -229,7 +228,7 @@ def main() -> int:
     args = benchmark.parsed(flags)
     torch = Torch(args.peer_python) if args.peer_python else None
     header = benchmark.header(args)
-    header['versions'].update(torch.ask(do='versions') if torch else {})
+    header['versions'].update(torch.request(do='versions') if torch else {})
     print(header)
     results = benchmark.Results(f'{args.out}.json', header)
     for row in measure(args, torch, results):

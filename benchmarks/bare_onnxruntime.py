@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cold_start.py compares with: one image through ONNX Runtime and Pillow, and nothing else.
+"""The baseline of cold_start.py: one image with ONNX Runtime and Pillow alone.
 
-    python benchmarks/bare_onnxruntime.py model.onnx image.jpg 224 1.0       side, share of it that is kept
+    python benchmarks/bare_onnxruntime.py model.onnx image.jpg 224 1.0       image size, crop fraction
 """
 import sys
 
@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-model, image, size, crop = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-image = Image.open(image).convert('RGB')
+model, path, size, crop = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+image = Image.open(path).convert('RGB')
 scale = int(size / crop) / min(image.size)
 image = image.resize([int(side * scale) for side in image.size], Image.BICUBIC)
 left, top = ((side - size) // 2 for side in image.size)

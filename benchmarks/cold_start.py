@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from the command to the answer for one image: infer.py on each backend, whole processes.
+"""Seconds from the start of the process to the prediction for one image: infer.py on each backend.
 
     python benchmarks/cold_start.py
 
-Beside them: a bare script of ONNX Runtime and Pillow on the same ONNX file (bare_onnxruntime.py), and
-`python -c 'import paddle'`, which nothing that uses Paddle can be quicker than. `empty cache` is OpenVINO's first
-start, which compiles; later ones find its cache. Processes take turns, forwards and backwards in turn, so that the
-machine's drift meets all alike; files are in the page cache. Figures are medians over the rounds after one to warm up,
-a ratio or difference is the median of the rounds'. All must name the same class.
+Baselines: a script of ONNX Runtime and Pillow alone on the same ONNX file (bare_onnxruntime.py), and
+`python -c 'import paddle'`, the lower bound of any program that uses Paddle. `empty cache` is OpenVINO's first start,
+which compiles; later ones use its cache. Processes run in turn, in alternating order, so that drift of the machine's
+speed affects all equally; files are in the page cache. Results are medians over the rounds after a warm-up round; a
+ratio or difference is the median over the rounds. All processes must predict the same class.
 
-Measure on a quiet machine; the load average beforehand is in the result, benchmarks/results/cold_start.json.
+Measure on an idle machine; the load average before the run is in the result, benchmarks/results/cold_start.json.
 """
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from CaiT.tools import benchmark  # noqa: E402
 BARE, IMPORT, FIRST = 'bare onnxruntime', 'import paddle', 'ours openvino, empty cache'
 BACKENDS = ('paddle', 'onnxruntime', 'openvino')
 RESULT = HERE / 'results' / 'cold_start.json'
-Start = Callable[[], str]  # runs a process, returns the class it names
+Start = Callable[[], str]  # runs a process, returns the class that it predicts
 
 
 def process(command: List[str], cache: str) -> str:
-    """The class that ``command`` names; InputError when it fails. ``cache`` holds OpenVINO's compiled models."""
+    """The class predicted by ``command``; InputError when it fails. ``cache``: of OpenVINO's compiled models."""
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'XDG_CACHE_HOME': cache})
     if done.returncode:
         raise InputError(f'{" ".join(command)}: ended with status {done.returncode}: {done.stderr.strip()[-300:]}')
@@ -47,17 +47,17 @@ def process(command: List[str], cache: str) -> str:
 
 
 def contenders(folder: str, image: str, name: str, cache: str) -> Dict[str, Start]:
-    """What is measured, the two to compare with first."""
+    """The measured processes, the two baselines first."""
     from CaiT.models.registry import get_variant
     data = get_variant(name).data
     found: Dict[str, Start] = {IMPORT: lambda: process([sys.executable, '-c', 'import paddle'], cache)}
-    if benchmark.missing('onnxruntime', 'fp32') is None:
+    if benchmark.unavailable('onnxruntime', 'fp32') is None:
         bare = [str(HERE / 'bare_onnxruntime.py'), f'{folder}/onnxruntime.onnx', image, str(data['image_size']),
                 str(data['crop_pct'])]
         found[BARE] = lambda: process([sys.executable, *bare], cache)
     for backend in BACKENDS:
-        if benchmark.missing(backend, 'fp32'):
-            print(f'absent: {backend}: {benchmark.missing(backend, "fp32")}')
+        if benchmark.unavailable(backend, 'fp32'):
+            print(f'absent: {backend}: {benchmark.unavailable(backend, "fp32")}')
             continue
         command = [sys.executable, str(HERE.parent / 'infer.py'), f'--model-dir={folder}', f'--img-path={image}',
                    f'--backend={backend}', '--batch-size=1']
@@ -72,22 +72,21 @@ def measure(starts: Dict[str, Start], rounds: int, before: Callable[[], Any]) ->
     seconds: Dict[str, List[float]] = {name: [] for name in starts}
     for number in range(rounds + 1):
         before()
-        answers = {}
+        classes = {}
         for name in list(starts) if number % 2 else reversed(list(starts)):
-            begun = time.perf_counter()
-            answers[name] = starts[name]()
+            start_time = time.perf_counter()
+            classes[name] = starts[name]()
             if number:
-                seconds[name].append(time.perf_counter() - begun)
-        classes = {answer for name, answer in answers.items() if name != IMPORT}
-        if len(classes) > 1:
-            raise InputError(f'one image, several answers: {answers}')
+                seconds[name].append(time.perf_counter() - start_time)
+        if len({predicted for name, predicted in classes.items() if name != IMPORT}) > 1:
+            raise InputError(f'one image, several predicted classes: {classes}')
         print(f'round {number}' + ', '.join(f' {name} {found[-1]:.2f}' for name, found in seconds.items() if found),
               flush=True)
     return seconds
 
 
 def rows(seconds: Dict[str, List[float]]) -> Dict[str, Dict[str, Any]]:
-    """Median and best of each, the ratio to the bare script, and what comes on top of `import paddle`."""
+    """Median and best of each, the ratio to the bare script, and the difference to `import paddle`."""
     found = {}
     for name, own in seconds.items():
         found[name] = {'seconds': round(statistics.median(own), 3), 'best': round(min(own), 3)}
@@ -111,7 +110,7 @@ def main() -> int:
     runtime.prepare()
     sys.path.append(str(HERE))
     from data_pipeline import make_images
-    targets = [(backend, 'fp32', 'float') for backend in BACKENDS if benchmark.missing(backend, 'fp32') is None]
+    targets = [(backend, 'fp32', 'float') for backend in BACKENDS if benchmark.unavailable(backend, 'fp32') is None]
     with benchmark.exported(args.model, targets) as (_, folder), tempfile.TemporaryDirectory() as other:
         make_images(Path(other), 1)
         image = str(next(Path(other).glob('*.jpg')))

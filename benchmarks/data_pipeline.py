@@ -4,15 +4,15 @@
     python benchmarks/data_pipeline.py --peer-python peers/bin/python
     python benchmarks/data_pipeline.py --peer-python peers/bin/python --images some/folder
 
-Both sides open the same JPEG files one after another in one thread, from the file to the normalized float32 array a
-model reads: `train` is random resized crop to 224 (bilinear or bicubic by chance, timm's default), flip,
+Both process the same JPEG files sequentially in one thread, from the file to the normalized float32 array of a model's
+input: `train` is random resized crop to 224 (bilinear or bicubic at random, timm's default), flip,
 rand-m9-mstd0.5-inc1 and random erasing 0.25 (pixel); `train bicubic` the same with DeiT's bicubic; `eval` is Pillow's
-bicubic to the short side 248 and the center 224. Without --images the files are made from a fixed seed: 500x375,
-quality 90, about 44 KB, with the spectrum of photographs. Each side is a process of its own; they take turns in
-windows of about a second, figures are medians over the windows, and a ratio is the median of the windows' ratios,
-because the machine's speed drifts. The result goes to benchmarks/results/data_pipeline.json.
+bicubic to the short side 248 and the center 224. Without --images the files are generated from a fixed seed:
+500x375, quality 90, about 44 KB, with the spectrum of photographs. Each side is a separate process; they are measured
+in turn, in windows of about a second. Results are medians over the windows, and a ratio is the median of the windows'
+ratios, because the machine's speed drifts. The result is written to benchmarks/results/data_pipeline.json.
 
-`bash benchmarks/make_peers.sh peers` makes the environment that has timm.
+`bash benchmarks/make_peers.sh peers` creates the environment with timm.
 """
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ RESULT = Path(__file__).resolve().parent / 'results' / 'data_pipeline.json'
 Task = Callable[[str], Any]
 
 
-def our_tasks() -> Dict[str, Task]:
-    """This project's side: what the dataset does for each sample."""
+def own_tasks() -> Dict[str, Task]:
+    """This project's transforms, as a dataset applies them to each sample. Sets OpenCV's number of threads to 0."""
     import cv2
     import numpy as np
 
@@ -52,23 +52,25 @@ def our_tasks() -> Dict[str, Task]:
     from CaiT.data.transforms import DataConfig, eval_transform
     cv2.setNumThreads(0)
     data = DataConfig(SIZE, CROP_PCT, 'bicubic', MEAN, STD)
-    draws = iter(range(2**62))
+    sample_seeds = iter(range(2**62))
 
     def training(interpolation: str) -> Task:
         transform = train_transform(data, TrainOptions(auto_augment=RECIPE, erase_prob=ERASE,
                                                        interpolation=interpolation))
-        return lambda path: transform(path, np.random.Generator(np.random.PCG64(next(draws))))
+        return lambda path: transform(path, np.random.Generator(np.random.PCG64(next(sample_seeds))))
     return {'train': training('random'), 'train bicubic': training('bicubic'), 'eval': eval_transform(data),
             'levels': eval_transform(data, normalize=False)}
 
 
 def timm_tasks() -> Dict[str, Task]:
-    """timm's side: what its ImageDataset does for each sample (no prefetcher: that one works on batches on a GPU)."""
+    """timm's transforms, as its ImageDataset applies them (its prefetcher works on batches on a GPU).
+
+    Sets PyTorch's number of threads to 1 and replaces Pillow's ``posterize``."""
     import torch
     from PIL import Image, ImageOps
     from timm.data import create_transform
     torch.set_num_threads(1)
-    posterize = ImageOps.posterize  # timm 1.0.31 asks for 0 bits at times, which Pillow 13 refuses: its run would end
+    posterize = ImageOps.posterize  # timm 1.0.31 sometimes passes 0 bits, an error in Pillow 13
     ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
 
     def opened(transform: Callable) -> Task:
@@ -86,21 +88,21 @@ def timm_tasks() -> Dict[str, Task]:
 
 
 def serve(side: str, images: Sequence[str]) -> int:
-    """One side's process: a JSON request per line on stdin, a JSON answer per line on stdout."""
+    """The process of one side: a JSON request per line on stdin, a JSON response per line on stdout."""
     import numpy as np
-    tasks = {'ours': our_tasks, 'timm': timm_tasks}[side]()
+    tasks = {'ours': own_tasks, 'timm': timm_tasks}[side]()
     for request in map(json.loads, sys.stdin):
         task = tasks[request['task']]
         if 'save' in request:
             np.save(request['save'], np.stack([np.asarray(task(path)) for path in images]))
-            answer: Dict[str, float] = {}
+            response: Dict[str, float] = {}
         else:
             count, start = 0, time.perf_counter()
             while time.perf_counter() - start < request['seconds']:
                 task(images[count % len(images)])
                 count += 1
-            answer = {'rate': count / (time.perf_counter() - start)}
-        print(json.dumps(answer), flush=True)
+            response = {'images/s': count / (time.perf_counter() - start)}
+        print(json.dumps(response), flush=True)
     return 0
 
 
@@ -113,8 +115,8 @@ class Side:
         self.process = subprocess.Popen([python, __file__, '--serve', name, *images], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, env=environment)
 
-    def ask(self, **request: Any) -> Dict[str, float]:
-        """Send a request and wait for the answer."""
+    def request(self, **request: Any) -> Dict[str, float]:
+        """Send a request and wait for the response."""
         try:
             self.process.stdin.write(json.dumps(request) + '\n')
             self.process.stdin.flush()
@@ -158,7 +160,7 @@ def compare_pixels(sides: Sequence[Side], folder: Path) -> Dict[str, float]:
         arrays = []
         for side in sides:
             path = folder / f'{side.name}-{task}.npy'
-            side.ask(task=task, save=str(path))
+            side.request(task=task, save=str(path))
             arrays.append(np.load(path).astype(np.float64))
         if arrays[0].shape != arrays[1].shape:
             raise InputError(f'{task}: found shapes {arrays[0].shape} and {arrays[1].shape}, expected the same')
@@ -167,19 +169,19 @@ def compare_pixels(sides: Sequence[Side], folder: Path) -> Dict[str, float]:
 
 
 def measure(sides: Sequence[Side], windows: int, seconds: float) -> Dict[str, Dict[str, Any]]:
-    """Rates of both sides in turns, for each task."""
+    """Images per second of both sides, measured in turn, for each task."""
     result = {}
     for task, target in TARGETS.items():
-        rates: Dict[str, List[float]] = {side.name: [] for side in sides}
+        speeds: Dict[str, List[float]] = {side.name: [] for side in sides}
         for window in range(windows + 1):
             for side in sides if window % 2 else sides[::-1]:
-                rate = side.ask(task=task, seconds=seconds)['rate']
-                if window:  # the first one warms up
-                    rates[side.name].append(rate)
-        ratio = statistics.median(ours / timms for ours, timms in zip(rates['ours'], rates['timm']))
-        result[task] = {**{f'{name} (images/s)': round(statistics.median(found), 1) for name, found in rates.items()},
-                        'ratio': round(ratio, 2), 'target': target, 'windows': {name: [round(rate, 1) for rate in found]
-                                                                                for name, found in rates.items()}}
+                speed = side.request(task=task, seconds=seconds)['images/s']
+                if window:  # the first is a warm-up
+                    speeds[side.name].append(speed)
+        ratio = statistics.median(ours / timms for ours, timms in zip(speeds['ours'], speeds['timm']))
+        result[task] = {**{f'{name} (images/s)': round(statistics.median(found), 1) for name, found in speeds.items()},
+                        'ratio': round(ratio, 2), 'target': target,
+                        'windows': {name: [round(speed, 1) for speed in found] for name, found in speeds.items()}}
     return result
 
 
@@ -196,12 +198,12 @@ def versions(python: str, modules: Sequence[str]) -> Dict[str, str]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ['--serve']:  # this file as one side's process
+    if argv[:1] == ['--serve']:  # the process of one side
         return serve(argv[1], argv[2:])
     parser = Parser(__doc__)
     parser.flag('peer_python', required=True, help='the interpreter that has timm')
-    parser.flag('images', default='', help='folder of JPEG files to use instead of made ones')
-    parser.flag('count', type=int, default=64, help='images to make')
+    parser.flag('images', 'pictures', default='', help='folder of JPEG files to use instead of generated ones')
+    parser.flag('count', type=int, default=64, help='number of images to generate')
     parser.flag('windows', type=int, default=9, help='windows for each side and task')
     parser.flag('seconds', type=float, default=1.0, help='length of a window')
     parser.flag('output', type=Path, default=RESULT, help='JSON file to write')

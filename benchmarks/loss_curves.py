@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same training twice, here and in PyTorch (timm): same model, first weights, batches and rates; two loss curves.
+"""The same training with Paddle and with PyTorch (timm): same model, initial weights, batches and learning rates.
 
 python benchmarks/loss_curves.py -data_path dataset/imagenette -peer_python ~/torch/bin/python \\
     -output benchmarks/results/training/loss_curves
 
-CaiT-XXS-24 with a head for the dataset's classes, at 64 pixels so that two CPU cores do it in minutes; this project's
-training transform with RandAugment, erasing, mixup and CutMix; AdamW with weight decay, warm-up and cosine. Everything
-random outside the data is off: drop path would draw from two different generators. Writes losses.json and losses.png.
-``-peer_python`` is an interpreter that has torch and timm; this one has Paddle.
+CaiT-XXS-24 with a head for the dataset's classes, at 64 pixels so that it takes minutes on two CPU cores; this
+project's training transform with RandAugment, erasing, mixup and CutMix; AdamW with weight decay, warm-up and cosine.
+All randomness outside the data is disabled: drop path would use two different generators. Writes losses.json and
+losses.png. ``-peer_python`` is an interpreter with torch and timm; this one has Paddle.
 """
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ WEIGHT_DECAY = 0.05
 
 
 def timm_side(folder: Path) -> Dict[str, Any]:
-    """The losses of timm's model on the batches of ``folder``; needs nothing of this project."""
+    """The losses of timm's model on the batches of ``folder``; does not import this project."""
     import timm
     import torch
     from timm.optim import param_groups_weight_decay
 
     torch.set_num_threads(int((folder / 'threads').read_text()))
-    given = np.load(folder / 'weights.npz')
+    weights = np.load(folder / 'weights.npz')
     batches = np.load(folder / 'batches.npz')
     model = timm.create_model(MODEL, img_size=batches['images'].shape[-1], num_classes=batches['targets'].shape[-1],
                               drop_path_rate=0.0)
-    model.load_state_dict({name: torch.from_numpy(given[name]) for name in given.files}, strict=True)
+    model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files}, strict=True)
     model.train()
     groups = param_groups_weight_decay(model, WEIGHT_DECAY, model.no_weight_decay())
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
     losses, started = [], time.time()
-    for images, targets, rate in zip(batches['images'], batches['targets'], batches['rates']):
+    for images, targets, lr in zip(batches['images'], batches['targets'], batches['lrs']):
         for group in optimizer.param_groups:
-            group['lr'] = float(rate)
+            group['lr'] = float(lr)
         logits = model(torch.from_numpy(images))
         loss = -(torch.from_numpy(targets) * logits.log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
@@ -56,8 +56,8 @@ def timm_side(folder: Path) -> Dict[str, Any]:
             'seconds': time.time() - started}
 
 
-def our_side(folder: Path, config: Any, updates: int) -> Dict[str, Any]:
-    """Write weights, batches and rates for the other side, and train here on them."""
+def own_side(folder: Path, config: Any, updates: int) -> Dict[str, Any]:
+    """Write weights, batches and learning rates for the other side, and train on them with Paddle."""
     import paddle
 
     from CaiT.config import build_model
@@ -83,36 +83,36 @@ def our_side(folder: Path, config: Any, updates: int) -> Dict[str, Any]:
             images.append(batch[0].numpy())
             targets.append(batch[1].numpy())
     images, targets = images[:updates], targets[:updates]
-    rates = [schedule.at(update * config.TRAIN.EPOCHS / updates) for update in range(updates)]
-    np.savez(folder / 'batches.npz', images=np.stack(images), targets=np.stack(targets), rates=rates)
+    lrs = [schedule.at(update * config.TRAIN.EPOCHS / updates) for update in range(updates)]
+    np.savez(folder / 'batches.npz', images=np.stack(images), targets=np.stack(targets), lrs=lrs)
 
     optimizer, _ = build_optimizer(model, config)
     loss_of = build_loss('CE', 0.0)
     model.train()
     losses, started = [], time.time()
-    for x, y, rate in zip(images, targets, rates):
+    for x, y, lr in zip(images, targets, lrs):
         loss = loss_of(model(paddle.to_tensor(x)), paddle.to_tensor(y))
         loss.backward()
-        optimizer.set_lr(rate)
+        optimizer.set_lr(lr)
         optimizer.step()
         optimizer.clear_grad()
         losses.append(loss.item())
     return {'version': f'paddle {paddle.__version__}', 'losses': losses, 'seconds': time.time() - started}
 
 
-def draw(here: Dict[str, Any], there: Dict[str, Any], path: Path) -> None:
+def plot(own: Dict[str, Any], peer: Dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 4), layout='constrained')
     FigureCanvasAgg(figure)
-    curves, apart = figure.subplots(1, 2)
-    curves.plot(there['losses'], label=there['version'], linewidth=3, alpha=0.4)
-    curves.plot(here['losses'], label=here['version'], linewidth=1)
-    curves.set(title=f'{MODEL}: training loss', xlabel='update')
-    curves.legend()
-    apart.semilogy(np.maximum(np.abs(np.subtract(here['losses'], there['losses'])), 1e-9))
-    apart.set(title='difference', xlabel='update')
-    for axes in (curves, apart):
+    loss_axes, difference_axes = figure.subplots(1, 2)
+    loss_axes.plot(peer['losses'], label=peer['version'], linewidth=3, alpha=0.4)
+    loss_axes.plot(own['losses'], label=own['version'], linewidth=1)
+    loss_axes.set(title=f'{MODEL}: training loss', xlabel='update')
+    loss_axes.legend()
+    difference_axes.semilogy(np.maximum(np.abs(np.subtract(own['losses'], peer['losses'])), 1e-9))
+    difference_axes.set(title='difference', xlabel='update')
+    for axes in (loss_axes, difference_axes):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
@@ -141,20 +141,20 @@ def main() -> None:
     output = Path(flags.output)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        here = our_side(Path(folder), config, flags.updates)
+        own = own_side(Path(folder), config, flags.updates)
         (Path(folder) / 'threads').write_text(str(runtime.cores()))
         done = subprocess.run([flags.peer_python, __file__, '--timm', folder], stdout=subprocess.PIPE, text=True,
                               check=True)
-        there = json.loads(done.stdout.splitlines()[-1])
-    apart = np.abs(np.subtract(here['losses'], there['losses']))
+        peer = json.loads(done.stdout.splitlines()[-1])
+    differences = np.abs(np.subtract(own['losses'], peer['losses']))
     result = {'model': MODEL, 'updates': flags.updates, 'batch_size': flags.batch_size, 'seed': flags.seed,
-              'largest_difference': float(apart.max()), 'at_update': int(apart.argmax()),
-              'mean_difference': float(apart.mean()), 'first_difference': float(apart[0]), 'here': here,
-              'there': there}
+              'largest_difference': float(differences.max()), 'at_update': int(differences.argmax()),
+              'mean_difference': float(differences.mean()), 'first_difference': float(differences[0]), 'here': own,
+              'there': peer}
     write_json(output / 'losses.json', result)
-    draw(here, there, output / 'losses.png')
-    print(f'{flags.updates} updates, losses differ by {apart.max():.2e} at most (update {apart.argmax()}), '
-          f'{apart.mean():.2e} on average, {apart[0]:.2e} at the first; {output}/losses.png')
+    plot(own, peer, output / 'losses.png')
+    print(f'{flags.updates} updates, losses differ by {differences.max():.2e} at most (update {differences.argmax()}), '
+          f'{differences.mean():.2e} on average, {differences[0]:.2e} at the first; {output}/losses.png')
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the Python environment the benchmarks compare with: timm on CPU-only PyTorch.
+# Creates the Python environment of the benchmarks' peers: timm on CPU-only PyTorch.
 #
 #   bash benchmarks/make_peers.sh peers            then --peer-python peers/bin/python
 #   bash benchmarks/make_peers.sh peers python3.11
 #
 # timm imports torchvision, whose wheels are built for CUDA's torch: installed without its dependencies beside a CPU
 # torch it fails with "operator torchvision::nms does not exist", because it registers shapes for operators of its
-# compiled extension. The transforms and the models need none of them, so that registration is taken out of the import.
+# compiled extension. The transforms and the models need none of them, so that registration is removed from the import.
 set -euo pipefail
 
 folder=${1:?usage: make_peers.sh FOLDER [PYTHON]}

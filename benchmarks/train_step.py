@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second and peak memory of CaiT-XXS24's training step: this project's trainer and timm in PyTorch.
+"""Images per second and peak memory of CaiT-XXS24's training step: this project's trainer and timm on PyTorch.
 
     bash benchmarks/make_peers.sh peers
     python benchmarks/train_step.py --peer-python peers/bin/python
     python benchmarks/train_step.py --before ../another-checkout      ours against an earlier commit's, without timm
 
-float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 that lie in memory; stochastic depth as
-published. `ours` is one update of CaiT.training.trainer as a user gets it; `plain` the same with everything off that
-makes it quick (CAIT_RUNTIME=off); `timm` is PyTorch eager with as many threads as there are cores. Each is a process of
-its own, one batch size at a time; they take turns, step by step, so that the machine's drift meets all alike. Figures
-are medians (and best) over the rounds after one to warm up, a ratio is the median of the rounds' ratios; memory is the
-process's peak resident set.
+float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 in memory; stochastic depth as published.
+`ours` is one update of CaiT.training.trainer with default settings; `plain` is the same without acceleration
+(CAIT_RUNTIME=off); `timm` is PyTorch eager with one thread per core. Each is a separate process, one batch size at a
+time; they are measured in turn, step by step, so that drift of the machine's speed affects all equally. Results are
+medians (and best) over the rounds after a warm-up round, a ratio is the median of the rounds' ratios; memory is the
+process's peak resident set size.
 
-Measure on a quiet machine: where other programs compete for the cores, PyTorch's threads wait for each other and it
-falls behind by far more than a real difference (the load average beforehand is in the result for that reason).
-The result goes to benchmarks/results/train_step.json.
+Measure on an idle machine: if other programs compete for the cores, PyTorch's threads wait for each other, which slows
+it down by far more than a real difference (hence the load average before the run is in the result).
+The result is written to benchmarks/results/train_step.json.
 """
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from CaiT.errors import InputError, run  # noqa: E402
 from CaiT.files import write_json  # noqa: E402
 from CaiT.tools.benchmark import processor  # noqa: E402
 
-MODEL, DROP_PATH, DECAY = 'cait_xxs24_224', 0.05, 0.05
+MODEL, DROP_PATH_RATE, WEIGHT_DECAY = 'cait_xxs24_224', 0.05, 0.05
 SIDES = ('ours', 'plain', 'timm')
-PAUSE = 0.4  # seconds: OpenMP's idle threads spin for 0.2 s after a step, at the cost of the next side's
+PAUSE = 0.4  # seconds: OpenMP's idle threads spin for 0.2 s after a step and would slow the next side
 RESULT = ROOT / 'benchmarks' / 'results' / 'train_step.json'
 Step = Callable[[], Any]
 
 
-def our_step(batch: int) -> Step:
+def own_step(batch: int) -> Step:
     """One update of the trainer on a batch in memory."""
     import numpy as np
     import paddle
@@ -55,8 +55,8 @@ def our_step(batch: int) -> Step:
     from CaiT.training.logger import RunLogger
     from CaiT.training.trainer import Trainer
     with tempfile.TemporaryDirectory() as folder:
-        config = get_config(data_path=_images(Path(folder)), batch_size=batch, device='cpu', opts=[
-            'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH), 'TRAIN.WEIGHT_DECAY', str(DECAY),
+        config = get_config(data_path=_placeholder_dataset(Path(folder)), batch_size=batch, device='cpu', opts=[
+            'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH_RATE), 'TRAIN.WEIGHT_DECAY', str(WEIGHT_DECAY),
             'DATA.NUM_WORKERS', '0'])
         trainer = Trainer(config, Path(folder), RunLogger(Path(folder), 'train.log'))
     trainer.model.train()
@@ -66,8 +66,8 @@ def our_step(batch: int) -> Step:
     return lambda: trainer._update([(images, targets)])
 
 
-def _images(folder: Path) -> str:
-    """The dataset that a trainer must have, though none of its images is read here."""
+def _placeholder_dataset(folder: Path) -> str:
+    """A dataset of empty files: the trainer requires one, but none of its images is read."""
     for split in ('train', 'val'):
         (folder / f'{split}_list.txt').write_text(''.join(f'{index}.jpg {index}\n' for index in range(64)))
     for index in range(64):
@@ -76,13 +76,13 @@ def _images(folder: Path) -> str:
 
 
 def timm_step(batch: int) -> Step:
-    """The same in PyTorch eager."""
+    """The same update with timm and PyTorch eager."""
     import timm
     import torch
     torch.set_num_threads(runtime.cores())
     torch.manual_seed(0)
-    model = timm.create_model(MODEL, drop_path_rate=DROP_PATH).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=DECAY)
+    model = timm.create_model(MODEL, drop_path_rate=DROP_PATH_RATE).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=WEIGHT_DECAY)
     images, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
 
     def step() -> None:
@@ -95,18 +95,18 @@ def timm_step(batch: int) -> Step:
 
 
 def serve(side: str, batch: int) -> None:
-    """One side's process: says its settings when ready; then a step for every line on stdin, its seconds and the peak
-    memory so far on stdout."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """The process of one side: prints its settings when ready; then runs a step for each line on stdin and prints its
+    seconds and the peak memory so far."""
+    responses, sys.stdout = sys.stdout, sys.stderr
     settings = '' if side == 'timm' else runtime.prepare()
-    step = timm_step(batch) if side == 'timm' else our_step(batch)
-    print(json.dumps({'settings': settings}), file=answers, flush=True)
+    step = timm_step(batch) if side == 'timm' else own_step(batch)
+    print(json.dumps({'settings': settings}), file=responses, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes, on Linux
-        print(json.dumps({'seconds': seconds, 'peak': peak}), file=answers, flush=True)
+        print(json.dumps({'seconds': seconds, 'peak': peak}), file=responses, flush=True)
 
 
 class Side:
@@ -117,15 +117,15 @@ class Side:
         self.name, side = name, 'ours' if name == 'before' else name
         self.process = subprocess.Popen([python, script, '--serve', side, '--batches', str(batch)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.settings = self._answer()['settings']
+        self.settings = self._response()['settings']
 
     def step(self) -> Dict[str, float]:
-        """Take one step and wait for it: {'seconds', 'peak' (MB)}."""
+        """Run one step: {'seconds', 'peak' (MB)}."""
         self.process.stdin.write('\n')
         self.process.stdin.flush()
-        return self._answer()
+        return self._response()
 
-    def _answer(self) -> Dict[str, Any]:
+    def _response(self) -> Dict[str, Any]:
         try:
             return json.loads(self.process.stdout.readline())
         except ValueError:
@@ -139,26 +139,26 @@ class Side:
 
 def measure(batch: int, rounds: int, commands: Dict[str, Tuple[str, str]],
             reference: str) -> Tuple[Dict[str, Any], str]:
-    """Rates and memory of all sides ({name: (interpreter, script)}) at one batch size, and the settings of ours."""
+    """Images per second and memory of all sides ({name: (interpreter, script)}) at one batch size, and our settings."""
     sides = [Side(name, python, batch, script) for name, (python, script) in commands.items()]
-    rates: Dict[str, List[float]] = {side.name: [] for side in sides}
+    speeds: Dict[str, List[float]] = {side.name: [] for side in sides}
     peaks: Dict[str, float] = {}
     for number in range(rounds + 1):
         for side in sides if number % 2 else sides[::-1]:
             time.sleep(PAUSE)
-            taken = side.step()
-            peaks[side.name] = taken['peak']
-            if number:  # the first one warms up
-                rates[side.name].append(batch / taken['seconds'])
+            result = side.step()
+            peaks[side.name] = result['peak']
+            if number:  # the first round is a warm-up
+                speeds[side.name].append(batch / result['seconds'])
         print(f'batch {batch}, round {number}: ' + ', '.join(
-            f'{name} {found[-1] if found else 0:.2f}' for name, found in rates.items()), flush=True)
+            f'{name} {found[-1] if found else 0:.2f}' for name, found in speeds.items()), flush=True)
     for side in sides:
         side.close()
     rows = {name: {
         'images/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
-        f'against {reference}': round(statistics.median(a / b for a, b in zip(found, rates[reference])), 2),
+        f'against {reference}': round(statistics.median(a / b for a, b in zip(found, speeds[reference])), 2),
         'peak MB': round(peaks[name]), f'memory against {reference}': round(peaks[name] / peaks[reference], 2),
-        'rounds': [round(rate, 2) for rate in found]} for name, found in rates.items()}
+        'rounds': [round(speed, 2) for speed in found]} for name, found in speeds.items()}
     return rows, sides[0].settings
 
 
@@ -179,7 +179,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.flag('rounds', type=int, default=9)
     parser.flag('output', default=str(RESULT), metavar='FILE')
     parser.flag('before', help='a checkout of an earlier commit to compare with instead of timm', metavar='FOLDER')
-    parser.flag('serve', choices=SIDES, help='be one side; the program starts these itself')
+    parser.flag('serve', choices=SIDES, help='run as one side; used by the program itself')
     flags = parser.parse_args(arguments)
     if flags.serve:
         serve(flags.serve, flags.batches[0])
@@ -203,7 +203,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         for name, row in found.items():
             print(line.format(batch, name, **row))
     machine = {'processor': processor(), 'cores': runtime.cores(), 'system': platform.platform(),
-               'load average before': round(load, 1)}  # of other programs: it slows all sides, if not equally
+               'load average before': round(load, 1)}  # other programs slow all sides, though not equally
     report = {'model': MODEL, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
     write_json(flags.output, report)
     print(f'written to {flags.output}')

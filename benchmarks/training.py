@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training results on a small machine: run them, keep their logs, print their table.
+"""Training experiments on a small machine: run them, store their logs, print the result table.
 
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
@@ -7,10 +7,10 @@ python benchmarks/training.py digits -data_path dataset/digits
 python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best
 python benchmarks/training.py -table
 
-A run is ``output/benchmark/<name>-<seed>``; started again, it goes on where it was. Its config, log.jsonl and log are
+A run is ``output/benchmark/<name>-<seed>``; an interrupted run is resumed. Its config, log.jsonl and log are
 copied to benchmarks/results/training, without the paths of the machine. Data: any dataset in ImageNet layout with ten
-classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The accuracy in the table is that of the last epoch,
-which nothing was chosen by; the best epoch's stands beside it.
+classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The table has the accuracy of the last epoch, which
+is not selected on the validation set, and that of the best epoch.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from CaiT.errors import InputError, run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / 'recipes'
-KEPT = ROOT / 'benchmarks' / 'results' / 'training'
+RESULTS = ROOT / 'benchmarks' / 'results' / 'training'
 # experiment -> (its runs' recipes, seeds)
 EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
@@ -41,7 +41,7 @@ EXPERIMENTS = {
 
 
 def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
-    """One run to its end, and its logs to ``KEPT``."""
+    """Run one training to its end and copy its logs to ``RESULTS``."""
     name = f'{recipe}-{seed}'
     folder = ROOT / 'output' / 'benchmark' / name
     words = [sys.executable, str(ROOT / 'CaiT' / 'main_single_gpu.py'), '-cfg', str(RECIPES / f'{recipe}.yaml'),
@@ -51,43 +51,43 @@ def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
     if recipe == 'distillation_hard':
         words += ['-opts', 'TRAIN.DISTILL.TEACHER_WEIGHTS', flags['teacher']]
     subprocess.run(words, check=True, cwd=ROOT)
-    keep(folder, KEPT / name)
+    copy_logs(folder, RESULTS / name)
 
 
-def keep(folder: Path, place: Path) -> None:
-    """Copy a run's text files; of paths only the last part stays."""
-    place.mkdir(parents=True, exist_ok=True)
+def copy_logs(folder: Path, target: Path) -> None:
+    """Copy a run's text files; paths are reduced to their last component."""
+    target.mkdir(parents=True, exist_ok=True)
     for name in ('config.yaml', 'log.jsonl', 'log_train.txt'):
         text = (folder / name).read_text(encoding='utf-8')
-        (place / name).write_text(re.sub(r'(?:\.{0,2}/)(?:[\w.-]+/)+(?=[\w.-]+)', '', text), encoding='utf-8')
+        (target / name).write_text(re.sub(r'(?:\.{0,2}/)(?:[\w.-]+/)+(?=[\w.-]+)', '', text), encoding='utf-8')
 
 
 def table() -> List[str]:
-    """A row per recipe over the seeds that are there."""
+    """One row per recipe, over the available seeds."""
     rows = ['| recipe | seeds | last epoch, top-1 % | best epoch, top-1 % | minutes per run |', '|---|---|---|---|---|']
     for recipe in [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]:
-        places = sorted(KEPT.glob(f'{recipe}-*'))
-        if places:
-            scores = [[100 * record['val_top1'] for record in map(json.loads, (place / 'log.jsonl').open())
-                       if 'val_top1' in record] for place in places]
-            minutes = mean(sum(map(float, re.findall(r', time: ([\d.]+)', (place / 'log_train.txt').read_text()))) / 60
-                           for place in places)
-            rows.append(f'| {recipe} | {len(places)} | {_spread([one[-1] for one in scores])} | '
-                        f'{_spread([max(one) for one in scores])} | {minutes:.0f} |')
+        folders = sorted(RESULTS.glob(f'{recipe}-*'))
+        if folders:
+            accuracies = [[100 * record['val_top1'] for record in map(json.loads, (folder / 'log.jsonl').open())
+                           if 'val_top1' in record] for folder in folders]
+            minutes = mean(sum(map(float, re.findall(r', time: ([\d.]+)', (folder / 'log_train.txt').read_text()))) / 60
+                           for folder in folders)
+            rows.append(f'| {recipe} | {len(folders)} | {_mean_std([one[-1] for one in accuracies])} | '
+                        f'{_mean_std([max(one) for one in accuracies])} | {minutes:.0f} |')
     return rows
 
 
-def _spread(values: List[float]) -> str:
+def _mean_std(values: List[float]) -> str:
     return f'{mean(values):.2f}' + (f' ± {stdev(values):.2f}' if len(values) > 1 else '')
 
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument('experiment', nargs='?', choices=sorted(EXPERIMENTS), help='what to run')
+    parser.add_argument('experiment', nargs='?', choices=sorted(EXPERIMENTS), help='experiment to run')
     parser.flag('data_path', help='folder of its dataset')
-    parser.flag('pretrained', default='', help='weights to start from, where the experiment does')
-    parser.flag('teacher', default='', help='weights of the teacher: those that the first experiment ends with')
-    parser.switch('table', help='print the table of all results that are there')
+    parser.flag('pretrained', default='', help='initial weights, for experiments that need them')
+    parser.flag('teacher', default='', help='weights of the teacher: the result of the first experiment')
+    parser.switch('table', help='print the table of all available results')
     flags = vars(parser.parse_args())
     if flags['experiment']:
         if not flags['data_path']:

@@ -5,7 +5,7 @@
         --base_batch_size=64 --run_mode=DP --fp_item=fp32 --keyword=ips: --skip_steps=2 --device_num=N1C1 \\
         --speed_unit=images/s --convergence_key=loss:
 
-A line counts when one of its blank-separated words is the keyword; the word behind it is the number. The first
+In each line with the keyword as one of its blank-separated words, the next word is the number. The first
 skip_steps numbers are dropped, then the largest and the smallest 5 % (at least 5 of each); the rest is averaged and
 multiplied by the cards. Fewer than skip_steps + 11 numbers are too few. The result is one JSON object.
 """
@@ -25,17 +25,17 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError, run
 from CaiT.files import atomic_write
 
-LEAST = 11  # numbers that must be left after skip_steps
-TRIM, LEAST_TRIMMED = 0.05, 5
+MIN_NUMBERS = 11  # that must remain after skip_steps
+TRIM, MIN_TRIMMED = 0.05, 5
 
 
-def numbers(lines: Sequence[str], keyword: str, glued: str = '') -> List[float]:
-    """The number behind ``keyword`` in each line that has it as a word of its own; ``glued`` may stick to it."""
+def numbers(lines: Sequence[str], keyword: str, suffix: str = '') -> List[float]:
+    """The number after ``keyword`` in each line that has it as a word; ``suffix`` characters after it are removed."""
     found = []
     for line in lines:
         words = line.split()
         if keyword in words[:-1]:
-            text = words[words.index(keyword) + 1].rstrip(glued)
+            text = words[words.index(keyword) + 1].rstrip(suffix)
             try:
                 found.append(float(text))
             except ValueError:
@@ -44,13 +44,13 @@ def numbers(lines: Sequence[str], keyword: str, glued: str = '') -> List[float]:
 
 
 def speed(values: Sequence[float], skip: int, cards: int) -> float:
-    """The trimmed mean of what comes after the first ``skip`` values, times ``cards``."""
-    if len(values) < skip + LEAST:
-        raise InputError(f'too few logs printed: found {len(values)} speeds, expected at least {skip + LEAST}')
-    kept = sorted(values[skip:])
-    trimmed = max(int(len(kept) * TRIM), LEAST_TRIMMED)
-    kept = kept[trimmed:-trimmed]
-    return sum(kept) / len(kept) * cards
+    """The trimmed mean of the values after the first ``skip``, times ``cards``."""
+    if len(values) < skip + MIN_NUMBERS:
+        raise InputError(f'too few logs printed: found {len(values)} speeds, expected at least {skip + MIN_NUMBERS}')
+    ordered = sorted(values[skip:])
+    count = max(int(len(ordered) * TRIM), MIN_TRIMMED)
+    trimmed = ordered[count:-count]
+    return sum(trimmed) / len(trimmed) * cards
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -70,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         lines = Path(args.filename).read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError as error:
         raise InputError(f'--filename {args.filename}: {error.strerror}') from None
-    losses = numbers(lines, args.convergence_key, glued=',')
+    losses = numbers(lines, args.convergence_key, suffix=',')
     result = json.dumps({
         'model_branch': os.environ.get('model_branch', ''), 'model_commit': os.environ.get('model_commit', ''),
         'model_name': args.model_name, 'batch_size': args.base_batch_size, 'fp_item': args.fp_item,

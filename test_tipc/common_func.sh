@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# What the certification scripts share: reading a configuration file, running steps, reporting them.
-# Sourced by the scripts beside it, which have gone to the repository root first.
+# Common functions of the certification scripts: reading a configuration file, running steps, reporting them.
+# Sourced by the other scripts, which change to the repository root first.
 
 # All modes on one line: the documents' test reads it.
 MODES=(lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer benchmark_train paddle2onnx_infer)
@@ -62,7 +62,7 @@ split() { IFS='|' read -r -a items <<< "$1"; }
 
 empty() { [ -z "${1// /}" ] || [ "$1" = null ]; }
 
-# word TEXT: TEXT as one word of a command line, quoted only where the shell would take it apart.
+# word TEXT: TEXT as one word of a command line, quoted only where the shell would split it.
 word() { if [[ $1 =~ ^[A-Za-z0-9_./,:=@%+-]+$ ]]; then printf '%s' "$1"; else printf '%q' "$1"; fi; }
 
 # argument KEY VALUE: ` KEY=VALUE` for a command line, nothing where either is null or blank.
@@ -105,13 +105,13 @@ print("gpus:", p.device.cuda.device_count(), p.is_compiled_with_cuda(), p.__vers
         die "$python: cannot import paddle ($(tail -n 1 <<< "$output")); activate its environment or set PYTHON"
     fi
     read -r _ gpus cuda frame_version frame_commit < <(grep '^gpus: ' <<< "$output")
-    # A CPU build's launcher takes this variable, even an empty one, for the sign of GPUs.
+    # The launcher of a CPU build assumes GPUs if this variable is set, even to an empty string.
     [ "$cuda" = True ] || unset CUDA_VISIBLE_DEVICES
 }
 
 # ---------------------------------------------------------------- steps and their report
 
-# start_report FOLDER: a fresh FOLDER; what an earlier run left there moves to FOLDER.previous.
+# start_report FOLDER: create FOLDER; an existing one is moved to FOLDER.previous.
 start_report() {
     LOG_PATH=$1
     status_log=$LOG_PATH/results_python.log
@@ -129,8 +129,8 @@ start_report() {
 
 row() { rows+=("$1|$2|$3|${4##*/}"); }
 
-# run_step NAME LOG COMMAND [CHECK ARGUMENT…]: run COMMAND, its output into LOG and on the screen. The step has passed
-# when the command's status is 0 and CHECK finds its result; CHECK prints what is wrong.
+# run_step NAME LOG COMMAND [CHECK ARGUMENT…]: run COMMAND, its output into LOG and on the screen. The step passes
+# when the command's status is 0 and CHECK prints nothing; CHECK prints what is wrong with the result.
 run_step() {
     local name=$1 log=$2 command=$3 begun=$SECONDS status problem=
     shift 3
@@ -155,7 +155,7 @@ run_step() {
     return 1
 }
 
-# report TEXT: a status line, in yellow, as log readers of the certification know it.
+# report TEXT: a status line, in yellow, in the format of the certification's log readers.
 report() { printf '\033[33m %s ! \033[0m\n' "$1" | tee -a "$status_log"; }
 
 # not_run NAME WHY: a step that this machine cannot run, or whose input a failed step did not make.
@@ -184,9 +184,9 @@ aligned() {
             sub(/ +$/, "", line); print line } }'
 }
 
-# ---------------------------------------------------------------- what a step must have made
+# ---------------------------------------------------------------- checks of a step's results
 
-# has_files FOLDER FILE…: each is there and holds something.
+# has_files FOLDER FILE…: each exists and is not empty.
 has_files() {
     local folder=$1 file
     shift
@@ -195,7 +195,7 @@ has_files() {
     done
 }
 
-# finite_losses LOG: it reports a loss, and never one that is not a number.
+# finite_losses LOG: the log reports losses, and all are finite.
 finite_losses() {
     local found
     found=$(grep -o '[Ll]oss: [^ ,]*' "$1") || { printf '%s reports no loss' "$1"; return 0; }

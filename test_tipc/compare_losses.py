@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the losses that two trainings have reported: as printed, every one must be the same.
+"""Compare the losses in two training logs: all must be equal as printed.
 
     python test_tipc/compare_losses.py --dynamic=norm_train.log --static=to_static_train.log
 
@@ -41,12 +41,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(arguments)
     dynamic, static = losses(args.dynamic), losses(args.static)
     print('epoch  step  dynamic  static')
-    for where in sorted({*dynamic, *static}):
-        print('{:5d}  {:4d}  {}  {}'.format(*where, dynamic.get(where, '-'), static.get(where, '-')))
-    apart = sorted(where for where in {*dynamic, *static} if dynamic.get(where) != static.get(where))
-    if apart:
-        epoch, step = apart[0]
-        raise InputError(f'{len(apart)} of {len(dynamic)} losses differ, the first in epoch {epoch}, step {step}')
+    for position in sorted({*dynamic, *static}):
+        print('{:5d}  {:4d}  {}  {}'.format(*position, dynamic.get(position, '-'), static.get(position, '-')))
+    differing = sorted(position for position in {*dynamic, *static} if dynamic.get(position) != static.get(position))
+    if differing:
+        epoch, step = differing[0]
+        raise InputError(f'{len(differing)} of {len(dynamic)} losses differ, the first in epoch {epoch}, step {step}')
     print(f'all {len(dynamic)} losses are the same')
     return 0
 

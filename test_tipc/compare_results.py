@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare what inference printed with stored results, image by image.
+"""Compare the output of inference with stored results, image by image.
 
     python test_tipc/compare_results.py --gt_file='test_tipc/results/python_*_results_fp32.txt' \\
         --log_file='test_tipc/output/ViT/whole_infer/python_infer_*.log' --atol=1e-3 --rtol=1e-3
 
 Stored results are lines ``<image><tab>[class id, probability]``, or the table ``predictions.csv`` that -pred writes.
-A log holds ``image_name: <image>, class_id: 213, prob: 0.9664`` lines, lines like the stored ones, or one of those
-before each of these, for its further digits. An image is known by its path, else by its file name. fp32, fp16, bf16 or
-int8 in a file's name says which stored file a log is compared with; without the word, or without such a file, it is
-fp32's.
+A log holds ``image_name: <image>, class_id: 213, prob: 0.9664`` lines, lines like the stored ones, or one of these
+before each of those, with more digits. Images are matched by path, else by file name. fp32, fp16, bf16 or
+int8 in a file's name selects the stored file that a log is compared with; fp32 is the default.
 
-The comparison fails when a class differs, a probability is further off than atol + rtol x the stored one (and half of
-its last digit), an image is missing, or there is nothing to compare. A class that the table finds as likely as its
-best, within the same limits, is no difference.
+The comparison fails when a class differs, a probability differs by more than atol + rtol x the stored one (and half of
+its last digit), an image is missing, or there is nothing to compare. Another class whose stored probability equals the
+best within the same limits is accepted.
 """
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ _PRINTED = re.compile(r'image_name: (.+), class_id: (\d+), prob: (\S+)$')
 
 
 def precision_of(path: str) -> str:
-    """The precision that a file's name tells, fp32 unless it does."""
+    """The precision in a file's name; fp32 by default."""
     return next((word for word in PRECISIONS if word in os.path.basename(path)), 'fp32')
 
 
@@ -68,23 +67,24 @@ def read_truth(path: str) -> Truth:
 
 
 def read_log(path: str) -> List[Record]:
-    """The answers in a log, in its order."""
+    """The predictions in a log, in order."""
     printed: List[Record] = []
     pairs: List[Record] = []
-    before: Optional[Record] = None  # the record in the line before
+    previous: Optional[Record] = None  # the record of the previous line
     with open(path, encoding='utf-8', errors='replace') as file:
         for line in file:
             match = _PRINTED.search(line)
             if match:
                 record = (match[1], int(match[2]), match[3])
-                if before and before[0] == os.path.basename(record[0]):
-                    if before[1] != record[1]:
-                        raise InputError(f'{record[0]}: found class {before[1]} in a line and {record[1]} in the next')
-                    record = (*record[:2], before[2])
+                if previous and previous[0] == os.path.basename(record[0]):
+                    if previous[1] != record[1]:
+                        raise InputError(f'{record[0]}: found class {previous[1]} in a line and {record[1]} in the '
+                                         'next')
+                    record = (*record[:2], previous[2])
                 printed.append(record)
-            before = _pair(line)
-            if before:
-                pairs.append(before)
+            previous = _pair(line)
+            if previous:
+                pairs.append(previous)
     return printed or pairs
 
 
@@ -99,13 +99,13 @@ def _pair(line: str) -> Optional[Record]:
 
 
 def half_a_digit(number: str) -> float:
-    """Half of the last digit of a number as it is written: 0.00005 for 0.9664."""
+    """Half of the last digit of a number as written: 0.00005 for 0.9664."""
     mantissa, _, exponent = number.lower().partition('e')
     return 0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition('.')[2]))
 
 
 def matched(truth: Truth, records: Sequence[Record]) -> Dict[str, Record]:
-    """{stored image: its record}; InputError when one has none, or its file name could mean several."""
+    """{stored image: its record}; InputError when one has none, or when its file name is ambiguous."""
     by_name: Dict[str, List[str]] = {}
     for image in truth:
         by_name.setdefault(os.path.basename(image), []).append(image)
@@ -124,7 +124,7 @@ def matched(truth: Truth, records: Sequence[Record]) -> Dict[str, Record]:
 
 
 def differences(truth: Truth, found: Dict[str, Record], atol: float, rtol: float) -> List[str]:
-    """One line for each image whose answer is another than the stored one."""
+    """One line for each image whose prediction differs from the stored one."""
     wrong = []
     for image, stored in truth.items():
         _, class_id, written = found[image]
@@ -140,10 +140,10 @@ def differences(truth: Truth, found: Dict[str, Record], atol: float, rtol: float
     return wrong
 
 
-def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: float, share: float = 1.0) -> str:
+def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: float, fraction: float = 1.0) -> str:
     """Compare a log with the stored results of its precision; returns the line that says it passed.
 
-    At least ``share`` of the images must have the stored answer.
+    At least ``fraction`` of the images must have the stored prediction.
     """
     kind = precision_of(log)
     if kind not in truths and 'fp32' not in truths:
@@ -155,7 +155,7 @@ def compare(truths: Dict[str, Tuple[str, Truth]], log: str, atol: float, rtol: f
         raise InputError(f'{log} against {name}: {error}') from None
     for line in wrong:
         print(line)
-    if len(truth) - len(wrong) < share * len(truth):
+    if len(truth) - len(wrong) < fraction * len(truth):
         raise InputError(f'The results of {log} and the results of {name} are inconsistent! ({len(wrong)} of '
                          f'{len(truth)} images, the first: {wrong[0]})')
     return (f'Assert allclose passed! The results of {log} and {name} are consistent! '
@@ -169,7 +169,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.flag('log_file', help='logs of inference; may hold * and ?', metavar='FILE')
     parser.flag('atol', type=float, default=1e-3)
     parser.flag('rtol', type=float, default=1e-3)
-    parser.flag('share', type=float, default=1.0, help='of the images that must be consistent; default 1, all')
+    parser.flag('fraction', 'share', type=float, default=1.0, help='of images that must be consistent; default 1')
     args = parser.parse_args(arguments)
     truths: Dict[str, Tuple[str, Truth]] = {}
     for path in _matches(args, 'gt_file'):
@@ -177,7 +177,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if first != path:
             raise InputError(f'--gt_file: {first} and {path} both hold {precision_of(path)} results, expected one file')
     for log in _matches(args, 'log_file'):
-        print(compare(truths, log, args.atol, args.rtol, args.share))
+        print(compare(truths, log, args.atol, args.rtol, args.fraction))
     return 0
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# The forms of a configuration file: where each setting stands. They are told apart by their titles: which stands in
-# line 1, and for training where ===eval_params=== stands. Sourced after common_func.sh.
+# The forms of a configuration file: the line of each setting. They are distinguished by their titles: the one in
+# line 1, and for training the line of ===eval_params===. Sourced after common_func.sh.
 
 declare -A at     # setting -> number of its line
 declare -A given  # setting -> its value in this mode, null where the form has no such setting
@@ -11,7 +11,7 @@ SETTINGS=(device autocast epochs output batch pretrained weights train_images da
     precision model_dir images infer_extra benchmark infer_last quantize_gpu calibration calibration_count
     calibration_batch quantize convert paddle_model paddle_graph paddle_params onnx_file opset onnx_checker onnx_input)
 
-# read_form WANTED…: what the lines mean; `form` is 32 or 51 (training), ptq or paddle2onnx, and one of WANTED.
+# read_form ALLOWED…: parse the lines; `form` is 32 or 51 (training), ptq or paddle2onnx, and one of ALLOWED.
 read_form() {
     local eval_line trainer
     case ${lines[1]-nothing} in
@@ -56,7 +56,7 @@ read_settings() {
             *) die "$config, line ${at[$name]}: found '${lines[at[$name]]}', expected a value for mode $MODE in it" ;;
         esac
     done
-    # The images to classify: in the long form those of training modes may have a line of their own.
+    # The images of inference: in the long form, training modes may have a separate line for them.
     images=${given[images]}
     [ "$MODE" = whole_infer ] || empty "${given[train_images]}" || images=${given[train_images]}
     read_data
@@ -187,7 +187,7 @@ trainer_line() {
     die "$config, line ${at[trainer]}: found trainer '$1', expected a key of lines $first_trainer to $last_trainer"
 }
 
-# there NUMBER PATH: the data that line NUMBER names is there.
+# there NUMBER PATH: the path of line NUMBER exists.
 there() {
     empty "$2" || compgen -G "$2*" > /dev/null \
         || die "$config, line $1: $2 is not there; run bash test_tipc/prepare.sh $config $MODE first"

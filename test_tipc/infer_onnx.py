@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classify images with an ONNX file that paddle2onnx made of an exported model, on ONNX Runtime.
+"""Predict with an ONNX file that paddle2onnx converted from an exported model, on ONNX Runtime.
 
     python test_tipc/infer_onnx.py --model-dir=output/digits/infer --onnx-file=model.onnx --img-path=images
 
---model-dir is the exported model: its metadata says how an image becomes an array. Prints what CaiT/infer.py prints.
-CaiT/export_model.py --backend=onnxruntime writes ONNX files of its own, which CaiT/infer.py runs; this is for others'.
+--model-dir is the exported model, whose metadata has the preprocessing. Prints what CaiT/infer.py prints.
+CaiT/export_model.py --backend=onnxruntime writes ONNX files itself, which CaiT/infer.py runs; this is for other ones.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from CaiT.cli import Parser
 from CaiT.data.lists import list_images
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import metadata
-from CaiT.deploy.predictor import Prediction, best_classes, certification_line
+from CaiT.deploy.predictor import Prediction, certification_line, top_classes
 from CaiT.errors import InputError, run
 
 
@@ -41,7 +41,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     name = session.get_inputs()[0].name
     for path in list_images(args.img_path):
         logits = session.run(None, {name: transform(path)[None]})[0]
-        (class_id, probability), = best_classes(logits, 1)[0]
+        (class_id, probability), = top_classes(logits, 1)[0]
         print(certification_line(Prediction(path, [(class_id, probability)])))
         print(f'image_name: {path}, class_id: {class_id}, prob: {probability:.4f}')
     return 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154  # the scripts share their variables
-# From weights to checked answers: predict with the dynamic model, infer with the exported one, compare image by
-# image. Sourced after common_func.sh and forms.sh.
+# Prediction with the dynamic model, inference with the exported one, and comparison image by image.
+# Sourced after common_func.sh and forms.sh.
 
 # predict LABEL CONFIG WEIGHTS FOLDER: the dynamic model's predictions into FOLDER; `reference` is their table, empty
 # when there is none.
@@ -15,14 +15,14 @@ $(argument -output_dir "$folder") -pred" \
     reference=$folder/predictions.csv
 }
 
-# exported FOLDER: it holds a model that Paddle Inference loads, in the format of Paddle 3 or of Paddle 2.
+# exported FOLDER: the folder has a model for Paddle Inference, in the format of Paddle 3 or of Paddle 2.
 exported() {
     local graph=inference.json
     [ ! -e "$1/inference.pdmodel" ] || graph=inference.pdmodel
     has_files "$1" "$graph" inference.pdiparams
 }
 
-# classified LOG: it names a class and a probability, and every probability is a number.
+# classified LOG: the log has a class and a probability, and every probability is a number.
 classified() {
     local found
     found=$(grep -o 'class_id: .*' "$1") || { printf '%s names no class' "$1"; return 0; }
@@ -81,7 +81,7 @@ $(flag infer_last "${given[infer_last]}")" classified "$log"; then
     fi
 }
 
-# compare STEP LOG PRECISION: the answers in LOG with `reference`.
+# compare STEP LOG PRECISION: compare the predictions in LOG with `reference`.
 compare() {
     if [ -z "$reference" ]; then
         not_run "$1" 'there are no predictions of the dynamic model'
@@ -111,12 +111,12 @@ obstacle() {
     fi
 }
 
-# tolerance PRECISION: how far a probability may be from the dynamic model's, and on how many of the images it must be
-# that near. fp32 may differ by what the export allows, 1e-5 of the largest logit, at logits up to a hundred.
+# tolerance PRECISION: the allowed difference of a probability from the dynamic model's, and for which fraction of the
+# images. fp32 may differ by the tolerance of the export, 1e-5 of the largest logit, at logits up to a hundred.
 tolerance() {
     case $1 in
         fp32) printf -- ' --atol=1e-6 --rtol=1e-3' ;;
-        int8) printf -- ' --atol=0.1 --rtol=0 --share=0.98' ;;
+        int8) printf -- ' --atol=0.1 --rtol=0 --fraction=0.98' ;;
         *) printf -- ' --atol=2e-2 --rtol=0' ;;
     esac
 }

@@ -25,7 +25,7 @@ from CaiT.errors import InputError, run
 def arguments_of(words: List[str]) -> List[str]:
     """The arguments of CaiT/main_single_gpu.py; InputError when the model's name or the folder is missing."""
     given, pairs, rest = {}, [], list(words)
-    kept: List[str] = []
+    passed: List[str] = []
     while rest:
         word = rest.pop(0)
         name, _, value = word.lstrip('-').replace('-', '_').partition('=')
@@ -34,7 +34,7 @@ def arguments_of(words: List[str]) -> List[str]:
         elif name in ('model_name', 'output_dir') and word.startswith('-'):
             given[name] = word.partition('=')[2]
         else:
-            kept.append(word)
+            passed.append(word)
     for name in ('model_name', 'output_dir'):
         if not given.get(name):
             raise InputError(f'-{name}: missing, expected -{name}=…')
@@ -42,8 +42,8 @@ def arguments_of(words: List[str]) -> List[str]:
     if left_out:
         print(f'left out, of PaddleClas: {", ".join(left_out)}')
     if 'AMP.use_amp=True' in pairs:
-        kept.insert(0, '-amp=True')
-    return [f'-output_dir={given["output_dir"]}/{given["model_name"]}', *kept]
+        passed.insert(0, '-amp=True')
+    return [f'-output_dir={given["output_dir"]}/{given["model_name"]}', *passed]
 
 
 def main(arguments: Optional[List[str]] = None) -> None:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Make, or look for, what a configuration file needs in a mode. Offline; running it again changes nothing.
+# Create or check the data and models that a configuration file needs in a mode. Offline and idempotent.
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_infer_python.txt 'lite_train_lite_infer'
 #
-# Made when they are not there: dataset/lite_data, 16 training and 16 validation images of the embedded digits in
-# ImageNet layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
-# output/digits/infer, its export. Other datasets and weights are the user's own: they are looked for, never touched.
+# Created when missing: dataset/lite_data, 16 training and 16 validation images of the embedded digits in ImageNet
+# layout; dataset/digits, all 1,797 of them; output/digits, the small CaiT trained on them (minutes), and
+# output/digits/infer, its export. Other datasets and weights are the user's: their presence is checked, they are never
+# changed.
 # Modes: those of test_train_inference_python.sh, and paddle2onnx_infer.
 set -euo pipefail
 # shellcheck source=test_tipc/common_func.sh
@@ -18,7 +19,7 @@ IMAGES=16  # of each split
 # make_digits FOLDER: all digits.
 make_digits() { eval "$python CaiT/tools/make_digits.py --output=$(word "$1")"; }
 
-# make_lite FOLDER: the lite data, whole or not at all. An image's name carries its class: no two have the same.
+# make_lite FOLDER: the lite data, created atomically. File names contain the class, so that they are unique.
 make_lite() {
     local split list path class name
     mkdir -p "$(dirname "$1")"
@@ -41,13 +42,13 @@ make_lite() {
     mv "$work/lite" "$1"
 }
 
-# spaced LIST: IMAGES of its lines, evenly spaced.
+# spaced LIST: prints IMAGES of its lines, evenly spaced.
 spaced() {
     awk -v lines="$(wc -l < "$1")" -v wanted="$IMAGES" \
         'int(NR * wanted / lines) > int((NR - 1) * wanted / lines)' "$1"
 }
 
-# embedded PATH: makes what of the embedded set PATH lies in, where it is not there yet.
+# embedded PATH: creates the part of the embedded dataset that PATH belongs to, if it is missing.
 embedded() {
     case ${1#./}/ in
         dataset/lite_data/*) [ -e dataset/lite_data ] || make_lite dataset/lite_data ;;
@@ -66,14 +67,14 @@ embedded() {
     esac
 }
 
-# present NUMBER PATH: what line NUMBER names is there, made if it is of the embedded set.
+# present NUMBER PATH: the path of line NUMBER exists; it is created if it belongs to the embedded dataset.
 present() {
     empty "$2" && return 0
     embedded "$2"
     compgen -G "$2*" > /dev/null || die "$config, line $1: $2: not there; put it there or name another"
 }
 
-# lists NUMBER FOLDER: the dataset of line NUMBER is there, with its lists.
+# lists NUMBER FOLDER: the dataset of line NUMBER exists and has its list files.
 lists() {
     local folder=${2%/} list
     for list in train_list.txt val_list.txt; do

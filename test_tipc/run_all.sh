@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Run every chain that a machine without data of its own can run, and keep their summaries.
+# Run every chain that needs no external data, and store the summaries.
 #
 #   bash test_tipc/run_all.sh [FOLDER]
 #

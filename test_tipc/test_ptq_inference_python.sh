@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Post-training quantization: predict with the trained model, make its int8 form, infer with that, and compare.
+# Post-training quantization: predict with the trained model, quantize it to int8, infer with that, and compare.
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/CaiT/train_ptq_infer_python.txt whole_infer
 #   bash test_tipc/test_ptq_inference_python.sh test_tipc/configs/CaiT/train_ptq_infer_python.txt whole_infer

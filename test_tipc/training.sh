@@ -3,9 +3,9 @@
 # Training legs: a leg is one item of gpu_list, one precision and one trainer. Sourced after common_func.sh and
 # forms.sh.
 
-# launch GPU_ITEM: how to train on an item of gpu_list. Sets `launcher` (what stands before the program), `cards` (what
-# training sees), `card` (what the later steps see), `nodes` (machines) and `why` (it cannot be run here, or nothing).
-# Without GPUs one process, or as many as the item names, train on the CPU.
+# launch GPU_ITEM: how to train on an item of gpu_list. Sets `launcher` (the words before the program), `cards` (visible
+# in training), `card` (visible in later steps), `nodes` (machines) and `why` (the reason it cannot be run here, if
+# any). Without GPUs one process, or as many as the item has devices, train on the CPU.
 launch() {
     local ips='' ids=$1
     case $ids in *';'*) ips=${ids%%;*}; ids=${ids#*;} ;; esac
@@ -26,25 +26,25 @@ launch() {
     fi
 }
 
-# commas TEXT: how many items its commas part it into.
+# commas TEXT: the number of its comma-separated items.
 commas() { local only=${1//[^,]/}; printf '%s' "$((${#only} + 1))"; }
 
-# see CARDS: what the next steps see, where there are GPUs to choose from.
+# see CARDS: set the GPUs visible to the next steps, if there are GPUs.
 see() { [ "$gpus" -eq 0 ] || [ -z "$1" ] || export CUDA_VISIBLE_DEVICES="$1"; }
 
-# first_machine GPU_ITEM: this is the first machine of the item, the one that writes the weights.
+# first_machine GPU_ITEM: whether this is the first machine of the item, which writes the weights.
 first_machine() {
     case $1 in *';'*) hostname -I | grep -qwF -- "${1%%[,;]*}" ;; esac
 }
 
-# trained GPU_ITEM: the leg's weights are there and a loss was reported, always a number.
+# trained GPU_ITEM: the leg's weights exist and all reported losses are finite.
 trained() {
     local missing=
     ! first_machine "$1" || missing=$(has_files "$folder" "${given[weights]}")
     if [ -n "$missing" ]; then printf '%s' "$missing"; else finite_losses "$folder.log"; fi
 }
 
-# report_every_step TRAINER: its command, made to report the loss and the speed of every step.
+# report_every_step TRAINER: change its command to report loss and speed at every step.
 report_every_step() {
     local number command
     number=$(trainer_line "$1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that the documents show, checked without running them.
+"""Checks of the commands in the documents, without running them.
 
 A document's fenced ``bash`` blocks are taken apart into commands, and each goes to what knows it: the real parser of
 the script it calls, the real configuration, the launcher's own parser, ``make -n``, ``bash -n``, the packaging file. A
@@ -24,7 +24,7 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the user makes or brings: no document can have it lie in the repository.
+# Paths of the user's files, which are not in the repository.
 NOT_OURS = ('output/', 'dataset/', 'weights/', '/')
 ORDINARY = {'cat', 'cd', 'cp', 'df', 'export', 'git', 'ls', 'mkdir', 'mv', 'ruff', 'source', 'tar', 'unzip'}
 
@@ -46,7 +46,7 @@ def blocks(text: str, language: str) -> Iterator[Tuple[int, str]]:
 def commands(script: str) -> Iterator[Tuple[int, List[str]]]:
     """(line, words) of each command of a shell script: no comments, assignments before it or redirections.
 
-    Understands what documents need: continued lines, quotes, ``&&``, ``;`` and ``|``.
+    Supports what the documents use: continued lines, quotes, ``&&``, ``;`` and ``|``.
     """
     number = 0
     for line in re.sub(r'\\\n\s*', lambda match: ' ' + '\0' * match.group().count('\n'), script).split('\n'):
@@ -64,10 +64,10 @@ def commands(script: str) -> Iterator[Tuple[int, List[str]]]:
 
 
 def _bare(words: List[str]) -> List[str]:
-    kept = [word for before, word in zip(['', *words], words) if not {word, before} & {'>', '>>', '<'}]
-    while len(kept) > 1 and re.match(r'[A-Z_]+=', kept[0]):
-        kept = kept[1:]
-    return kept
+    bare = [word for before, word in zip(['', *words], words) if not {word, before} & {'>', '>>', '<'}]
+    while len(bare) > 1 and re.match(r'[A-Z_]+=', bare[0]):
+        bare = bare[1:]
+    return bare
 
 
 def check(words: List[str]) -> None:
@@ -93,8 +93,8 @@ def _python(words: List[str]) -> None:
         KNOWN[words[1]](words[2:])
     elif words[0].endswith('.py'):
         _exists(words[0])
-        door = Path('CaiT') / words[0]  # export_model.py and infer.py stand for the ones in CaiT/
-        path = door if (ROOT / door).is_file() else Path(words[0])
+        package_script = Path('CaiT') / words[0]  # export_model.py and infer.py stand for the ones in CaiT/
+        path = package_script if (ROOT / package_script).is_file() else Path(words[0])
         _script('.'.join(path.with_suffix('').parts), words[1:])
     else:
         raise Fault(f'python {words[0]}: expected a script, or -m with a module of this project')

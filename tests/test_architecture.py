@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house's own rules: floors, laziness, names, headers."""
+"""The package structure: layers without upward imports, lazy imports, file headers, module names."""
 from __future__ import annotations
 
 import ast
@@ -11,15 +11,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
-# Which packages a package may import from, besides the base (errors, files, cli, runtime) and itself.
-FLOORS = {'models': {'weights'}, 'config.py': {'models'}, 'data': set(), 'weights': {'models'},
+# The packages that a package may import, besides the base modules and itself.
+LAYERS = {'models': {'weights'}, 'config.py': {'models', 'weights'}, 'data': set(), 'weights': {'models'},
           'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
-          'deploy': {'models', 'config', 'data', 'weights'}}
-GROUND = {'errors', 'files', 'cli', 'runtime', '__version__'}
+          'deploy': {'models', 'config', 'data', 'weights', 'accelerate'}}
+BASE_MODULES = {'checks', 'errors', 'files', 'cli', 'runtime', 'config_layers', 'pickled_objects', 'safe_json',
+                'safe_pickle', 'safe_yaml', '__version__'}
 
 
 def imports(path: Path) -> set:
-    """Rooms of CaiT that a file imports anywhere, lazily too."""
+    """The packages and modules of CaiT that a file imports, at its top or within functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         names = []
@@ -31,13 +32,18 @@ def imports(path: Path) -> set:
     return found
 
 
-@pytest.mark.parametrize('path', [path for path in MODULES if path.relative_to(ROOT / 'CaiT').parts[0] in FLOORS],
+@pytest.mark.parametrize('path', [path for path in MODULES if path.relative_to(ROOT / 'CaiT').parts[0] in LAYERS],
                          ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_import_runs_upwards(path):
-    """The registry alone may enter the weights' room, inside create_model, when there is something to load."""
-    room = path.relative_to(ROOT / 'CaiT').parts[0]
-    allowed = FLOORS[room] - ({'weights'} if room == 'models' and path.stem != 'registry' else set())
-    assert imports(path) - GROUND - {room.replace('.py', '')} <= allowed
+def test_no_upward_import(path):
+    """Of models, only the registry may import weights: in create_model, when there are weights to load."""
+    package = path.relative_to(ROOT / 'CaiT').parts[0]
+    allowed = LAYERS[package] - ({'weights'} if package == 'models' and path.stem != 'registry' else set())
+    assert imports(path) - BASE_MODULES - {package.replace('.py', '')} <= allowed
+
+
+@pytest.mark.parametrize('name', sorted(BASE_MODULES - {'__version__'}))
+def test_base_modules_import_base_modules_only(name):
+    assert imports(ROOT / 'CaiT' / f'{name}.py') <= BASE_MODULES
 
 
 @pytest.mark.parametrize('module', ['CaiT', 'CaiT.data.transforms', 'CaiT.data.datasets', 'CaiT.weights.readers',
@@ -60,9 +66,9 @@ def test_header(path):
     assert len(text.splitlines()) <= 400
 
 
-def test_nothing_shadows_a_module():
-    """Scripts of CaiT/ are run by path; a file beside them must not stand in for a module of the same name."""
+def test_no_module_shadows_another():
+    """Scripts of CaiT/ are run by path, which puts their folder first on the module search path."""
     names = {path.stem for path in (ROOT / 'CaiT').iterdir() if path.suffix == '.py' or path.is_dir()}
-    taken = set(getattr(sys, 'stdlib_module_names', ())) | {'paddle', 'numpy', 'cv2', 'PIL', 'yaml', 'yacs', 'tqdm',
-                                                            'torch', 'timm', 'onnx', 'datasets', 'utils'}
-    assert not names & taken
+    others = set(getattr(sys, 'stdlib_module_names', ())) | {'paddle', 'numpy', 'cv2', 'PIL', 'yaml', 'yacs', 'tqdm',
+                                                             'torch', 'timm', 'onnx', 'datasets', 'utils'}
+    assert not names & others

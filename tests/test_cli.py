@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags in every spelling these users type."""
+"""Command-line flags in all spellings."""
 from __future__ import annotations
 
 import argparse
@@ -57,7 +57,7 @@ def test_not_boolean():
         boolean('2')
 
 
-def test_the_main_script_as_its_users_type_it():
+def test_flags_of_the_main_script():
     """Single dashes, quoted values after an equals sign, and nothing set that was not given."""
     found = parse(['-cfg=CaiT/configs/cait_xxs24_224.yaml', '-dataset=imagenet2012', '-batch_size=64',
                    '-pretrained=CaiT/cait_xxs24_224', '-data_path=dataset/LSVRC2012', '-eval'])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: what beats what, what is refused and how, and that every leaf of MODEL reaches the model."""
+"""The configuration: priority of its sources, errors, and the effect of every key of MODEL on the model."""
 from __future__ import annotations
 
 import json
@@ -43,7 +43,7 @@ def test_model_row_and_dataset_are_defaults():
     assert get_config().MODEL.NUM_CLASSES == 1000 and get_config().MODEL.NAME == 'cait_xxs24_224'
 
 
-def test_later_beats_earlier(tmp_path):
+def test_priority_of_sources(tmp_path):
     """Model's row, then BASE files in their order, the file, flags, opts from left to right."""
     write(tmp_path, 'a.yaml', 'TRAIN: {EPOCHS: 1, BASE_LR: 1.0, WARMUP_EPOCHS: 1, END_LR: 0.5}')
     (tmp_path / 'sub').mkdir()
@@ -80,7 +80,7 @@ def test_text_is_read_in_the_type_of_the_default():
 
 
 def test_yaml_number_without_a_point(tmp_path):
-    """YAML takes 1e-3 for text; so does everyone who writes it for a number."""
+    """YAML parses 1e-3 as a string, although its author means a number."""
     assert get_config(write(tmp_path, 'a.yaml', 'TRAIN: {BASE_LR: 1e-3}')).TRAIN.BASE_LR == 1e-3
 
 
@@ -145,7 +145,7 @@ def test_impossible_models(opts, match):
         build_model(get_config(opts=opts))
 
 
-def test_frozen_and_defaults_untouched():
+def test_frozen_and_defaults_unchanged():
     before = json.dumps(DEFAULTS, default=str)
     config = get_config(opts=['TRAIN.EPOCHS', '3', 'AUG.SCALE', '(0.5, 0.6)', 'TRAIN.LR_MILESTONES', '[7]'])
     for node, key in ((config, 'SEED'), (config.TRAIN, 'EPOCHS'), (config.TRAIN.OPTIMIZER, 'NAME')):
@@ -169,8 +169,8 @@ SMALL = ['DATA.IMAGE_SIZE', '32', 'MODEL.EMBED_DIM', '16', 'MODEL.DEPTH', '2', '
          'MODEL.NUM_CLASSES', '5']
 
 
-def portrait(model):
-    """Everything that tells two models apart, but for random numbers."""
+def description(model):
+    """Everything in which two models can differ, except random numbers."""
     values = {name: p.numpy() for name, p in model.named_parameters()}
     return (repr(model), {name: value.shape for name, value in values.items()},
             [layer.num_heads for layer in model.sublayers() if hasattr(layer, 'num_heads')],
@@ -180,15 +180,16 @@ def portrait(model):
 @pytest.mark.parametrize('family, leaf', [(family, leaf) for family in CHANGES for leaf in CHANGES[family]])
 def test_each_leaf_changes_the_model(family, leaf):
     opts = ['MODEL.NAME', family, *SMALL]
-    plain = portrait(build_model(get_config(opts=opts)))
-    assert portrait(build_model(get_config(opts=opts))) == plain
+    plain = description(build_model(get_config(opts=opts)))
+    assert description(build_model(get_config(opts=opts))) == plain
     opts += [f'MODEL.{leaf}', str(CHANGES[family][leaf])]
-    assert portrait(build_model(get_config(opts=opts))) != plain
+    assert description(build_model(get_config(opts=opts))) != plain
 
 
 def test_no_leaf_is_left_out(tmp_path):
+    # below, in tests/weights, and by the parameter of the test above
+    others = {'NAME', 'PRETRAINED', 'STRICT', 'USE_EMA', 'CHECKPOINT_KEY'}
     for family, changes in CHANGES.items():
-        others = {'NAME', 'PRETRAINED', 'STRICT'}  # below, and by the parameter of the test above
         assert set(get_config(opts=['MODEL.NAME', family]).MODEL) == {*changes, *others}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped configurations: each loads, builds, and its head comment tells the truth."""
+"""The configurations of the package: each loads and builds, and its head comment is correct."""
 from __future__ import annotations
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say is true: commands parse, files and keys they name exist, the two READMEs agree.
+"""The documents: commands parse, named files and keys exist, the two READMEs agree.
 
 How commands are checked: tests/commands.py.
 """
@@ -76,14 +76,14 @@ def test_a_wrong_command_is_a_fault(command, reason):
     assert reason in str(fault.value)
 
 
-def test_commands_are_taken_apart():
+def test_commands_are_parsed():
     script = '# a comment\nA=1 make \\\n    demo  # why\n\nls *.md > list && cat list | wc -l\n'
     assert list(commands(script)) == [(2, ['make', 'demo']), (5, ['ls', '*.md']), (5, ['cat', 'list']),
                                       (5, ['wc', '-l'])]
 
 
 @pytest.mark.parametrize('document', DOCUMENTS)
-def test_links_lead_somewhere(document):
+def test_link_targets_exist(document):
     broken = []
     for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', text_of(document)):
         target, _, anchor = ''.join(link).partition('#')
@@ -210,20 +210,20 @@ def exports_as_it_is(model, folder: Path) -> None:
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_following_the_chinese_readme_leads_to_a_classified_image(tmp_path):
+def test_the_chinese_readme_leads_to_a_prediction(tmp_path):
     """The block marked below is run line by line in a copy of the repository; training is cut to one epoch."""
     block = text_of('README_cn.md').split('<!-- run by tests/test_documents.py -->')[1]
     for name in ('CaiT', 'export_model.py', 'infer.py'):
         source = ROOT / name
         shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path)
-    said = ''
+    output = ''
     for _, words in commands(next(blocks(block, 'bash'))[1]):
         training = words[1].endswith('main_single_gpu.py') and not {'-eval', '-pred'} & set(words)
         done = subprocess.run([sys.executable, *words[1:], *(['-epochs=1'] if training else [])], cwd=tmp_path,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said = done.stdout
-        assert done.returncode == 0, f'{" ".join(words)}\n{said}'
-    assert re.search(r'^image_name: dataset/digits/valid/\S+, class_id: \d, prob: 0\.\d{4}$', said, re.M)
+        output = done.stdout
+        assert done.returncode == 0, f'{" ".join(words)}\n{output}'
+    assert re.search(r'^image_name: dataset/digits/valid/\S+, class_id: \d, prob: 0\.\d{4}$', output, re.M)
 
 
 @pytest.mark.parametrize('number', range(4))

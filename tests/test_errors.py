@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a script's end looks like: a line and a status for the user's mistakes, a traceback for ours."""
+"""Exit of the scripts: one line and a status for the user's errors, a traceback for bugs."""
 from __future__ import annotations
 
 import subprocess
@@ -34,7 +34,7 @@ def test_interruption(capsys):
     assert capsys.readouterr().err == 'interrupted\n'
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 // 0)
 

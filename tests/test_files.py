@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output appears whole or not at all."""
+"""Atomic output."""
 from __future__ import annotations
 
 import os
@@ -10,7 +10,7 @@ import pytest
 from CaiT.files import atomic_folder, atomic_write, write_json
 
 
-def test_written_whole(tmp_path):
+def test_written_atomically(tmp_path):
     with atomic_write(tmp_path / 'new' / 'a.txt') as file:
         file.write('é\r\nb\n')
         assert not (tmp_path / 'new' / 'a.txt').exists()
@@ -21,7 +21,7 @@ def test_written_whole(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['b.bin', 'new'] and os.listdir(tmp_path / 'new') == ['a.txt']
 
 
-def test_or_not_at_all(tmp_path):
+def test_unchanged_after_an_error(tmp_path):
     (tmp_path / 'a.txt').write_text('before')
     for error in (ValueError, KeyboardInterrupt):
         with pytest.raises(error), atomic_write(tmp_path / 'a.txt') as file:
@@ -30,7 +30,7 @@ def test_or_not_at_all(tmp_path):
     assert (tmp_path / 'a.txt').read_text() == 'before' and os.listdir(tmp_path) == ['a.txt']
 
 
-def test_others_may_read_what_the_umask_lets_them(tmp_path):
+def test_file_mode_follows_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         with atomic_write(tmp_path / 'a.txt') as file:
@@ -57,6 +57,6 @@ def test_folder(tmp_path):
     assert (tmp_path / 'model' / 'a').read_text() == '4' and os.listdir(tmp_path) == ['model']
 
 
-def test_json_is_lines_that_read_back(tmp_path):
+def test_json_has_one_item_per_line(tmp_path):
     write_json(tmp_path / 'deep' / 'a.json', {'b': [1, 2.5]})
     assert (tmp_path / 'deep' / 'a.json').read_text() == '{\n "b": [\n  1,\n  2.5\n ]\n}\n'

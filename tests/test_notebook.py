@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quick-start notebook: stored without outputs, bilingual, its commands understood, its page kept; run if slow."""
+"""The quick-start notebook: stored without outputs, bilingual, valid commands, its page up to date; slow: run."""
 from __future__ import annotations
 
 import ast

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is set before Paddle is imported: guarded by the processor, overruled by the user."""
+"""Settings before the import of Paddle: they depend on the processor and the user can override them."""
 from __future__ import annotations
 
 import os

@@ -63,7 +63,7 @@ def add_to_each(x: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     return _apply(_AddToEach, x, value)
 
 
-class Kept(NamedTuple):
+class Selection(NamedTuple):
     """The images whose branch stochastic depth keeps: ``runs`` of (first, how many), None for all of them; the branch
     is multiplied by ``scale``."""
     runs: Optional[ops.Runs]
@@ -73,36 +73,36 @@ class Kept(NamedTuple):
         return batch if self.runs is None else sum(count for _, count in self.runs)
 
 
-def kept_images(keep_mask: Optional[paddle.Tensor], drop_prob: float) -> Kept:
+def selected_images(keep_mask: Optional[paddle.Tensor], drop_prob: float) -> Selection:
     """From the keep mask of a batch, [B, ...] bools; None: nothing is dropped. When all images are dropped, all are
     computed and multiplied by 0, because the optimizer distinguishes a gradient of zeros from none."""
     if keep_mask is None:
-        return Kept(None, 1.0)
+        return Selection(None, 1.0)
     indices, scale = np.flatnonzero(keep_mask.numpy()), 1.0 / (1.0 - drop_prob)
     if not indices.size:
-        return Kept(None, 0.0)
+        return Selection(None, 0.0)
     if indices.size == keep_mask.size:
-        return Kept(None, scale)
+        return Selection(None, scale)
     runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
-    return Kept([(int(run[0]), run.size) for run in runs], scale)
+    return Selection([(int(run[0]), run.size) for run in runs], scale)
 
 
-def attention(x: paddle.Tensor, kept: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor], num_heads: int,
-              scale: float, epsilon: float) -> paddle.Tensor:
+def attention(x: paddle.Tensor, selection: Selection, parameters: Parameters, gamma: Optional[paddle.Tensor],
+              num_heads: int, scale: float, epsilon: float) -> paddle.Tensor:
     """x [B, N, C] plus its normalized self-attention, projected, times LayerScale gamma [C].
 
     ``parameters``: weight and bias of the LayerNorm, of queries, keys and values [C, 3 * C], of the projection [C, C],
     and of talking heads [H, H] before and after the softmax, if any. ``scale``: of the scores.
     """
     norm, qkv, proj, mixing = parameters[:2], parameters[2:4], parameters[4:6], parameters[6:]
-    return _apply(_Attention, x, kept, (num_heads, scale, epsilon), *norm, *qkv, gamma, *proj, *mixing)
+    return _apply(_Attention, x, selection, (num_heads, scale, epsilon), *norm, *qkv, gamma, *proj, *mixing)
 
 
-def mlp(x: paddle.Tensor, kept: Kept, parameters: Parameters, gamma: Optional[paddle.Tensor],
+def mlp(x: paddle.Tensor, selection: Selection, parameters: Parameters, gamma: Optional[paddle.Tensor],
         epsilon: float) -> paddle.Tensor:
     """x [B, N, C] plus its normalized MLP times LayerScale gamma [C]. ``parameters``: weight and bias of the LayerNorm
     and of both Linears."""
-    return _apply(_Mlp, x, kept, epsilon, *parameters[:4], gamma, *parameters[4:])
+    return _apply(_Mlp, x, selection, epsilon, *parameters[:4], gamma, *parameters[4:])
 
 
 def _apply(function: type, *arguments: Any) -> paddle.Tensor:
@@ -210,26 +210,26 @@ class _AddToEach(_Function):
 
 class _Mlp(_Function):
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, kept: Kept, epsilon: float,
+    def forward(ctx: Any, x: paddle.Tensor, selection: Selection, epsilon: float,
                 *parameters: Optional[paddle.Tensor]) -> paddle.Tensor:
-        norm, fc1, fc2 = parameters[:2], parameters[2:4], _ScaledLinear(kept.scale, *parameters[4:])
-        part = ops.gather(x, kept.runs)
+        norm, fc1, fc2 = parameters[:2], parameters[2:4], _ScaledLinear(selection.scale, *parameters[4:])
+        part = ops.gather(x, selection.runs)
         normalized = ops.layer_norm(part, *norm, epsilon)
         hidden = ops.linear(normalized[0], *fc1)
         active = ops.gelu(hidden)
-        ctx.kept, ctx.epsilon, ctx.fc2 = kept, epsilon, fc2
+        ctx.selection, ctx.epsilon, ctx.fc2 = selection, epsilon, fc2
         ctx.save_for_backward(part, norm[0], *normalized, fc1[0], hidden, active)
-        return ops.add(x, ops.linear(active, *fc2.folded), kept.runs)
+        return ops.add(x, ops.linear(active, *fc2.folded), selection.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         _Function.check_first_order()
         part, norm, u, mean, variance, fc1, hidden, active = ctx.saved_tensor()
         grad = ops.dense(grad)
-        active_grad, *fc2_grads = ops.linear_grad(active, ctx.fc2.folded[0], ops.gather(grad, ctx.kept.runs))
+        active_grad, *fc2_grads = ops.linear_grad(active, ctx.fc2.folded[0], ops.gather(grad, ctx.selection.runs))
         u_grad, *fc1_grads = ops.linear_grad(u, fc1, ops.gelu_grad_(hidden, active_grad))
         part_grad, *norm_grads = ops.layer_norm_grad(part, mean, variance, norm, u_grad, ctx.epsilon)
-        return (ops.add(grad, part_grad, ctx.kept.runs), *norm_grads, *fc1_grads, *ctx.fc2.grads(*fc2_grads))
+        return (ops.add(grad, part_grad, ctx.selection.runs), *norm_grads, *fc1_grads, *ctx.fc2.grads(*fc2_grads))
 
 
 class _Attention(_Function):
@@ -238,12 +238,12 @@ class _Attention(_Function):
     product of two sums, that of the values and that of the gradient of the output."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, kept: Kept, numbers: Tuple[int, float, float],
+    def forward(ctx: Any, x: paddle.Tensor, selection: Selection, numbers: Tuple[int, float, float],
                 *parameters: Optional[paddle.Tensor]) -> paddle.Tensor:
         num_heads, scale, epsilon = numbers
         norm, to_qkv, mixing = parameters[:2], parameters[2:4], parameters[7:]
-        proj = _ScaledLinear(kept.scale, *parameters[4:7])
-        part = ops.gather(x, kept.runs)
+        proj = _ScaledLinear(selection.scale, *parameters[4:7])
+        part = ops.gather(x, selection.runs)
         normalized = ops.layer_norm(part, *norm, epsilon)
         qkv = ops.linear(normalized[0], *to_qkv)
         scores = ops.scores(qkv, num_heads, scale)
@@ -256,9 +256,9 @@ class _Attention(_Function):
             attn = ops.softmax_(scores)
             saved = attn,
         attn_out = ops.apply_attn(attn, qkv)
-        ctx.kept, ctx.numbers, ctx.proj = kept, numbers, proj
+        ctx.selection, ctx.numbers, ctx.proj = selection, numbers, proj
         ctx.save_for_backward(part, norm[0], *normalized, to_qkv[0], qkv, attn_out, *saved)
-        return ops.add(x, ops.linear(attn_out, *proj.folded), kept.runs)
+        return ops.add(x, ops.linear(attn_out, *proj.folded), selection.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
@@ -266,7 +266,7 @@ class _Attention(_Function):
         part, norm, u, mean, variance, weight, qkv, attn_out, attn, *mixing = ctx.saved_tensor()
         (num_heads, scale, epsilon), channels = ctx.numbers, grad.shape[-1]
         grad = ops.dense(grad)
-        out_grad, *proj_grads = ops.linear_grad(attn_out, ctx.proj.folded[0], ops.gather(grad, ctx.kept.runs))
+        out_grad, *proj_grads = ops.linear_grad(attn_out, ctx.proj.folded[0], ops.gather(grad, ctx.selection.runs))
         qkv_grad, mixing_grads = paddle.empty_like(qkv), ()
         attn_grad = ops.apply_attn_grad(attn, qkv, out_grad, qkv_grad)
         if mixing:
@@ -281,8 +281,8 @@ class _Attention(_Function):
         ops.scores_grad(qkv, scores_grad, scale, qkv_grad)
         u_grad, *weight_grads = ops.linear_grad(u, weight, qkv_grad)
         part_grad, *norm_grads = ops.layer_norm_grad(part, mean, variance, norm, u_grad, epsilon)
-        return (ops.add(grad, part_grad, ctx.kept.runs), *norm_grads, *weight_grads, *ctx.proj.grads(*proj_grads),
-                *mixing_grads)
+        x_grad = ops.add(grad, part_grad, ctx.selection.runs)
+        return (x_grad, *norm_grads, *weight_grads, *ctx.proj.grads(*proj_grads), *mixing_grads)
 
 
 def _per_head(x: paddle.Tensor) -> paddle.Tensor:

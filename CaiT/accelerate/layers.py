@@ -192,18 +192,18 @@ def add_attention(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tens
     """x [B, N, C] plus the attention of an eligible block times gamma [C], where stochastic depth keeps it."""
     attn = block.attn
     keep_mask, drop_prob = next_keep_mask(block.drop_path, x)
-    kept = functions.kept_images(keep_mask, drop_prob)
-    if not functions.is_supported_attention(kept.count(x.shape[0]), x.shape[1]):
+    selection = functions.selected_images(keep_mask, drop_prob)
+    if not functions.is_supported_attention(selection.count(x.shape[0]), x.shape[1]):
         branch = attn(block.norm1(x)) * (keep_mask.astype(x.dtype) / (1.0 - drop_prob))
         return x + (branch if gamma is None else gamma * branch)
-    return functions.attention(x, kept, attention_parameters(block), gamma, attn.num_heads, attn.scale,
+    return functions.attention(x, selection, attention_parameters(block), gamma, attn.num_heads, attn.scale,
                                block.norm1._epsilon)
 
 
 def add_mlp(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
     """x [B, N, C] plus the MLP of an eligible block times gamma [C], where stochastic depth keeps it."""
-    kept = functions.kept_images(*next_keep_mask(block.drop_path, x))
-    return functions.mlp(x, kept, mlp_parameters(block), gamma, block.norm2._epsilon)
+    selection = functions.selected_images(*next_keep_mask(block.drop_path, x))
+    return functions.mlp(x, selection, mlp_parameters(block), gamma, block.norm2._epsilon)
 
 
 def next_keep_mask(drop_path: nn.Layer, x: paddle.Tensor) -> Tuple[Optional[paddle.Tensor], float]:

@@ -19,7 +19,7 @@ def _cases() -> List[Case]:
     """(name, accelerated, plain, shapes of their tensors)."""
     x, norm, linear = (BATCH, TOKENS, DIM), [(DIM,), (DIM,)], [(DIM, DIM), (DIM,)]
     images = paddle.to_tensor(np.linspace(-1, 1, BATCH * 3 * 8 * 8, dtype='float32').reshape(BATCH, 3, 8, 8))
-    kept = functions.Kept([(0, 1), (2, 2)], 1.25)
+    selection = functions.Selection([(0, 1), (2, 2)], 1.25)
     keep = paddle.to_tensor(np.float32([1.25, 0, 1.25, 1.25]).reshape(BATCH, 1, 1))
     mixing = [(HEADS, HEADS), (HEADS,)] * 2
     return [
@@ -31,12 +31,12 @@ def _cases() -> List[Case]:
         ('patch embedding', lambda *a: functions.patches(images, *a),
          lambda w, b: F.conv2d(images, w, b, stride=4).flatten(2).transpose([0, 2, 1]), [(DIM, 3, 4, 4), (DIM,)]),
         ('position embedding', functions.add_to_each, lambda a, b: a + b, [x, (1, TOKENS, DIM)]),
-        ('MLP', lambda y, g, *a: functions.mlp(y, kept, a, g, 1e-6),
+        ('MLP', lambda y, g, *a: functions.mlp(y, selection, a, g, 1e-6),
          lambda y, g, *a: y + keep * g * _plain_mlp(y, *a), [x, (DIM,), *norm, *linear, *linear]),
-        ('talking-heads attention', lambda y, g, *a: functions.attention(y, kept, a, g, HEADS, 0.3, 1e-6),
+        ('talking-heads attention', lambda y, g, *a: functions.attention(y, selection, a, g, HEADS, 0.3, 1e-6),
          lambda y, g, *a: y + keep * g * _plain_attention(y, *a),
          [x, (DIM,), *norm, (DIM, 3 * DIM), (3 * DIM,), *linear, *mixing]),
-        ('attention', lambda y, *a: functions.attention(y, functions.Kept(None, 1.0), a, None, HEADS, 0.3, 1e-6),
+        ('attention', lambda y, *a: functions.attention(y, functions.Selection(None, 1.0), a, None, HEADS, 0.3, 1e-6),
          lambda y, *a: y + _plain_attention(y, *a), [x, *norm, (DIM, 3 * DIM), (3 * DIM,), *linear]),
     ]
 

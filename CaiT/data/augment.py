@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """RandAugment, AutoAugment, 3-Augment and color jitter on [H, W, 3] uint8 RGB arrays.
 
-Names, magnitudes and policies are timm's (which takes them from Google's code and the papers), so that a published
-recipe string means here what it meant there. The operations themselves are in operations.py.
+Names, magnitudes and policies are timm's (which takes them from Google's code and the papers), so that a recipe string
+has the same meaning here. The operations themselves are in operations.py.
 
-- 'rand-m9-mstd0.5-inc1': RandAugment (Cubuk et al. 2019): two operations drawn with replacement, each applied with
-  probability 0.5 at magnitude N(9, 0.5) in [0, 10]. 'inc1' is the set whose strength rises with the magnitude; without
-  it posterize, solarize and the enhancements keep AutoAugment's scales. n and p may be given
+- 'rand-m9-mstd0.5-inc1': RandAugment (Cubuk et al. 2019): two operations sampled with replacement, each applied with
+  probability 0.5 at magnitude N(9, 0.5) clipped to [0, 10]. 'inc1' selects operations whose strength increases with the
+  magnitude; without it posterize, solarize and the enhancements have AutoAugment's scales. n and p may be given
   ('rand-m7-n3-p0.7-mstd0.5-inc1').
 - 'autoaugment': the ImageNet policy of the AutoAugment paper (Cubuk et al. 2018, appendix A), timm's 'original'.
-- '3augment': DeiT III (Touvron et al. 2022): one of gray, solarize, Gaussian blur, each as likely.
+- '3augment': DeiT III (Touvron et al. 2022): one of grayscale, solarize, Gaussian blur, with equal probability.
 """
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ MAX_LEVEL = 10.0  # magnitudes are given on a scale from 0 to 10
 
 
 class Operation(NamedTuple):
-    """``argument(level, sign)`` gives what ``apply`` gets; sign is +1 or -1 by chance, for operations with two ends."""
+    """``apply(pixels, argument(level, sign))``; sign is +1 or -1 at random, for operations with two directions."""
 
     apply: Callable[..., np.ndarray]
     argument: Callable[[float, int], float]
 
 
-class Movement(NamedTuple):
-    """A geometric operation: ``matrix(pixels, argument(level, sign))`` goes to ``ops.affine``."""
+class GeometricOperation(NamedTuple):
+    """``ops.affine`` with ``matrix(pixels, argument(level, sign))``."""
 
     matrix: Callable[[np.ndarray, float], Tuple[float, ...]]
     argument: Callable[[float, int], float]
 
 
 def _enhance(level: float, sign: int) -> float:
-    """A blend factor from 0.1 to 1.9 in which 5 changes nothing."""
+    """A blend factor from 0.1 to 1.9; level 5 is the identity."""
     return level / MAX_LEVEL * 1.8 + 0.1
 
 
 def _enhance_increasing(level: float, sign: int) -> float:
-    """A blend factor that leaves 1 in either direction as the level rises, 0.1 to 1.9."""
+    """A blend factor that departs from 1 in either direction as the level increases, 0.1 to 1.9."""
     return max(0.1, 1.0 + sign * level / MAX_LEVEL * 0.9)
 
 
@@ -54,15 +54,15 @@ def _solarize(level: float, sign: int) -> int:
     return min(256, int(level / MAX_LEVEL * 256))
 
 
-MOVEMENTS: Dict[str, Movement] = {
-    'Rotate': Movement(ops.rotate_matrix, lambda level, sign: sign * level / MAX_LEVEL * 30),  # degrees
-    'ShearX': Movement(ops.shear_x_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.3),
-    'ShearY': Movement(ops.shear_y_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.3),
-    'TranslateXRel': Movement(ops.translate_x_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.45),
-    'TranslateYRel': Movement(ops.translate_y_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.45),
+GEOMETRIC_OPERATIONS: Dict[str, GeometricOperation] = {
+    'Rotate': GeometricOperation(ops.rotate_matrix, lambda level, sign: sign * level / MAX_LEVEL * 30),  # degrees
+    'ShearX': GeometricOperation(ops.shear_x_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.3),
+    'ShearY': GeometricOperation(ops.shear_y_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.3),
+    'TranslateXRel': GeometricOperation(ops.translate_x_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.45),
+    'TranslateYRel': GeometricOperation(ops.translate_y_matrix, lambda level, sign: sign * level / MAX_LEVEL * 0.45),
 }
 OPERATIONS: Dict[str, Operation] = {
-    # bits kept; 0 would be a black image (Pillow 13 refuses it), so at least 1
+    # number of bits; 0 would give a black image (an error in Pillow 13), so at least 1
     'PosterizeIncreasing': Operation(ops.posterize, lambda level, sign: max(1, 4 - int(level / MAX_LEVEL * 4))),
     'Posterize': Operation(ops.posterize, lambda level, sign: max(1, int(level / MAX_LEVEL * 4))),
     'PosterizeOriginal': Operation(ops.posterize, lambda level, sign: int(level / MAX_LEVEL * 4) + 4),
@@ -121,7 +121,7 @@ AUTOAUGMENT = (
 
 
 class Applier:
-    """Applies an operation by name at a level; knows the fill color and the filters to draw from."""
+    """Applies an operation by name at a level, with ``fill`` as border color and one of ``filters`` at random."""
 
     def __init__(self, fill: ops.Color, filters: Sequence[str]) -> None:
         self.fill, self.filters = fill, filters
@@ -133,13 +133,13 @@ class Applier:
         if name in OPERATIONS:
             operation = OPERATIONS[name]
             return operation.apply(pixels, operation.argument(level, sign))
-        movement = MOVEMENTS[name]
+        operation = GEOMETRIC_OPERATIONS[name]
         filter_name = self.filters[int(rng.random() * len(self.filters))]
-        return ops.affine(pixels, movement.matrix(pixels, movement.argument(level, sign)), filter_name, self.fill)
+        return ops.affine(pixels, operation.matrix(pixels, operation.argument(level, sign)), filter_name, self.fill)
 
 
 class RandAugment:
-    """See the head of this file."""
+    """See the module docstring."""
 
     def __init__(self, text: str, applier: Applier) -> None:
         parts = dict(re.findall(r'-(mstd|m|n|p|inc)(\d+(?:\.\d+)?)(?=-|$)', text))
@@ -149,14 +149,14 @@ class RandAugment:
                              "[-mstd<number>][-inc1]'")
         self.applier = applier
         self.names = RANDAUGMENT if 'inc' in parts else RANDAUGMENT_PLAIN
-        self.level, self.deviation = float(parts['m']), float(parts.get('mstd', 0))
+        self.level, self.level_std = float(parts['m']), float(parts.get('mstd', 0))
         self.count, self.prob = int(parts.get('n', 2)), float(parts.get('p', 0.5))
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         for _ in range(self.count):
             name = self.names[int(rng.random() * len(self.names))]
             if rng.random() < self.prob:
-                level = min(max(self.level + self.deviation * rng.standard_normal(), 0.0), MAX_LEVEL)
+                level = min(max(self.level + self.level_std * rng.standard_normal(), 0.0), MAX_LEVEL)
                 pixels = self.applier(pixels, name, level, rng)
         return pixels
 
@@ -175,27 +175,27 @@ class AutoAugment:
 
 
 def three_augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gray, solarize at 128, or blur with sigma uniform in [0.1, 2]: one of the three."""
+    """One of grayscale, solarize at 128, and Gaussian blur with sigma uniform in [0.1, 2]."""
     choice = int(rng.random() * 3)
     if choice == 0:
-        return ops.gray(pixels)
+        return ops.grayscale(pixels)
     if choice == 1:
         return ops.solarize(pixels, 128)
     return ops.gaussian_blur(pixels, 0.1 + 1.9 * rng.random())
 
 
-def unchanged(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def identity(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The augmentation of ``auto_augment=''``."""
     return pixels
 
 
 def auto_augment(text: str, fill: ops.Color, filters: Sequence[str]) -> Augmentation:
-    """The augmentation a recipe string means: (pixels, generator) -> pixels.
+    """The augmentation of a recipe string: (pixels, generator) -> pixels.
 
-    ``fill`` is the color behind moved images (timm: the mean), ``filters`` the interpolations to draw from.
+    ``fill`` is the border color of geometric operations (timm: the mean), ``filters`` are their interpolations.
     """
     if text == '':
-        return unchanged
+        return identity
     if text.startswith('rand'):
         return RandAugment(text, Applier(fill, filters))
     if text == 'autoaugment':

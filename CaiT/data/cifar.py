@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,18 +11,20 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
+from CaiT import safe_pickle
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 
 class Archive(NamedTuple):
-    """What one of the two datasets is called on disk; files by split, and the keys inside them."""
+    """File and key names of one of the two datasets; ``files`` are those of each split."""
 
-    packed: str
+    tar_file: str
     folder: str
     files: Dict[str, Tuple[str, ...]]
     meta: str
     labels: bytes
-    names: bytes
+    class_names: bytes
 
 
 ARCHIVES = {
@@ -36,54 +37,54 @@ ARCHIVES = {
 
 
 class CifarSplit(NamedTuple):
-    """``pixels`` [N, 32, 32, 3] uint8 RGB, ``labels`` int64 [N], ``places`` 'file#row' [N], names of the classes."""
+    """``pixels`` [N, 32, 32, 3] uint8 RGB, ``labels`` int64 [N], ``sources`` 'file#row' [N], and the class names."""
 
     pixels: np.ndarray
     labels: np.ndarray
-    places: List[str]
+    sources: List[str]
     class_names: List[str]
 
 
-def read_cifar(name: str, data_path: str, split: str) -> CifarSplit:
+def read_cifar(name: str, data_path: PathLike, split: str) -> CifarSplit:
     """One split ('train'; 'val' and 'test' are both the official test set) of 'cifar10' or 'cifar100'.
 
-    ``data_path`` is the folder that holds the archive or its unpacked folder, or either of the two itself.
+    ``data_path`` is the archive, its unpacked folder, or a folder that contains either.
     """
     archive = ARCHIVES[name]
-    wanted = archive.files['train' if split == 'train' else 'test']
+    split_files = archive.files['train' if split == 'train' else 'test']
     parts: Dict[str, Dict[bytes, Any]] = {}
     source = _find(archive, Path(data_path))
-    for file_name, content in _members(source, {*wanted, archive.meta}):
+    for file_name, content in _members(source, {*split_files, archive.meta}):
         parts[file_name] = _load(content, f'{source}: {file_name}')
-    for file_name in (*wanted, archive.meta):
+    for file_name in (*split_files, archive.meta):
         if file_name not in parts:
             raise InputError(f'{source}: {file_name} is missing, expected the official {name} archive')
-    pixels, labels, places = [], [], []
-    for file_name in wanted:
+    pixels, labels, sources = [], [], []
+    for file_name in split_files:
         part = parts[file_name]
         data, ids = part.get(b'data'), part.get(archive.labels)
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 \
                 or not isinstance(ids, list) or len(ids) != len(data):
             raise InputError(f'{source}: {file_name}: expected rows of 3072 bytes and as many labels')
-        pixels.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # planes to [N, 32, 32, 3]
+        pixels.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # CHW to HWC
         labels.extend(ids)
-        places.extend(f'{source}/{file_name}#{row}' for row in range(len(ids)))
-    names = [name.decode('utf-8') for name in parts[archive.meta].get(archive.names, [])]
-    return CifarSplit(np.ascontiguousarray(np.concatenate(pixels)), np.asarray(labels, np.int64), places, names)
+        sources.extend(f'{source}/{file_name}#{row}' for row in range(len(ids)))
+    class_names = [name.decode('utf-8') for name in parts[archive.meta].get(archive.class_names, [])]
+    return CifarSplit(np.ascontiguousarray(np.concatenate(pixels)), np.asarray(labels, np.int64), sources, class_names)
 
 
 def _find(archive: Archive, path: Path) -> Path:
-    for place in (path / archive.folder, path / archive.packed, path):
-        if place.is_file() or (place.is_dir() and (place / archive.meta).is_file()):
-            return place
-    raise InputError(f'{path}: found neither {archive.packed} nor {archive.folder}/, expected the official archive '
+    for candidate in (path / archive.folder, path / archive.tar_file, path):
+        if candidate.is_file() or (candidate.is_dir() and (candidate / archive.meta).is_file()):
+            return candidate
+    raise InputError(f'{path}: found neither {archive.tar_file} nor {archive.folder}/, expected the official archive '
                      '(https://www.cs.toronto.edu/~kriz/cifar.html)')
 
 
-def _members(source: Path, wanted: set) -> Iterator[Tuple[str, bytes]]:
-    """(name, content) of the wanted files in a folder or a tar archive; nothing is unpacked to the disk."""
+def _members(source: Path, names: set) -> Iterator[Tuple[str, bytes]]:
+    """(name, content) of the files ``names`` in a folder or a tar archive, which is read in memory."""
     if source.is_dir():
-        for name in sorted(wanted):
+        for name in sorted(names):
             if (source / name).is_file():
                 yield name, (source / name).read_bytes()
         return
@@ -91,30 +92,16 @@ def _members(source: Path, wanted: set) -> Iterator[Tuple[str, bytes]]:
         with tarfile.open(source) as tar:
             for member in tar:
                 name = os.path.basename(member.name)
-                if member.isfile() and name in wanted:
+                if member.isfile() and name in names:
                     yield name, tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = ' '.join(str(error).split())
         raise InputError(f'{source}: cannot be read as a tar archive ({reason}); is the download complete?') from None
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, text and numpy arrays, and refuses everything else: a pickle can carry programs."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ('numpy', 'numpy.core.multiarray', 'numpy._core.multiarray'):
-            if name == '_reconstruct':
-                return np.empty(0).__reduce__()[0]  # its home moved between numpy 1 and 2
-            if name in ('ndarray', 'dtype'):
-                return getattr(np, name)
-        if (module, name) == ('_codecs', 'encode'):  # how Python 3 writes bytes in old pickle formats
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no data file needs')
-
-
 def _load(content: bytes, where: str) -> Dict[bytes, Any]:
     try:
-        part = _ArrayUnpickler(io.BytesIO(content), encoding='bytes').load()
+        part = safe_pickle.load(io.BytesIO(content), encoding='bytes')
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f'{where}: cannot be read ({error})') from None
     if not isinstance(part, dict):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: images of a folder in ImageNet layout named by list files, or the official CIFAR archives.
+"""Datasets: images in ImageNet layout, listed by list files, or the official CIFAR archives.
 
 A dataset is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
-called with the image) or (index, draw) (training: the transform also gets a generator seeded with ``draw``, so that
-what is random depends on nothing else).
+called with the image) or (index, sample seed) (training: the transform also gets a generator with that seed, the only
+source of randomness).
 """
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
 
 DATASETS = ('imagenet2012', 'digits', *ARCHIVES)
-CLASS_FILE = 'classes.txt'  # beside the list files: names of the classes, written by make_lists and make_digits
+CLASS_FILE = 'classes.txt'  # class names beside the list files, written by make_lists and make_digits
 
 Key = Union[int, Tuple[int, int]]
 Sample = Tuple[np.ndarray, np.int64]
 
 
-def build_dataset(name: str, data_path: str, split: str, transform: Callable, num_classes: int,
-                  label_map: str = '') -> Union[ListDataset, ArrayDataset]:
+def build_dataset(name: str, data_path: PathLike, split: str, transform: Callable, num_classes: int,
+                  label_map: PathLike = '') -> Union[ListDataset, ArrayDataset]:
     """The split 'train', 'val' or 'test' of a dataset.
 
-    ``label_map`` names the classes; without it the dataset's own names are used when there are any.
-    Raises InputError when the data is not there, a list line is malformed or a class id is outside the head.
+    ``label_map`` is a file of class names; without it the dataset's own are used, if it has any.
+    Raises InputError when the data is not there, a list line is malformed or a class id is not below ``num_classes``.
     """
     if name not in DATASETS:
         raise InputError(f'dataset: found {name!r}, expected one of {", ".join(DATASETS)}')
@@ -44,64 +46,71 @@ def build_dataset(name: str, data_path: str, split: str, transform: Callable, nu
             raise InputError(f'{data_path}: {name} has class ids up to {data.labels.max()}, '
                              f'found a head with {num_classes} classes')
         names = names or (data.class_names if len(data.class_names) == num_classes else None)
-        return ArrayDataset(data.pixels, data.labels, data.places, transform, names)
+        return ArrayDataset(data.pixels, data.labels, data.sources, transform, names)
     list_file = Path(data_path) / LIST_FILES[split]
     if not list_file.is_file():
         tool = f'make_digits --output {data_path}' if name == 'digits' else f'make_lists {data_path}'
         raise InputError(f'{list_file}: no such file, expected "path class_id" lines; write it with: '
                          f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
-    if names is None:
-        names = _own_names(Path(data_path) / CLASS_FILE, num_classes)
-    return ListDataset(os.fspath(list_file), samples, transform, names)
-
-
-def _own_names(path: Path, num_classes: int) -> Optional[List[str]]:
-    """The names beside the list files, when there are any and they fit the head (lists may use another's ids)."""
-    try:
-        return read_label_map(path, num_classes) if path.is_file() else None
-    except InputError:
-        return None
+    dataset = ListDataset(os.fspath(list_file), samples, transform, names)
+    class_file = Path(data_path) / CLASS_FILE
+    if names is None and class_file.is_file():
+        try:
+            dataset.class_names = read_label_map(class_file, num_classes)
+        except InputError as error:  # lists may use another dataset's ids
+            dataset.notes.append(f'no class names: {error}')
+    return dataset
 
 
 class ListDataset:
-    """Images named by a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id."""
+    """Images of a list file; ``samples[i]`` is (path, class id), -1 where a test line has no class id.
+
+    ``notes`` are lines for the log: what a user may want to know about the files.
+    """
 
     def __init__(self, list_file: str, samples: Samples, transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
         self.list_file, self.samples, self.transform = list_file, samples, transform
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> Sample:
-        index, draw = key if isinstance(key, tuple) else (key, None)
+        index, sample_seed = key if isinstance(key, tuple) else (key, None)
         path, label = self.samples[index]
         try:
-            return _transformed(self.transform, path, draw), np.int64(label)
+            return _transform(self.transform, path, sample_seed), np.int64(label)
         except InputError as error:
-            raise InputError(f'{self.list_file}, line {self.samples.lines[index]}: {error}') from None
+            raise InputError(f'{self._line(index)}: {error}') from None
+        except MemoryError:
+            raise InputError(f'{self._line(index)}: image {quoted(path)}: not enough memory') from None
+
+    def _line(self, index: int) -> str:
+        return f'{quoted(self.list_file)}, line {self.samples.lines[index]}'
 
 
 class ArrayDataset:
-    """Images in memory; ``samples[i]`` is (where it comes from, class id)."""
+    """Images in memory; ``samples[i]`` is (source, class id)."""
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, places: Sequence[str], transform: Callable,
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, sources: Sequence[str], transform: Callable,
                  class_names: Optional[List[str]] = None) -> None:
         self.pixels, self.labels, self.transform = pixels, labels, transform
-        self.samples = list(zip(places, labels.tolist()))
+        self.samples = list(zip(sources, labels.tolist()))
         self.class_names = class_names
+        self.notes: List[str] = []
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: Key) -> Sample:
-        index, draw = key if isinstance(key, tuple) else (key, None)
-        return _transformed(self.transform, self.pixels[index], draw), self.labels[index]
+        index, sample_seed = key if isinstance(key, tuple) else (key, None)
+        return _transform(self.transform, self.pixels[index], sample_seed), self.labels[index]
 
 
-def _transformed(transform: Callable, image: Union[str, np.ndarray], draw: Optional[int]) -> np.ndarray:
-    if draw is None:
+def _transform(transform: Callable, image: Union[str, np.ndarray], sample_seed: Optional[int]) -> np.ndarray:
+    if sample_seed is None:
         return transform(image)
-    return transform(image, np.random.Generator(np.random.PCG64(draw)))
+    return transform(image, np.random.Generator(np.random.PCG64(sample_seed)))

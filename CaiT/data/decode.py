@@ -1,58 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening image files: always RGB, 8 bits, and one line naming the file when that is impossible."""
+"""Opening image files: always RGB, 8 bits, and one line naming the file when that is impossible.
+
+Training and evaluation see the same pixels, or the same error.
+"""
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Union
+import stat
+from typing import Iterator
 
 import numpy as np
 from PIL import Image
 
+from CaiT.data.formats import FORMATS, NEEDS, formats_for
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
-PathLike = Union[str, 'os.PathLike[str]']
-
-_JPEG_START = b'\xff\xd8\xff'
+MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
+INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
+FLOAT_TOPS = (1, 255, 65535)
+_START_OF_SCAN, _END_OF_IMAGE = 0xda, 0xd9
+DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
 
 def load_image(path: PathLike) -> Image.Image:
-    """The image in ``path`` as an RGB Pillow image. Alpha is dropped and 16-bit gray becomes its high byte.
+    """The image in ``path`` as an RGB Pillow image; of several frames or pages the first. Alpha is dropped.
 
-    Raises InputError when the file is missing or is not a whole image.
+    Gray images of more than 8 bits are scaled by ``to_8_bits``. Raises InputError when the file is missing, is not a
+    whole image of a supported format, has more than MAX_PIXELS, or needs more memory than there is.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith('I'):  # 16 bits per pixel; Pillow would cut everything above 255 to white
-                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
-            image.load()  # all of it, before the file is closed
-            return image if image.mode == 'RGB' else image.convert('RGB')
-    except FileNotFoundError:
-        raise InputError(f'image {os.fspath(path)}: no such file') from None
-    # Pillow's decoders raise these for broken files: OSError, SyntaxError (PNG), ValueError, bombs (plain Exception)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f'image {os.fspath(path)}: cannot be decoded ({_one_line(error)})') from None
+    with _opened(path) as image:
+        return _decode(image)
 
 
 def decode_fast(path: PathLike) -> np.ndarray:
-    """The image in ``path`` as [H, W, 3] uint8 RGB, with OpenCV when it is a JPEG, else with Pillow.
+    """``load_image`` as [H, W, 3] uint8, with OpenCV for JPEGs.
 
     Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. What OpenCV cannot decode is left to
     Pillow, which says what is wrong.
     """
+    import cv2  # here: evaluation and inference do without it
+    with _opened(path) as image:
+        if image.format == 'JPEG' and image.mode in ('RGB', 'L'):  # the libraries turn CMYK to RGB differently
+            image.fp.seek(0)
+            data = np.frombuffer(image.fp.read(), np.uint8)
+            how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as Pillow, and so published numbers
+            if _ends_well(data):
+                with contextlib.suppress(cv2.error):
+                    pixels = cv2.imdecode(data, how)
+                    if pixels is not None:
+                        return pixels
+            image.fp.seek(0)
+        return np.asarray(_decode(image))
+
+
+def _ends_well(jpeg: np.ndarray) -> bool:
+    """Whether the segments and scans of a JPEG's bytes follow each other up to the end-of-image marker.
+
+    Where they do not, OpenCV may give what it has, the rest gray or black, without a word; Pillow refuses.
+    """
+    marks = np.flatnonzero(jpeg[:-1] == 0xff)
+    kinds = jpeg[marks + 1]
+    # 255 before 255 fills up; inside a scan 255 before 0 is a plain 255, before 0xd0 to 0xd7 it counts restarts
+    marks = marks[(kinds != 0) & (kinds != 0xff) & ((kinds < 0xd0) | (kinds > 0xd7))]
+    place, in_scan = 2, False
+    while True:
+        following = np.searchsorted(marks, place)
+        if following == len(marks) or not (in_scan or (jpeg[place:marks[following]] == 0xff).all()):
+            return False
+        place = int(marks[following]) + 2
+        kind = jpeg[place - 1]
+        if kind == _END_OF_IMAGE:
+            return True
+        in_scan = kind == _START_OF_SCAN
+        place += int.from_bytes(jpeg[place:place + 2].tobytes(), 'big')
+
+
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Gray levels of 16 or 32 bits or floats as uint8.
+
+    White is 255, 4095 or 65535 for integers and 1, 255 or 65535 for floats: the smallest that holds every value, since
+    files do not say which of them they mean. Raises ValueError for values that fit none (negative, not finite, above
+    65535) and for an image that would use less than a sixteenth of its range, which is a sign of another range.
+    """
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError('gray values that are not finite')
+    tops = INTEGER_TOPS if values.dtype.kind in 'iu' else FLOAT_TOPS
+    top = next((top for top in tops if high <= top), 0)
+    if low < 0 or not top or 0 < high < top / DARKEST:
+        raise ValueError(f'gray values from {low:g} to {high:g}, expected a range of 0 to '
+                         f'{" or ".join(map(str, tops))}; convert the image to 8 bits')
+    if values.dtype.kind in 'iu':
+        return (values.astype(np.int64) * 256 // (top + 1)).astype(np.uint8)  # the high byte
+    return np.rint(values * (255 / top)).astype(np.uint8)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode in RGB; ValueError for gray levels that ``to_8_bits`` refuses."""
+    if image.mode[0] in 'IF':  # 16 or 32 bits per pixel; Pillow would clip everything above 255 to white
+        image = Image.fromarray(to_8_bits(np.asarray(image)))
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    deep = ';16' in str(getattr(image, 'tile', ''))  # 16-bit colors, of which Pillow keeps the high byte
+    image.load()  # all of it, before the file is closed
+    image.info.pop('transparency', None)  # Pillow warns of some forms of it, though the alpha is dropped
+    image = to_rgb(image)
+    if deep and 0 < max(high for _, high in image.getextrema()) < 256 // DARKEST:
+        raise ValueError('16-bit colors that use less than a sixteenth of their range; convert the image to 8 bits')
+    return image
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike) -> Iterator[Image.Image]:
+    """The image with its header read; whatever goes wrong, here or in the block, becomes an InputError."""
+    name = f'image {quoted(path)}'
     try:
-        with open(path, 'rb') as file:
-            data = file.read()
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
+            what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
+            raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
+        with Image.open(path, formats=formats_for(os.fspath(path))) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f'{image.width}x{image.height} are more than {MAX_PIXELS} pixels')
+            yield image
+    except InputError:
+        raise
     except FileNotFoundError:
-        raise InputError(f'image {os.fspath(path)}: no such file') from None
-    except OSError as error:
-        raise InputError(f'image {os.fspath(path)}: cannot be read ({_one_line(error)})') from None
-    if data.startswith(_JPEG_START):
-        import cv2  # here: evaluation and inference do without it
-        how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow, and so published numbers, ignore EXIF too
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-        if pixels is not None:
-            return pixels
-    return np.asarray(load_image(path))
+        raise InputError(f'{name}: no such file') from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f'{name}: cannot be decoded ({_unidentified(path)})') from None
+    except MemoryError:
+        raise InputError(f'{name}: cannot be decoded (not enough memory)') from None
+    except Exception as error:  # a broken file can make Pillow's decoders raise anything
+        raise InputError(f'{name}: cannot be decoded ({_one_line(error)})') from None
+
+
+def _unidentified(path: PathLike) -> str:
+    with open(path, 'rb') as file:
+        start = file.read(12)
+    if start[4:8] == b'ftyp' and start[8:12] in (b'heic', b'heix', b'hevc', b'mif1', b'msf1'):
+        return f'it is a HEIC or HEIF file: {NEEDS["HEIF"]}, and name it .heic'
+    return f'it is damaged, or of none of the formats {", ".join(FORMATS)}' if start else 'the file is empty'
 
 
 def _one_line(error: BaseException) -> str:

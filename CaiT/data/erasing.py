@@ -1,27 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random erasing (Zhong et al. 2017) on a normalized image."""
+"""Random erasing (Zhong et al. 2017) of a normalized image."""
 from __future__ import annotations
 
 import math
 
 import numpy as np
 
-from CaiT.errors import InputError
+from CaiT import checks
 
-MODES = ('pixel', 'rand', 'const')
-MIN_AREA, MAX_AREA = 0.02, 1 / 3  # share of the image that is erased: timm's and DeiT's values
+MIN_AREA, MAX_AREA = 0.02, 1 / 3  # fraction of the image: timm's and DeiT's values
 MIN_ASPECT = 0.3  # height / width from 0.3 to 1 / 0.3
 
 
 class RandomErasing:
-    """With probability ``prob`` fill one random box: 'pixel' with noise, 'rand' with one color, 'const' with the mean.
+    """Fill a random box with probability ``prob``: 'pixel' by noise, 'rand' by a random color, 'const' by the mean.
 
-    Works on float32 [C, H, W] that is already normalized, in place: noise is N(0, 1), the mean is 0.
+    Works in place on normalized float32 [C, H, W]: the noise is N(0, 1), the mean 0.
     """
 
     def __init__(self, prob: float, mode: str = 'pixel') -> None:
-        if mode not in MODES:
-            raise InputError(f'random erasing mode: found {mode!r}, expected one of {", ".join(MODES)}')
+        checks.one_of('random erasing mode', mode, checks.ERASE_MODES)
         self.prob, self.mode = prob, mode
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

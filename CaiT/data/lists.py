@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text files of a dataset: list files (``path class_id`` per line) and label maps (the names of the classes)."""
+"""List files (``path class_id`` per line) and what a path to images means."""
 from __future__ import annotations
 
-import json
 import os
 import re
-from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
 
+from CaiT.data.folders import LeftOut, images_below
+from CaiT.data.formats import IMAGE_EXTENSIONS
+from CaiT.data.label_map import read_label_map
+from CaiT.data.text import quoted, read_lines, unquoted
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
-PathLike = Union[str, 'os.PathLike[str]']
+__all__ = ['IMAGE_EXTENSIONS', 'LIST_FILES', 'Samples', 'list_images', 'read_label_map', 'read_list']
 
 LIST_FILES = {'train': 'train_list.txt', 'val': 'val_list.txt', 'test': 'test_list.txt'}
-IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
+MAX_DIGITS = 9  # of a class id
+# What a line holds when more stands behind an image's name than a class id: a second label, a quote, a comma
+_NOT_A_PATH = re.compile(rf'.*(?:{"|".join(map(re.escape, IMAGE_EXTENSIONS))})["\',;\s]', re.IGNORECASE)
 
 
 class Samples(Sequence):
@@ -48,95 +53,53 @@ class Samples(Sequence):
 def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> Samples:
     """The samples of a list file; their paths are relative to ``folder``.
 
-    A line is ``path class_id``, split at its last blank, so that names may hold blanks. With ``num_classes`` None the
-    class id may be missing and may be any number (test lists); otherwise it must be there and inside the head.
-    Raises InputError naming the file and the line.
+    A line is ``path class_id``, split at its last blank, so that names may hold blanks; a path may be written as
+    ``text.quoted`` does. With ``num_classes`` None the class id may be missing and may be any number (test lists);
+    otherwise it must be there and inside the head. Raises InputError naming the file and the line.
     """
+    expected = '"path class_id"' if num_classes is not None else '"path" or "path class_id"'
     paths, labels, lines = [], [], []
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         name, _, word = line.replace('\t', ' ').rpartition(' ')
-        if name.strip() and word.isascii() and word.isdigit():
+        if name.strip() and word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS:
             label = int(word)
         elif num_classes is None:
             name, label = line, -1
         else:
-            raise InputError(f'{os.fspath(path)}, line {number}: found {line!r}, expected "path class_id"')
+            name, label = '', -1
+        name = unquoted(name.strip())
+        if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
+            raise InputError(f'{quoted(path)}, line {number}: found {line!r}, expected {expected}')
         if num_classes is not None and label >= num_classes:
-            raise InputError(f'{os.fspath(path)}, line {number}: found class id {label}, expected 0 to '
+            raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
                              f'{num_classes - 1} (the head has {num_classes} classes)')
-        paths.append(name.strip())
+        paths.append(name)
         labels.append(label)
         lines.append(number)
     if not paths:
-        raise InputError(f'{os.fspath(path)}: found no lines, expected "path class_id" lines')
+        raise InputError(f'{quoted(path)}: found no lines, expected {expected} lines')
     return Samples(folder, paths, labels, lines)
 
 
-def read_label_map(path: PathLike, num_classes: int) -> List[str]:
-    """The ``num_classes`` class names in the order of their ids.
-
-    Understands JSON ({"0": ["n01440764", "tench"]}, {"0": "tench"} or ["tench"]), synset_words.txt
-    (``n01440764 tench, Tinca tinca``), ``0 tench`` lines and one name per line.
-    """
-    path = Path(path)
-    names = _json_names(path) if path.suffix.lower() == '.json' else _text_names([line for _, line in _lines(path)])
-    if len(names) != num_classes:
-        raise InputError(f'label map {path}: found {len(names)} names, expected {num_classes}, the classes of the head')
-    return names
-
-
-def list_images(path: PathLike) -> List[str]:
+def list_images(path: PathLike, log: Optional[Callable[[str], Any]] = None) -> List[str]:
     """The image files ``path`` stands for: an image, a folder (searched to the bottom, sorted) or a list file.
 
-    Paths in a list file (.txt) are relative to the folder it lies in; class ids in it are ignored.
+    Paths in a list file (.txt) are relative to the folder it lies in; class ids in it are ignored. ``log`` gets a line
+    when files of a folder were left out: hidden ones, other formats.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        found = [os.path.join(folder, name) for folder, _, names in os.walk(path, followlinks=True)
-                 for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
+        left_out = LeftOut()
+        found = images_below(path, left_out)
+        line = left_out.line()
         if not found:
-            raise InputError(f'{path}: found no images in this folder, expected {" ".join(IMAGE_EXTENSIONS)} files')
-        return sorted(found)
-    if not os.path.exists(path):
-        raise InputError(f'{path}: no such image, folder or list file')
+            raise InputError(f'{quoted(path)}: found no images in this folder, expected {" ".join(IMAGE_EXTENSIONS)} '
+                             f'files{f"; {line}" if line else ""}')
+        if line and log:
+            log(f'{quoted(path)}: {line}')
+        return found
+    if not os.path.lexists(path):
+        raise InputError(f'{quoted(path)}: no such image, folder or list file')
     if path.lower().endswith('.txt'):
         return [name for name, _ in read_list(path, os.path.dirname(path), None)]
     return [path]
-
-
-def _lines(path: PathLike) -> Iterator[Tuple[int, str]]:
-    """(line number from 1, line without the blanks around it) of the lines that hold something."""
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-    except FileNotFoundError:
-        raise InputError(f'{os.fspath(path)}: no such file') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{os.fspath(path)}: cannot be read as UTF-8 text ({error})') from None
-
-
-def _json_names(path: Path) -> List[str]:
-    try:
-        values = json.loads(path.read_text(encoding='utf-8-sig'))
-    except FileNotFoundError:
-        raise InputError(f'label map {path}: no such file') from None
-    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
-        raise InputError(f'label map {path}: cannot be read as JSON ({error})') from None
-    if isinstance(values, dict):
-        try:
-            values = [values[str(index)] for index in range(len(values))]
-        except KeyError as error:
-            raise InputError(f'label map {path}: class {error} is missing, expected all from "0" up') from None
-    if not isinstance(values, list):
-        raise InputError(f'label map {path}: found {type(values).__name__}, expected a list or {{"0": name, …}}')
-    return [str(value[-1] if isinstance(value, list) and value else value) for value in values]
-
-
-def _text_names(lines: List[str]) -> List[str]:
-    split = [line.split(None, 1) for line in lines]
-    if all(len(words) == 2 and (re.fullmatch(r'n\d{8}', words[0]) or words[0] == str(index))
-           for index, words in enumerate(split)):
-        return [words[1] for words in split]
-    return lines

@@ -1,103 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a dataset as Paddle tensors, read by worker processes or in the main one."""
+"""Batches of a dataset as Paddle tensors, loaded by worker processes or in the main process."""
 from __future__ import annotations
 
 import atexit
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import re
 import signal
 import sys
+import threading
+import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import paddle
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, WorkerError
 
-LEAVING = 0.1  # seconds for which a pass waits for Paddle's thread at its end
+JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of an epoch
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
 Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
 
 
 def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
                  mixing: Optional[Mix] = None) -> Loader:
-    """An iterable of (images float32 [B, 3, S, S], labels int64 [B]), one pass over ``sampler`` each time.
+    """An iterable of (images float32 [B, 3, S, S], labels int64 [B]), one epoch of ``sampler`` per iteration.
 
-    With ``mixing`` the second is float32 [B, classes]; it runs where the images are read, with a generator seeded
-    from the draw of the batch's first image, so it depends on (seed, epoch, position) like everything else.
-    ``num_workers`` 0 reads in the main process. An image that cannot be read raises InputError in this process.
+    With ``mixing`` the second is float32 [B, classes]. Mixing runs in the workers, with a generator seeded from the
+    sample seed of the batch's first image, so that it too depends on (seed, epoch, position) alone. ``num_workers`` 0
+    loads in the main process. An image that cannot be read raises InputError in this process, any other error of
+    dataset, sampler or mixing RuntimeError with its traceback. Sets OpenCV's number of threads in this process to 0
+    (see Loader).
     """
     return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
 
 
 class Loader:
-    """See ``build_loader``; ``len()`` is the number of batches of a whole pass."""
+    """See ``build_loader``; ``len()`` is the number of batches of a whole epoch, ``notes`` are lines for the log.
+
+    Process-wide effects: the constructor calls ``cv2.setNumThreads(0)``, because OpenCV's threads would compete with
+    the workers and the model, and forked workers inherit the setting; the first Loader of a process registers an exit
+    handler. With ``num_workers`` > 0 each iteration starts Paddle's worker processes by the platform's default start
+    method (fork on Linux).
+    """
 
     def __init__(self, dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
                  mixing: Optional[Mix] = None) -> None:
         self.dataset, self.sampler = dataset, sampler
         self.num_workers = num_workers
-        cv2.setNumThreads(0)  # this process reads, or its forked workers inherit the setting
-        self._ending = mmap.mmap(-1, 1)  # one byte shared with the workers
-        atexit.register(self._end)
+        self.notes: List[str] = list(getattr(dataset, 'notes', []))
+        cv2.setNumThreads(0)
         self._batches = paddle.io.DataLoader(
-            _Guarded(dataset), batch_sampler=sampler, collate_fn=_Collate(mixing), num_workers=num_workers,
-            use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
-            worker_init_fn=self._prepare_worker)
+            _ErrorsAsValues(dataset), batch_sampler=_SamplerErrorsAsValues(sampler), collate_fn=_Collate(mixing),
+            num_workers=num_workers, use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
+            worker_init_fn=_WorkerInit(_exit_flag()))
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-    def _end(self) -> None:
-        self._ending[0] = 1
-
-    def _prepare_worker(self, worker: int) -> None:
-        """OpenCV's own threads would compete with the other workers and with the model.
-
-        Schedulers send SIGTERM to every process of a job, and a worker that dies of it takes the trainer along before
-        that has saved. So workers leave it alone, until this process ends and terminates them. When it is killed, the
-        kernel kills them: Paddle's own watch over the parent never runs, its wait for work has no time limit.
-        """
-        cv2.setNumThreads(0)
-        if sys.platform == 'linux':
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self._ending[0] else None)
 
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
         with worker_failures():
             batches = iter(self._batches)
             for images, labels in batches:
-                if images.ndim == 1:  # not images: the text of an InputError
-                    raise InputError(images.numpy().tobytes().decode('utf-8'))
+                if images.ndim == 1:  # not images but the message of an error, see _Failure
+                    message = images.numpy().tobytes().decode('utf-8', 'surrogateescape')
+                    raise InputError(message) if int(labels[0]) == _INPUT_ERROR else RuntimeError(message)
                 yield images, labels
-            # Paddle leaves a thread behind that is about to end: a lock that it holds while the next pass forks its
-            # workers would stay locked in them for ever. Sometimes it waits for a batch for 5 s more, locking nothing.
+            # Paddle's reader thread may not have ended yet. If it holds a lock when the next epoch forks its workers,
+            # the lock stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
             thread = getattr(batches, '_thread', None)
             if thread is not None:
-                thread.join(LEAVING)
+                thread.join(JOIN_TIMEOUT)
+
+
+class _WorkerInit:
+    """Initializes a worker process: OpenCV threads off; SIGINT and SIGHUP ignored, SIGTERM blocked until
+    ``exiting[0]`` is set.
+
+    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take
+    the trainer down before the trainer has saved its state, so workers ignore it until the trainer exits and terminates
+    them. A thread waits for the signal: a Python handler may not run while the main thread waits for work. If the
+    trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a
+    worker waits for work.
+    """
+
+    def __init__(self, exiting: mmap.mmap) -> None:
+        self.exiting = exiting
+
+    def __call__(self, worker_id: int) -> None:
+        cv2.setNumThreads(0)
+        if sys.platform == 'linux':
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        for name in ('SIGINT', 'SIGHUP'):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
+
+    def _exit_on_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
+            pass
+        os._exit(0)
+
+
+@functools.lru_cache(maxsize=None)
+def _exit_flag() -> mmap.mmap:
+    """One byte shared with all workers of this process, which an exit handler sets to 1.
+
+    It belongs to the process, not to a Loader: the handler must not keep loaders alive, and Paddle's threads can keep
+    workers running after their loader is gone.
+    """
+    # Exit handlers run in reverse order: this one must run before multiprocessing's, which terminates the workers.
+    import multiprocessing.util  # noqa: F401
+    flag = mmap.mmap(-1, 1)
+    atexit.register(flag.__setitem__, 0, 1)
+    return flag
 
 
 @contextlib.contextmanager
 def worker_failures() -> Iterator[None]:
-    """Turn the death of a data worker into an InputError; also a decorator, ``@worker_failures()``.
+    """Turn the death of a data worker into a WorkerError; also a decorator, ``@worker_failures()``.
 
-    Paddle raises it out of a signal handler: in the main process, wherever that happens to be.
+    Paddle raises from a signal handler, so the exception can appear anywhere in the main process.
     """
     try:
         yield
-    except (SystemError, OSError) as error:  # OSError: Paddle's wrapping of what a backward pass of ours raises
-        if not re.search('DataLoader|data reader', str(error)):  # Paddle's two ways to say it
+    except (SystemError, OSError) as error:  # OSError: how Paddle wraps an exception during a PyLayer's backward pass
+        if not re.search('DataLoader|data reader', str(error)):  # the two wordings of Paddle's message
             raise
-        raise InputError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
-                         'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
+        raise WorkerError('a data worker died (any reason it gave is above); when /dev/shm or the memory is small, '
+                          'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
-class _Guarded(paddle.io.Dataset):
-    """The dataset with errors as values: raised in a worker, Paddle buries them in pages of traceback."""
+_INPUT_ERROR, _OTHER_ERROR = 0, 1
+
+
+class _Failure:
+    """An error as a value. Paddle would add a long traceback to one raised in a worker; one raised in the thread that
+    loads without workers would leave the main thread waiting forever."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.kind, self.message = _INPUT_ERROR, str(error)
+        if isinstance(error, MemoryError):
+            self.message = 'not enough memory for a batch of images; try a smaller -batch_size or fewer -num_workers'
+        elif not isinstance(error, InputError):
+            self.kind = _OTHER_ERROR
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            self.message = 'loading the data failed:\n' + ''.join(lines)
+
+    def batch(self) -> List[np.ndarray]:
+        """What takes the place of the batch: the message as bytes [N], and the kind [1]."""
+        message = self.message.encode('utf-8', 'surrogateescape')
+        return [np.frombuffer(message, np.uint8), np.array([self.kind], np.int64)]
+
+
+class _ErrorsAsValues(paddle.io.Dataset):
+    """The dataset, returning errors as values."""
 
     def __init__(self, dataset: Sequence) -> None:
         self.dataset = dataset
@@ -106,22 +168,46 @@ class _Guarded(paddle.io.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, _Failure):
+            return key
         try:
             return (*self.dataset[key], key[1] if isinstance(key, tuple) else 0)
-        except InputError as error:
-            return str(error)
+        except (Exception, SystemExit) as error:
+            return _Failure(error)
+
+
+class _SamplerErrorsAsValues:
+    """The sampler; an error becomes its last batch."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[List[Any]]:
+        try:
+            yield from self.sampler
+        except Exception as error:
+            yield [_Failure(error)]
 
 
 class _Collate:
-    """Samples (image, label, draw) to one batch; the first failed sample's message, as bytes, when there is one."""
+    """Samples (image, label, sample seed) to one batch; instead of it the first failure, if a sample failed."""
 
     def __init__(self, mixing: Optional[Mix]) -> None:
         self.mixing = mixing
 
     def __call__(self, samples: List[Any]) -> List[np.ndarray]:
         for sample in samples:
-            if isinstance(sample, str):
-                return [np.frombuffer(sample.encode('utf-8'), np.uint8), np.zeros(1, np.int64)]
+            if isinstance(sample, _Failure):
+                return sample.batch()
+        try:
+            return self._stack(samples)
+        except (Exception, SystemExit) as error:
+            return _Failure(error).batch()
+
+    def _stack(self, samples: List[Any]) -> List[np.ndarray]:
         images = np.stack([image for image, _, _ in samples])
         labels = np.asarray([label for _, label, _ in samples], np.int64)
         if self.mixing is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on images, [H, W, 3] uint8 RGB arrays, with OpenCV: each returns a new array.
 
-Operations on single levels give exactly Pillow's result; those that filter or move pixels agree with it within a level
-or two inside the image.
+Pointwise operations are bit-identical to Pillow's; filters and geometric operations differ by a level or two inside the
+image.
 """
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy as np
 Color = Tuple[int, int, int]
 
 _LEVELS = np.arange(256, dtype=np.float32)
-_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R 601 luma, Pillow's and OpenCV's gray
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R 601 luma, as in Pillow and OpenCV
 
 
 def _blend_table(other: float, factor: float) -> np.ndarray:
-    """The table of other + factor * (level - other), cut to whole levels in 0..255 as Pillow's blend does."""
+    """Lookup table of other + factor * (level - other), clipped to 0..255 and truncated as in Pillow's blend."""
     return np.clip(np.float32(other) + np.float32(factor) * (_LEVELS - np.float32(other)), 0, 255).astype(np.uint8)
 
 
 def _histograms(pixels: np.ndarray) -> List[np.ndarray]:
-    """Counts of the 256 levels, one int64 [256] for each channel."""
+    """Histogram of the 256 levels, one int64 [256] for each channel."""
     return [cv2.calcHist([pixels], [c], None, [256], [0, 256]).ravel().astype(np.int64) for c in range(3)]
 
 
@@ -45,7 +45,7 @@ def auto_contrast(pixels: np.ndarray) -> np.ndarray:
 
 
 def equalize(pixels: np.ndarray) -> np.ndarray:
-    """Spread the levels of each channel so that all are used about equally."""
+    """Equalize the histogram of each channel."""
     tables = []
     for counts in _histograms(pixels):
         used = counts[counts > 0]
@@ -63,41 +63,41 @@ def invert(pixels: np.ndarray) -> np.ndarray:
 
 
 def posterize(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Keep the ``bits`` (1..8) highest bits of each level."""
+    """Keep the ``bits`` (1..8) most significant bits of each level."""
     return pixels & np.uint8(256 - (1 << (8 - bits)))
 
 
 def solarize(pixels: np.ndarray, threshold: int) -> np.ndarray:
-    """Invert the levels from ``threshold`` (0..256) up."""
+    """Invert the levels from ``threshold`` (0..256) on."""
     return cv2.LUT(pixels, np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS).astype(np.uint8))
 
 
 def solarize_add(pixels: np.ndarray, add: int) -> np.ndarray:
-    """Add to the levels below 128."""
+    """Add ``add`` to the levels below 128."""
     return cv2.LUT(pixels, np.where(_LEVELS < 128, np.minimum(_LEVELS + add, 255), _LEVELS).astype(np.uint8))
 
 
 def brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with black: 0 is black, 1 the image itself, more is brighter."""
+    """Blend with black: factor 0 is black, 1 the identity, above 1 brighter."""
     return cv2.LUT(pixels, _blend_table(0, factor))
 
 
 def contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the mean gray of the image."""
+    """Blend with the mean gray level of the image."""
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return cv2.LUT(pixels, _blend_table(int(cv2.mean(gray)[0] + 0.5), factor))
 
 
 def color(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the gray image: 0 is gray, 1 the image itself, more is more colorful."""
+    """Blend with the grayscale image: factor 0 is gray, 1 the identity, above 1 more saturated."""
     matrix = np.empty((3, 4), np.float32)
     matrix[:, :3] = (1 - factor) * np.float32([_RED, _GREEN, _BLUE]) + factor * np.eye(3, dtype=np.float32)
-    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds gray but cuts blends; OpenCV always rounds
+    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds grayscale but truncates blends; OpenCV always rounds
     return cv2.transform(pixels, matrix)
 
 
 def sharpness(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the smoothed image (3 x 3, center 5/13, others 1/13); the outermost pixels stay, as in Pillow."""
+    """Blend with the smoothed image (3 x 3, center 5/13, others 1/13); border pixels are unchanged, as in Pillow."""
     kernel = np.full((3, 3), (1 - factor) / 13, np.float32)
     kernel[1, 1] = (1 - factor) * 5 / 13 + factor
     result = cv2.filter2D(pixels, -1, kernel)
@@ -105,8 +105,8 @@ def sharpness(pixels: np.ndarray, factor: float) -> np.ndarray:
     return result
 
 
-def gray(pixels: np.ndarray) -> np.ndarray:
-    """The image without color, in three equal channels."""
+def grayscale(pixels: np.ndarray) -> np.ndarray:
+    """Grayscale, in three equal channels."""
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
@@ -116,39 +116,39 @@ def gaussian_blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def affine(pixels: np.ndarray, matrix: Sequence[float], filter_name: str, fill: Color) -> np.ndarray:
-    """Output pixel (x, y) shows input (a x + b y + c, d x + e y + f), positions as in Pillow: pixel centers at .5.
+    """Output pixel (x, y) is input (a x + b y + c, d x + e y + f), in Pillow's coordinates: pixel centers at .5.
 
-    What comes from outside is ``fill``.
+    Pixels outside the input are ``fill``.
     """
     a, b, c, d, e, f = matrix
-    shifted = np.float64([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV: centers at whole numbers
+    shifted = np.float64([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV: centers at integers
     flag = cv2.INTER_CUBIC if filter_name == 'bicubic' else cv2.INTER_LINEAR
     return cv2.warpAffine(pixels, shifted, (pixels.shape[1], pixels.shape[0]), flags=flag | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
 
 def shear_x_matrix(pixels: np.ndarray, factor: float) -> Tuple[float, ...]:
-    """x slides by ``factor`` times y."""
+    """x is shifted by ``factor`` times y."""
     return 1, factor, 0, 0, 1, 0
 
 
 def shear_y_matrix(pixels: np.ndarray, factor: float) -> Tuple[float, ...]:
-    """y slides by ``factor`` times x."""
+    """y is shifted by ``factor`` times x."""
     return 1, 0, 0, factor, 1, 0
 
 
-def translate_x_matrix(pixels: np.ndarray, share: float) -> Tuple[float, ...]:
-    """Shift by ``share`` of the width."""
-    return 1, 0, share * pixels.shape[1], 0, 1, 0
+def translate_x_matrix(pixels: np.ndarray, fraction: float) -> Tuple[float, ...]:
+    """Shift by ``fraction`` of the width."""
+    return 1, 0, fraction * pixels.shape[1], 0, 1, 0
 
 
-def translate_y_matrix(pixels: np.ndarray, share: float) -> Tuple[float, ...]:
-    """Shift by ``share`` of the height."""
-    return 1, 0, 0, 0, 1, share * pixels.shape[0]
+def translate_y_matrix(pixels: np.ndarray, fraction: float) -> Tuple[float, ...]:
+    """Shift by ``fraction`` of the height."""
+    return 1, 0, 0, 0, 1, fraction * pixels.shape[0]
 
 
 def rotate_matrix(pixels: np.ndarray, degrees: float) -> Tuple[float, ...]:
-    """Turn counter-clockwise about the center of the image."""
+    """Rotate counterclockwise about the image center."""
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = pixels.shape[1] / 2, pixels.shape[0] / 2

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checked model to answers about images: export, inference engines, and what they report."""
+"""Deployment: export with a parity check, inference engines, the predictor and its reports."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark report of Paddle's certification scripts, in the format of the auto_log package (1.2.0).
 
-Order, labels, spacing and the one misspelled label ('drivier_version') are its; log parsers depend on them. Unlike the
-package it reports this process's peak memory, times measured after warm-up and the settings really in force, and it
-returns.
+Order, labels, spacing and the misspelled label 'drivier_version' are the package's, because log parsers depend on
+them. Unlike the package, this reports the peak memory of this process, times measured after warm-up and the settings
+actually in effect.
 """
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STAGES = ('preprocess_time', 'inference_time', 'postprocess_time')
 API_VERSION = '1.0'
 
 
-class Times:
-    """Seconds of each stage, batch by batch: ``start``, then ``stamp`` after every stage."""
+class StageTimes:
+    """Seconds per stage and batch: call ``start``, then ``stamp`` after every stage."""
 
     def __init__(self, warm_up: bool = True) -> None:
-        """``warm_up``: the engine is to run untimed before the first batch that counts."""
+        """``warm_up``: whether the engine is to run untimed before the first measured batch."""
         self.warm_up = warm_up
         self.stages: List[List[float]] = [[] for _ in STAGES]
         self._row: List[float] = []
@@ -29,7 +29,7 @@ class Times:
         self._row, self._last = [], time.perf_counter()
 
     def stamp(self) -> None:
-        """The next stage has ended; after the last one the batch counts."""
+        """Record the end of the next stage; after the last stage the batch is counted."""
         now = time.perf_counter()
         self._row.append(now - self._last)
         self._last = now
@@ -42,8 +42,8 @@ class Times:
         return len(self.stages[0])
 
     @property
-    def total(self) -> float:
-        """Seconds over all batches and stages."""
+    def total_seconds(self) -> float:
+        """Over all batches and stages."""
         return sum(map(sum, self.stages))
 
     def mean_ms(self, stage: int) -> float:
@@ -51,7 +51,7 @@ class Times:
         return 1000 * sum(self.stages[stage]) / max(self.batches, 1)
 
 
-def report(times: Times, model_name: str, precision: str, batch_size: int, input_shape: str,
+def report(times: StageTimes, model_name: str, precision: str, batch_size: int, input_shape: str,
            engine: Mapping[str, Any]) -> List[str]:
     """The lines of the report; ``engine`` is what ``BaseEngine.describe`` returned."""
     gpu = _gpu() if engine['device'] == 'gpu' else {}
@@ -82,18 +82,18 @@ def report(times: Times, model_name: str, precision: str, batch_size: int, input
             f'data_num: {times.batches}']),
         ('----------------------- Perf info -----------------------', [
             f'cpu_rss(MB): {peak_rss_mb():.4f}, gpu_rss(MB): {gpu.get("memory")}, gpu_util: {gpu.get("util")}%',
-            f'total time spent(s): {times.total:.4f}',
+            f'total time spent(s): {times.total_seconds:.4f}',
             ', '.join(f'{name}(ms): {times.mean_ms(stage):.4f}' for stage, name in enumerate(STAGES))]),
     ]
     lines = ['\n']
     for title, values in sections:
         lines.append(title)
-        lines.extend(f' {value}' for value in values)  # the package puts its (empty) identifier before the blank
+        lines.extend(f' {value}' for value in values)  # the package prints its (empty) identifier before the blank
     return lines
 
 
 def emit(lines: List[str], stream: Optional[TextIO] = None) -> None:
-    """Print the lines as the root logger of the package would."""
+    """Print the lines in the format of the package's root logger."""
     from datetime import datetime
     stamp = datetime.now().strftime('%Y/%m/%d %H:%M:%S')
     for line in lines:
@@ -101,19 +101,19 @@ def emit(lines: List[str], stream: Optional[TextIO] = None) -> None:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has held, MiB."""
+    """Peak resident memory of this process, MiB."""
     try:
         with open('/proc/self/status', encoding='utf-8') as file:
             return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1024
     except (OSError, StopIteration):
         pass
-    import resource  # on Linux its figure also counts what the parent held before it started this program
+    import resource  # on Linux its value includes the parent's memory before exec
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == 'darwin' else 1024)  # macOS counts bytes, Linux KiB
 
 
 def _os() -> str:
-    """'Ubuntu 22.04' where the system says so, else its kernel's name and version."""
+    """Name and version of the distribution, e.g. 'Ubuntu 22.04', else of the kernel."""
     import platform
     values: Dict[str, str] = {}
     try:
@@ -135,7 +135,7 @@ def _cudnn(paddle: Any) -> Optional[str]:
 
 
 def _gpu() -> Dict[str, str]:
-    """Memory (MiB), use (%) and driver of the first GPU; empty when nvidia-smi is not there or does not answer."""
+    """Memory (MiB), use (%) and driver of the first GPU; empty when nvidia-smi is missing or fails."""
     import shutil
     import subprocess
     if shutil.which('nvidia-smi') is None:

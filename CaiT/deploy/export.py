@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a dynamic model to files that inference engines load, each compared with the model before it is kept.
+"""Export of a dynamic model to the files of inference engines, each compared with the model.
 
-The folder is changed as a whole or not at all: files are made and checked in a temporary folder (folder.py).
+Files are written and checked in a temporary folder (folder.py), then moved into place: a failed export leaves nothing.
 """
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ from CaiT.deploy.rewritable import obstacle
 from CaiT.deploy.simplify import from_model
 from CaiT.errors import InputError
 from CaiT.files import PathLike
+from CaiT.weights.load_report import LoadReport
 from CaiT.weights.translate import load_weights
 
 Target = Tuple[str, str, str]  # backend, precision, input
 ENDINGS = ('.json', '.pdiparams', '.onnx', '.xml', '.bin')  # of files that an export may replace
 
 
-def load(model: nn.Layer, path: PathLike) -> List[str]:
-    """Load the weights of ``model``, all of them, and return what was done; the model is set to evaluation.
+def load(model: nn.Layer, path: PathLike, **options: Any) -> LoadReport:
+    """Load all weights of ``model``, set it to eval mode, and return the load report.
 
-    Raises InputError when the file does not hold the classifier: exporting a random one would look like success.
+    ``options`` are those of ``load_weights``. Raises InputError when the file lacks the classifier, which would
+    otherwise be exported with random weights.
     """
-    lines = load_weights(model, path, whole=True).lines()
+    report = load_weights(model, path, require_all=True, **options)
     model.eval()
-    return lines
+    return report
 
 
 def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:
-    """Logits of the dynamic model in evaluation, a few images at a time."""
+    """Logits of the dynamic model, computed in small batches. ``images`` is float32 [N, 3, S, S]."""
     with paddle.no_grad():
         return parity.in_batches(lambda part: model(paddle.to_tensor(part)).numpy(), images, parity.BATCHES[-1])
 
@@ -48,16 +50,16 @@ def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:
 def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
            weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None,
            threads: int = 1, calibration: Optional[parity.CheckSet] = None) -> Metadata:
-    """Write ``model`` for every target into ``folder`` with its metadata; InputError, and nothing written, when one
-    of them answers differently.
+    """Write ``model`` for every target into ``folder`` with its metadata. When the logits of one target differ from the
+    dynamic model's by more than its tolerance, InputError is raised and nothing is written.
 
-    ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images int8 is fitted to. An
-    export of the same weights that is in the folder already is added to; one of other weights is replaced.
+    ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images for int8 calibration. An
+    existing export of the same weights in ``folder`` is extended; one of other weights is replaced.
     """
     for backend, precision, _ in targets:
         engine_class(backend, precision)
         if precision == 'int8' and calibration is None:
-            raise InputError('--precision int8: needs --calibration FOLDER, images like those it will see')
+            raise InputError('--precision int8: needs --calibration FOLDER, images like those of inference')
     plain = obstacle(model)
     for backend, precision, _ in targets:
         if plain and (backend, precision) != ('paddle', 'fp32'):
@@ -66,7 +68,7 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     model.eval()
     reference = reference_logits(model, checks.array('float'))
     net = model if plain else from_model(model)
-    made = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
+    metadata = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
     with renamed_into(folder, FILE) as temporary:
         for backend, precision, input_kind in targets:
             engine, options = engine_class(backend, precision), Options(precision, input_kind, threads)
@@ -79,13 +81,13 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
             if precision == 'int8':
                 measured['calibration'] = f'{len(calibration.pixels)} images, {calibration.source}'
             sizes = {file.name: file.stat().st_size for file in files}
-            made.sha256.update({file.name: sha256(file) for file in files if file.name not in made.sha256})
-            made.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
-        stale = _join_earlier(made, folder)
-        made.write(temporary / FILE)
+            metadata.sha256.update({file.name: sha256(file) for file in files if file.name not in metadata.sha256})
+            metadata.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
+        stale = _merge_existing(metadata, folder)
+        metadata.write(temporary / FILE)
     for file in stale:
         (Path(folder) / file).unlink()
-    return made
+    return metadata
 
 
 def written(engine: Any, net: Any, folder: Path, options: Options, data: DataConfig,
@@ -102,20 +104,22 @@ def written(engine: Any, net: Any, folder: Path, options: Options, data: DataCon
     return files
 
 
-def _join_earlier(made: Metadata, folder: PathLike) -> List[str]:
-    """Take over what an earlier export of the same weights left in ``folder``; the files of another one, to remove."""
+def _merge_existing(metadata: Metadata, folder: PathLike) -> List[str]:
+    """Add the artifacts of an earlier export of the same weights in ``folder`` to ``metadata``; returns the files of
+    ``folder`` that are obsolete."""
     if not (Path(folder) / FILE).is_file():
         return []
     earlier = read(folder)
-    keys = {one.key for one in made.artifacts}
+    keys = {artifact.key for artifact in metadata.artifacts}
     same = (earlier.weights, earlier.data, earlier.versions, earlier.num_classes) == (
-        made.weights, made.data, made.versions, made.num_classes)
-    for one in earlier.artifacts if same else ():
-        if one.key not in keys and _is_whole(folder, one, earlier.sha256):
-            made.artifacts.append(one)
-            made.sha256.update({name: earlier.sha256[name] for name in one.files if name not in made.sha256})
-    listed = {file for one in made.artifacts for file in one.files}
-    return sorted({file for one in earlier.artifacts for file in one.files if file not in listed
+        metadata.weights, metadata.data, metadata.versions, metadata.num_classes)
+    for artifact in earlier.artifacts if same else ():
+        if artifact.key not in keys and _is_whole(folder, artifact, earlier.sha256):
+            metadata.artifacts.append(artifact)
+            for name in artifact.files:
+                metadata.sha256.setdefault(name, earlier.sha256[name])
+    listed = {file for artifact in metadata.artifacts for file in artifact.files}
+    return sorted({file for artifact in earlier.artifacts for file in artifact.files if file not in listed
                    and Path(file).suffix in ENDINGS and (Path(folder) / file).is_file()})
 
 
@@ -137,11 +141,12 @@ def _versions() -> Dict[str, str]:
 
 
 def summary(folder: PathLike, metadata: Metadata) -> List[str]:
-    """One line per artifact for the screen."""
+    """One line per artifact, for the console."""
     lines = []
-    for one in metadata.artifacts:
-        lines.append(f'{Path(folder) / next(iter(one.files))}: {one.engine} {one.precision} {one.input}, largest '
-                     f'difference to the dynamic model {one.parity["relative"]:.1e} of max|logit|, same class on '
-                     f'{one.parity["argmax_agreement"]} of {one.parity["images"]} images ({one.parity["source"]})'
-                     + (f'; graph: {one.parity["graph"]}' if 'graph' in one.parity else ''))
+    for artifact in metadata.artifacts:
+        measured = artifact.parity
+        lines.append(f'{Path(folder) / next(iter(artifact.files))}: {artifact.engine} {artifact.precision} '
+                     f'{artifact.input}, largest difference to the dynamic model {measured["relative"]:.1e} of '
+                     f'max|logit|, same class on {measured["argmax_agreement"]} of {measured["images"]} images '
+                     f'({measured["source"]})' + (f'; graph: {measured["graph"]}' if 'graph' in measured else ''))
     return lines

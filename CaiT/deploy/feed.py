@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images decoded ahead of the engine, in order, in worker processes, with only so many in memory."""
+"""Image loading for inference: worker processes decode ahead of the engine, in order, with bounded memory."""
 from __future__ import annotations
 
 import collections
@@ -12,23 +12,23 @@ import numpy as np
 
 from CaiT.errors import InputError
 
-Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or why there is none
-WATCH = 0.5  # seconds between two looks for the parent
-AHEAD = 8  # images per worker that are decoded or in work before they are asked for
+Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or the error
+PREFETCH = 8  # images per worker that are submitted ahead of the engine
+PARENT_INTERVAL = 0.5  # seconds between two checks that the parent process is alive
 
 _transform: Callable
 
 
-def _start(transform: Callable, parent: int) -> None:
-    global _transform  # of a worker process: sent once, not with every image
+def _init_worker(transform: Callable, parent: int) -> None:
+    global _transform  # of the worker process: sent once instead of with every image
     _transform = transform
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this worker soon after the process that started it: a killed one cannot tell its workers to stop."""
+def _exit_with_parent(parent: int) -> None:
+    """End this worker soon after its parent process, which cannot stop its workers when it is killed."""
     while os.getppid() == parent:
-        time.sleep(WATCH)
+        time.sleep(PARENT_INTERVAL)
     os._exit(1)
 
 
@@ -37,33 +37,33 @@ def _decode(path: str) -> Decoded:
 
 
 def decode(path: str, transform: Callable) -> Decoded:
-    """One image; what is wrong with it is returned, not raised."""
+    """(path, transformed image), or (path, InputError) when it cannot be decoded."""
     try:
         return path, transform(path)
     except InputError as error:
         return path, error
 
 
-def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator[Decoded]:
-    """``paths`` in their order; ``workers`` processes decode ahead, none decodes here. InputError when one dies."""
+def decode_all(paths: Sequence[str], transform: Callable, workers: int) -> Iterator[Decoded]:
+    """Decode ``paths`` in order, in ``workers`` spawned processes, or in this one for 0. InputError when one dies."""
     if not workers:
         for path in paths:
             yield decode(path, transform)
         return
-    import concurrent.futures  # both take longer to import than an image takes
+    import concurrent.futures  # imported here: both take longer than decoding an image
     import multiprocessing
 
-    # Started afresh: a forked process would inherit locks held by the engine's threads.
+    # Spawned: a forked process would inherit locks held by the engine's threads.
     context = multiprocessing.get_context('spawn')
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (transform, os.getpid()))
-    waiting: Deque[Any] = collections.deque()
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (transform, os.getpid()))
+    pending: Deque[Any] = collections.deque()
     try:
         for path in paths:
-            waiting.append(pool.submit(_decode, path))
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(_decode, path))
+            if len(pending) >= PREFETCH * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError('a decoding process died (out of memory?); try --workers 1, or 0 to decode without') from None
     finally:
@@ -71,7 +71,7 @@ def decoded(paths: Sequence[str], transform: Callable, workers: int) -> Iterator
 
 
 def batches(images: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], List[np.ndarray], List[InputError]]]:
-    """(paths, arrays, what could not be decoded among them), ``size`` good images at a time."""
+    """(paths, arrays, errors met meanwhile) with ``size`` decoded images each; the last batch may be smaller."""
     paths: List[str] = []
     arrays: List[np.ndarray] = []
     errors: List[InputError] = []
@@ -89,7 +89,7 @@ def batches(images: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], L
 
 
 def shard(paths: Sequence[str], which: str) -> List[str]:
-    """The part of ``paths`` that machine k of n takes, for ``which`` 'k/n', k from 1: together all, none twice."""
+    """Part k of n of ``paths``, for ``which`` 'k/n' with k from 1; the parts are disjoint and cover all paths."""
     part, slash, parts = which.partition('/')
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise InputError(f'--shard: found {which!r}, expected k/n with k from 1 to n')

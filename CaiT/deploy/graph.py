@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inference graph of CaiT, ViT and DeiT, written once for every engine.
+"""The inference graph of CaiT, ViT and DeiT, defined once for all engines.
 
-A ``Network`` is a trained model as named arrays plus a few words on how its graph is to be written; the functions here
-compute it through ``Ops``, a dozen operations that Paddle and ONNX each implement (engines/paddle_ops.py, onnx_ops.py).
-A term whose arrays are not there is left out: a rewrite in simplify.py folds an array into its neighbors and removes
-it, and the graph follows.
+A ``Network`` is a trained model as named arrays plus options for its graph; ``compute`` builds the graph from the
+operations of ``Ops``, which are implemented for Paddle and for ONNX (engines/paddle_ops.py, onnx_ops.py). A term whose
+arrays are absent is omitted from the graph: a rewrite in simplify.py folds an array into its neighbors and removes it.
 
 Shapes: B images, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
 """
@@ -16,20 +15,20 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-EPS = 1e-6  # of every LayerNorm in the three families, as CaiT.models.layers.EPS
+EPS = 1e-6  # of every LayerNorm, equal to CaiT.models.layers.EPS
 Array = np.ndarray
-Tensor = Any  # the engine's own
+Tensor = Any  # of the engine
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model as numbers. ``arrays`` are float64 under public names, Linear weights [in, out].
+    """A model's weights and graph options. ``arrays`` are float64 under public names, Linear weights [in, out].
 
-    ``attention`` is how attention is written: 'linear' as the papers do (heads moved to the last axis for the talking
+    ``attention`` selects the formulation: 'linear' as in the papers (heads moved to the last axis for the talking
     heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]), 'folded' (the same, each reshape
-    beside a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
-    is 'float' (normalized NCHW) or 'uint8' (raw NHWC); ``last_on_prefix``: the last block computes only the tokens that
-    the head reads.
+    next to a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
+    is 'float' (normalized NCHW) or 'uint8' (raw NHWC). With ``last_on_prefix`` the last block computes only the prefix
+    tokens, which are the head's input.
     """
     family: str
     image_size: int
@@ -55,12 +54,12 @@ class Network:
         return len(found)
 
     def with_arrays(self, **changes: Any) -> Network:
-        """The same network with other fields; ``arrays`` is copied when it is not among them."""
+        """A copy with changed fields; ``arrays`` is a shallow copy unless it is given."""
         return dataclasses.replace(self, **{'arrays': dict(self.arrays), **changes})
 
 
 class Ops(Protocol):
-    """What an engine's graph builder can do. Shapes hold at most one -1, the batch's."""
+    """The operations of an engine's graph builder. Shapes contain at most one -1, for the batch."""
 
     def array(self, name: str, value: Array) -> Tensor: ...
     def linear(self, x: Tensor, name: str, weight: Array, bias: Optional[Array]) -> Tensor: ...
@@ -76,7 +75,7 @@ class Ops(Protocol):
     def layer_norm(self, x: Tensor, name: str, weight: Optional[Array], bias: Optional[Array]) -> Tensor: ...
     def conv(self, x: Tensor, name: str, weight: Array, bias: Optional[Array]) -> Tensor: ...
     def to_float(self, x: Tensor) -> Tensor: ...
-    def per_image(self, row: Tensor, like: Tensor) -> Tensor: ...
+    def expand_batch(self, row: Tensor, like: Tensor) -> Tensor: ...
 
 
 def compute(net: Network, ops: Ops, x: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ class _Graph:
             tokens = self.token_stage(patches)
         return self.head(self.norm(tokens, 'norm'))
 
-    # Small words
+    # Helpers
 
     def get(self, name: str) -> Optional[Tensor]:
         return self.ops.array(name, self.arrays[name]) if name in self.arrays else None
@@ -107,17 +106,17 @@ class _Graph:
     def norm(self, x: Tensor, name: str) -> Tensor:
         return self.ops.layer_norm(x, name, self.arrays.get(f'{name}.weight'), self.arrays.get(f'{name}.bias'))
 
-    def plus(self, x: Tensor, name: str) -> Tensor:
+    def add(self, x: Tensor, name: str) -> Tensor:
         return self.ops.add(x, self.get(name)) if name in self.arrays else x
 
-    def times(self, x: Tensor, name: str) -> Tensor:
+    def mul(self, x: Tensor, name: str) -> Tensor:
         return self.ops.multiply(x, self.get(name)) if name in self.arrays else x
 
-    def first(self, x: Tensor, count: int, total: int) -> Tensor:
-        """The first ``count`` of ``total`` tokens of [B, total, C]."""
-        return x if count == total else self.ops.split(x, 1, [count, total - count])[0]
+    def first(self, x: Tensor, count: int, tokens: int) -> Tensor:
+        """The first ``count`` of ``tokens`` tokens: [B, tokens, C] to [B, count, C]."""
+        return x if count == tokens else self.ops.split(x, 1, [count, tokens - count])[0]
 
-    # From images to tokens
+    # Embedding
 
     def embed(self, x: Tensor) -> Tensor:
         """Images to patches [B, P, C]."""
@@ -129,14 +128,14 @@ class _Graph:
         return self.ops.transpose(x, [0, 2, 1])
 
     def prefix_tokens(self, like: Tensor) -> List[Tensor]:
-        """The class token, then the distillation token: [B, 1, C] each."""
-        return [self.ops.per_image(self.get(name), like) for name in self.net.prefix]
+        """The class token and, if there is one, the distillation token: [B, 1, C] each."""
+        return [self.ops.expand_batch(self.get(name), like) for name in self.net.prefix]
 
     # Stages
 
     def patch_stage(self, patches: Tensor) -> Tensor:
-        """CaiT's blocks among patches: [B, P, C] to the same."""
-        x = self.plus(patches, 'pos_embed')
+        """CaiT's self-attention blocks: patches [B, P, C] to [B, P, C]."""
+        x = self.add(patches, 'pos_embed')
         for index in range(self.net.depth('blocks')):
             x = self.block(x, f'blocks.{index}', self.net.patches)
         return x
@@ -153,8 +152,10 @@ class _Graph:
         return cls
 
     def tokens_for_class(self, cls: Tensor, patches: Tensor, norm: str, shared: Dict[str, Tensor]) -> Tensor:
-        """Normalized class token and patches, [B, 1 + P, C]. Patches do not change from block to block, so that
-        without an affine part of its own their normalization is computed once."""
+        """LayerNorm of class token and patches, [B, 1 + P, C].
+
+        The patches are the same in all blocks: when the norms have no affine parameters, their normalized values are
+        computed once and stored in ``shared``."""
         if f'{norm}.weight' in self.arrays or f'{norm}.bias' in self.arrays:
             return self.norm(self.ops.concat([cls, patches], 1), norm)
         if not shared:
@@ -164,11 +165,11 @@ class _Graph:
     def token_stage(self, patches: Tensor) -> Tensor:
         """ViT's and DeiT's blocks: patches [B, P, C] to the prefix tokens [B, T, C]."""
         count = len(self.net.prefix)
-        if 'patch_pos_embed' in self.arrays:  # position embeddings are in the prefix tokens already
-            patches = self.plus(patches, 'patch_pos_embed')
+        if 'patch_pos_embed' in self.arrays:  # the prefix tokens include their position embeddings
+            patches = self.add(patches, 'patch_pos_embed')
             x = self.ops.concat([*self.prefix_tokens(patches), patches], 1)
         else:
-            x = self.plus(self.ops.concat([*self.prefix_tokens(patches), patches], 1), 'pos_embed')
+            x = self.add(self.ops.concat([*self.prefix_tokens(patches), patches], 1), 'pos_embed')
         tokens, depth = count + self.net.patches, self.net.depth('blocks')
         for index in range(depth - self.net.last_on_prefix):
             x = self.block(x, f'blocks.{index}', tokens)
@@ -182,8 +183,8 @@ class _Graph:
 
     def block(self, x: Tensor, name: str, tokens: int) -> Tensor:
         u = self.norm(x, f'{name}.norm1')
-        attend = self.attention_leading if self.net.attention == 'leading' else self.attention
-        x = self.residual(x, attend(u, f'{name}.attn', tokens), f'{name}.gamma_1')
+        attention = self.attention_leading if self.net.attention == 'leading' else self.attention
+        x = self.residual(x, attention(u, f'{name}.attn', tokens), f'{name}.gamma_1')
         return self.mlp(x, name)
 
     def mlp(self, x: Tensor, name: str) -> Tensor:
@@ -191,7 +192,7 @@ class _Graph:
         return self.residual(x, self.linear(u, f'{name}.mlp.fc2'), f'{name}.gamma_2')
 
     def residual(self, x: Tensor, branch: Tensor, gamma: str) -> Tensor:
-        return self.ops.add(x, self.times(branch, gamma))
+        return self.ops.add(x, self.mul(branch, gamma))
 
     def heads(self, x: Tensor, tokens: int) -> Tensor:
         """[B, M, C] to [B, H, M, d]."""
@@ -208,19 +209,19 @@ class _Graph:
         return [self.ops.reshape(part, [-1, heads, tokens, width]) for part in parts]
 
     def attention(self, u: Tensor, name: str, tokens: int) -> Tensor:
-        """Attention of all tokens with the batch as first axis: [B, N, C] to the same."""
+        """Self-attention with the batch as first axis: [B, N, C] to [B, N, C]."""
         q, k, v = self.queries_keys_values(u, name, tokens)
-        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, N, N]
+        scores = self.mul(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, N, N]
         if self.net.attention == 'folded' and f'{name}.proj_l.weight' in self.arrays:
-            weights = self.weights_folded(scores, name, tokens)
+            attn = self.attn_folded(scores, name, tokens)
         else:
             scores = self.mix(scores, f'{name}.proj_l', tokens)
-            weights = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
-        y = self.ops.transpose(self.ops.matmul(weights, v), [0, 2, 1, 3])  # [B, N, H, d]
+            attn = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
+        y = self.ops.transpose(self.ops.matmul(attn, v), [0, 2, 1, 3])  # [B, N, H, d]
         return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
 
     def mix(self, scores: Tensor, name: str, tokens: int) -> Tensor:
-        """Talking heads on [B, H, N, N]; nothing where a model has none."""
+        """Talking heads on [B, H, N, N]; the identity for models without."""
         if f'{name}.weight' not in self.arrays:
             return scores
         if self.net.attention == 'linear':
@@ -238,10 +239,11 @@ class _Graph:
             mixed = self.ops.add(mixed, self.ops.array(f'{name}.bias', self.arrays[f'{name}.bias'][:, None]))
         return mixed
 
-    def weights_folded(self, scores: Tensor, name: str, tokens: int) -> Tensor:
-        """Scores [B, H, N, N] to weights of the same shape. Paddle's oneDNN copies for a reshape, but takes a reshape
-        and a transpose beside a product as another way to read or to write its matrices: hence the transposes, none of
-        which moves anything."""
+    def attn_folded(self, scores: Tensor, name: str, tokens: int) -> Tensor:
+        """Scores [B, H, N, N] to attention probabilities after talking heads, [B, H, N, N].
+
+        Paddle's oneDNN executes a reshape as a copy, but fuses a reshape and a transpose next to a matmul into the
+        matmul's memory descriptors. The transposes here serve that fusion only; they are identity permutations."""
         reshape, transpose, heads = self.ops.reshape, self.ops.transpose, self.net.num_heads
         x = transpose(reshape(scores, [-1, 1, heads, tokens * tokens]), [0, 1, 2, 3])
         x = transpose(self.mix_flat(x, f'{name}.proj_l'), [0, 2, 1, 3])  # [B, H, 1, N*N]
@@ -251,15 +253,15 @@ class _Graph:
         return transpose(reshape(x, [-1, heads, tokens, tokens]), [0, 1, 2, 3])
 
     def attention_leading(self, u: Tensor, name: str, tokens: int) -> Tensor:
-        """The same with the heads as first axis."""
+        """The same as ``attention``, computed with the heads as first axis."""
         heads, width = self.net.num_heads, self.net.dim // self.net.num_heads
         qkv = self.ops.reshape(self.linear(u, f'{name}.qkv'), [-1, tokens, 3, heads, width])
         parts = self.ops.split(self.ops.transpose(qkv, [2, 3, 0, 1, 4]), 0, [1, 1, 1])  # [1, H, B, N, d] each
         q, k, v = (self.ops.reshape(part, [heads, -1, tokens, width]) for part in parts)
-        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [H, B, N, N]
+        scores = self.mul(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [H, B, N, N]
         scores = self.mix_leading(scores, f'{name}.proj_l')
-        weights = self.mix_leading(self.ops.softmax(scores), f'{name}.proj_w')
-        y = self.ops.transpose(self.ops.matmul(weights, v), [1, 2, 0, 3])  # [B, N, H, d]
+        attn = self.mix_leading(self.ops.softmax(scores), f'{name}.proj_w')
+        y = self.ops.transpose(self.ops.matmul(attn, v), [1, 2, 0, 3])  # [B, N, H, d]
         return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
 
     def mix_leading(self, scores: Tensor, name: str) -> Tensor:
@@ -277,28 +279,28 @@ class _Graph:
         return mixed
 
     def few_queries(self, u: Tensor, name: str, count: int, tokens: int) -> Tensor:
-        """Attention in which only the first ``count`` tokens ask: [B, N, C] to [B, count, C]."""
-        asking = self.first(u, count, tokens)
+        """Attention with queries from the first ``count`` tokens only: [B, N, C] to [B, count, C]."""
+        query_tokens = self.first(u, count, tokens)
         if f'{name}.query.weight' in self.arrays:  # low rank: see simplify.low_rank_class_attention
-            rows = self.linear(asking, f'{name}.query')  # [B, count, H*C]
+            rows = self.linear(query_tokens, f'{name}.query')  # [B, count, H*C]
             q = self.ops.reshape(rows, [-1, count * self.net.num_heads, self.net.dim])
-            weights = self.ops.softmax(self.ops.matmul(q, u, transpose_y=True))  # [B, count*H, N]
-            y = self.ops.reshape(self.ops.matmul(weights, u), [-1, count, self.net.num_heads * self.net.dim])
+            attn = self.ops.softmax(self.ops.matmul(q, u, transpose_y=True))  # [B, count*H, N]
+            y = self.ops.reshape(self.ops.matmul(attn, u), [-1, count, self.net.num_heads * self.net.dim])
             return self.linear(y, f'{name}.value')
         if f'{name}.qkv.weight' in self.arrays:
             q, k, v = self.queries_keys_values(u, name, tokens)
             q = q if count == tokens else self.ops.split(q, 2, [count, tokens - count])[0]
         else:
-            q = self.heads(self.linear(asking, f'{name}.q'), count)
+            q = self.heads(self.linear(query_tokens, f'{name}.q'), count)
             k, v = (self.heads(self.linear(u, f'{name}.{part}'), tokens) for part in 'kv')
-        scores = self.times(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, count, N]
+        scores = self.mul(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, count, N]
         y = self.ops.transpose(self.ops.matmul(self.ops.softmax(scores), v), [0, 2, 1, 3])  # [B, count, H, d]
         return self.linear(self.ops.reshape(y, [-1, count, self.net.dim]), f'{name}.proj')
 
     # Head
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Normalized prefix tokens [B, T, C] to logits; two heads are averaged."""
+        """Prefix tokens [B, T, C] after the final LayerNorm to logits; two heads are averaged."""
         count = len(self.net.prefix)
         if 'heads.weight' in self.arrays or count == 1:
             rows = self.ops.reshape(tokens, [-1, count * self.net.dim])

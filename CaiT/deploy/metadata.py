@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``metadata.json``: everything about an exported model that its graph does not say.
+"""``metadata.json``: what inference needs to know about an exported model beyond its graph.
 
-Inference reads it instead of guessing: the model's name and classes, how images reach it, which files belong to
-which engine and precision, and how far each of them was from the dynamic model when it was exported.
+The model's name and classes, the preprocessing of images, the files of each engine and precision, and their measured
+differences from the dynamic model.
 """
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
+from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
-
-PathLike = Union[str, 'os.PathLike[str]']
+from CaiT.files import PathLike
 
 FILE = 'metadata.json'
 FORMAT = 1
@@ -23,12 +23,11 @@ INPUTS = ('float', 'uint8')  # normalized float32 NCHW, raw uint8 NHWC
 PRECISIONS = ('fp32', 'bf16', 'int8')
 MAX_BYTES = 16 << 20  # of the file: names of a hundred thousand classes
 MAX_SIDE, MAX_CLASSES = 16384, 1_000_000
-MAX_STATISTIC = 1000.0  # of mean and std, which are of pixels in 0..1
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """One engine's model at one precision: ``files`` are {name: bytes}, the first is the graph to load."""
+    """One engine's model at one precision: ``files`` are {name: size in bytes}, the first is the graph to load."""
 
     engine: str
     precision: str
@@ -43,7 +42,7 @@ class Artifact:
 
 @dataclasses.dataclass
 class Metadata:
-    """What stands in the file; ``data`` says how an image becomes an array."""
+    """The content of the file; ``data`` is the preprocessing."""
 
     model: str
     num_classes: int
@@ -56,7 +55,8 @@ class Metadata:
 
     def artifact(self, engine: str, precision: str, input_kind: str) -> Optional[Artifact]:
         """The artifact of that engine, precision and input, None when it was not exported."""
-        return next((one for one in self.artifacts if one.key == (engine, precision, input_kind)), None)
+        key = engine, precision, input_kind
+        return next((artifact for artifact in self.artifacts if artifact.key == key), None)
 
     def as_dict(self) -> Dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -74,7 +74,7 @@ def read(folder: PathLike) -> Metadata:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f'found {path.stat().st_size} bytes, expected at most {MAX_BYTES}')
-        values = json.loads(path.read_text(encoding='utf-8'))
+        values = safe_json.loads(path.read_text(encoding='utf-8'))
         if values.pop('format') != FORMAT:
             raise ValueError(f'its format is not {FORMAT}')
         values['data'] = _data(values['data'])
@@ -110,22 +110,21 @@ def _shown(value: Any) -> str:
 
 
 def _data(values: Any) -> DataConfig:
-    """The data config; ValueError or InputError for what cannot be one."""
+    """The data config, which checks its numbers; ValueError for other types or an image of another size than exist."""
     size = _typed('image_size', _typed('data', values, dict)['image_size'], int)
-    if not 0 < size <= MAX_SIDE:
+    if size > MAX_SIDE:
         raise ValueError(f'image_size: found {size}, expected 1 to {MAX_SIDE}')
-    if isinstance(values['crop_pct'], bool) or not isinstance(values['crop_pct'], (int, float)):
-        raise ValueError(f'crop_pct: found {_shown(values["crop_pct"])}, expected a number')
     for name in ('mean', 'std'):
         for number in _typed(name, values[name], list):
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not (
-                    0 if name == 'std' else -MAX_STATISTIC) <= number <= MAX_STATISTIC:  # NaN is neither
-                raise ValueError(f'{name}: found {_shown(number)}, expected numbers of pixels between 0 and 1')
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise ValueError(f'{name}: found {_shown(number)}, expected a number')
+    if isinstance(values['crop_pct'], bool) or not isinstance(values['crop_pct'], (int, float)):
+        raise ValueError(f'crop_pct: found {_shown(values["crop_pct"])}, expected a number')
     return DataConfig.from_dict(values)
 
 
 def _artifact(values: Any) -> Artifact:
-    """An artifact from its JSON; exports before version 0.2 call the number of compared images 'pictures'."""
+    """An artifact from its JSON; older exports call the number of compared images 'pictures'."""
     measured = _typed('parity', _typed('artifacts', values, dict)['parity'], dict)
     if 'pictures' in measured:
         values = {**values, 'parity': {'images': measured['pictures'],

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph of Paddle without metadata: a ``.pdmodel`` of Paddle 2 or a ``.json`` of Paddle 3, its ``.pdiparams``, and
-nothing that says how images reach it.
+"""Paddle models without metadata.json: a ``.pdmodel`` of Paddle 2 or a ``.json`` of Paddle 3, with ``.pdiparams``.
 
-What metadata.json would say comes from a configuration of this project: model name, classes, image size, crop,
-interpolation, mean, std, and names of classes where it has a label map.
+The metadata comes from a configuration of this project instead: model name, classes, image size, crop, interpolation,
+mean, std, and the class names if it has a label map.
 """
 from __future__ import annotations
 
@@ -12,13 +11,14 @@ from pathlib import Path
 from CaiT.data.lists import read_label_map
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy.engines import Options
-from CaiT.deploy.metadata import FILE, Artifact, Metadata, PathLike
+from CaiT.deploy.metadata import FILE, Artifact, Metadata
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 
-def described(folder: PathLike, config_file: PathLike, backend: str, options: Options) -> Metadata:
-    """The metadata of the only graph in ``folder``; InputError when it has metadata of its own, when there is not
-    exactly one, or when something is asked for that such a model cannot do."""
+def metadata_from_config(folder: PathLike, config_file: PathLike, backend: str, options: Options) -> Metadata:
+    """The metadata of the only graph in ``folder``; InputError when ``folder`` has a metadata.json or not exactly one
+    graph, or for an unsupported backend or option."""
     folder = Path(folder)
     if (folder / FILE).is_file():
         raise InputError(f'-cfg {config_file}: {folder / FILE} says already what -cfg would; leave it out')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the exported model answer as the dynamic one does? Measured on images, before anything is kept."""
+"""The parity check of an export: logits of the exported model against those of the dynamic model, on images."""
 from __future__ import annotations
 
 import dataclasses
@@ -13,17 +13,17 @@ from CaiT.data.transforms import DataConfig, eval_transform, normalize
 from CaiT.errors import InputError
 
 BATCHES = (1, 3)
-# Largest difference of a logit allowed, in parts of the largest logit. fp32 must be the same function; the others are
-# bounded only so far that a graph which is wrong, rather than coarse, is refused: their accuracy is reported instead.
-LIMITS = {'fp32': 1e-5, 'bf16': 0.1, 'int8': 0.5}
+# Largest allowed difference of a logit, relative to the largest logit. fp32 must be equal up to rounding; the bounds of
+# the others only reject wrong graphs, their accuracy is to be measured.
+TOLERANCES = {'fp32': 1e-5, 'bf16': 0.1, 'int8': 0.5}
 
 Run = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckSet:
-    """Images to compare on, cropped to the model's size: uint8 [N, S, S, 3]; ``source`` says where they are from, and
-    ``class_names`` are their dataset's, when it has any."""
+    """Images for the comparison, cropped to the model's size: uint8 [N, S, S, 3]; ``source`` is their origin in words,
+    ``class_names`` are those of their dataset, if it has any."""
 
     pixels: np.ndarray
     data: DataConfig
@@ -31,7 +31,7 @@ class CheckSet:
     class_names: Optional[List[str]] = None
 
     def array(self, input_kind: str) -> np.ndarray:
-        """The images as a model of that input takes them: uint8 NHWC as they are, or float32 NCHW."""
+        """The images in the form of ``input_kind``: 'uint8', NHWC as they are, or 'float', normalized float32 NCHW."""
         if input_kind == 'uint8':
             return self.pixels
         return np.stack([normalize(image, self.data) for image in self.pixels])
@@ -46,17 +46,18 @@ def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:
 
 
 def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int) -> CheckSet:
-    """``count`` validation images of a dataset, evenly spaced; synthetic ones, and why, when it is not there."""
+    """``count`` validation images of a dataset, evenly spaced; synthetic ones when it is missing, with
+    the reason in ``source``."""
     try:
-        images = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes)
-        pixels = np.stack([images[i][0] for i in _spaced(len(images), count)])
+        dataset = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes)
+        pixels = np.stack([dataset[i][0] for i in _spaced(len(dataset), count)])
     except InputError as error:
         return synthetic(data, count, f'synthetic images ({error})')
-    return CheckSet(pixels, data, f'{name}, validation images of {data_path}', images.class_names)
+    return CheckSet(pixels, data, f'{name}, validation images of {data_path}', dataset.class_names)
 
 
 def synthetic(data: DataConfig, count: int, source: str = 'synthetic images') -> CheckSet:
-    """Smooth random color fields with some grain, the same ones every time."""
+    """Smooth random color fields with noise, from fixed seeds."""
     size = data.image_size
     pixels = np.empty((count, size, size, 3), np.uint8)
     for index in range(count):
@@ -76,7 +77,7 @@ def in_batches(run: Run, images: np.ndarray, size: int) -> np.ndarray:
 
 
 def measure(reference: np.ndarray, run: Run, images: np.ndarray) -> Dict[str, Any]:
-    """How far ``run`` is from the ``reference`` logits at batch 1 and 3: the worst of both."""
+    """Differences of ``run`` from the ``reference`` logits: the larger of those at batch sizes 1 and 3."""
     worst, agree = 0.0, len(images)
     for size in BATCHES:
         logits = in_batches(run, images, size)
@@ -89,9 +90,10 @@ def measure(reference: np.ndarray, run: Run, images: np.ndarray) -> Dict[str, An
             'max_abs_logit': largest, 'relative': worst / largest, 'argmax_agreement': agree}
 
 
-def check(parity: Dict[str, Any], precision: str, what: str, limit: Optional[float] = None) -> None:
-    """Refuse an artifact that is further from the dynamic model than its precision allows."""
-    limit = LIMITS[precision] if limit is None else limit
-    if not parity['relative'] <= limit:
-        raise InputError(f'{what}: its logits differ from the dynamic model by {parity["relative"]:.1e} of the largest '
-                         f'logit on {parity["images"]} images, allowed is {limit:.0e}; nothing was written')
+def check(measured: Dict[str, Any], precision: str, artifact: str) -> None:
+    """InputError when the difference from the dynamic model exceeds the tolerance of ``precision``."""
+    tolerance = TOLERANCES[precision]
+    if not measured['relative'] <= tolerance:
+        raise InputError(f'{artifact}: its logits differ from the dynamic model by {measured["relative"]:.1e} of the '
+                         f'largest logit on {measured["images"]} images, allowed is {tolerance:.0e}; '
+                         'nothing was written')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in, classes and probabilities out, on any engine. Needs the engine's library, NumPy and Pillow."""
+"""Prediction of image classes on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
 import contextlib
@@ -11,9 +11,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from CaiT.data.text import quoted
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed, metadata
-from CaiT.deploy.autolog import Times
+from CaiT.deploy.autolog import StageTimes
 from CaiT.deploy.engines import BaseEngine, Options, engine_class
 from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
@@ -23,14 +24,14 @@ WARM_UP = 2  # runs before anything is timed: engines compile their kernels in t
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """An image's best classes: (class id, softmax probability), best first."""
+    """An image's top classes: (class id, softmax probability), most probable first."""
 
     path: str
     best: List[Tuple[int, float]]
 
 
 class Predictor:
-    """An exported model on one engine, with the transform its metadata asks for."""
+    """An exported model on one engine, with the preprocessing of its metadata."""
 
     def __init__(self, folder: str, backend: str, options: Options, meta: Optional[metadata.Metadata] = None) -> None:
         """``meta`` is for a folder without metadata.json (see paddle2.py). Raises InputError for a folder, metadata
@@ -39,9 +40,9 @@ class Predictor:
         self.meta, self.options = meta or metadata.read(folder), options
         artifact = self.meta.artifact(backend, options.precision, options.input)
         if artifact is None:
-            there = ', '.join('/'.join(one.key) for one in self.meta.artifacts) or 'no model'
+            found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
-            raise InputError(f'{Path(folder) / metadata.FILE}: found {there}; add what is wanted with: python '
+            raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: python '
                              f'export_model.py --save-inference-dir={folder} --backend={backend} '
                              f'--precision={options.precision} --input={options.input}{calibration} '
                              f'-pretrained={self.meta.weights["file"]}')
@@ -71,7 +72,7 @@ class Predictor:
                 raise problems[0] from None
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] of transformed images; InputError when the graph is not what the metadata says.
+        """Logits [N, classes] of transformed images; InputError when the graph does not match the metadata.
 
         Any number of threads may call this and ``predict``; ``Options.streams`` of them compute at a time.
         """
@@ -83,41 +84,42 @@ class Predictor:
                              f'(or -cfg) says {self.meta.num_classes}')
         return logits
 
-    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[Times] = None,
+    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,
                 progress: Optional[ProgressMeter] = None) -> Iterator[Union[Prediction, InputError]]:
-        """Predictions in the order of ``paths``; an image that cannot be decoded gives its InputError instead.
+        """Predictions in the order of ``paths``; an image that cannot be decoded yields its InputError instead.
 
-        ``workers`` processes decode ahead of the engine. ``times`` collects what each stage takes, after a warm-up;
-        ``progress`` counts.
+        ``workers`` processes decode ahead of the engine. ``times`` gets the seconds of each stage, after a warm-up, and
+        ``progress`` the number of images.
         """
-        times, progress = times or Times(warm_up=False), progress or ProgressMeter(len(paths))
+        times, progress = times or StageTimes(warm_up=False), progress or ProgressMeter(len(paths))
         times.start()
-        for good, arrays, errors in feed.batches(feed.decoded(paths, self.transform, workers), self.options.batch):
+        stream = feed.decode_all(paths, self.transform, workers)
+        for decoded, arrays, errors in feed.batches(stream, self.options.batch):
             yield from errors
-            if good:
+            if decoded:
                 batch = np.stack(arrays)
                 if times.warm_up and not times.batches:
                     self.warm_up(batch)
-                    times.start()  # again, decoding included
-                    batch = np.stack([self.transform(path) for path in good])
+                    times.start()  # restart, to include decoding
+                    batch = np.stack([self.transform(path) for path in decoded])
                 times.stamp()
                 with progress:
                     logits = self.logits(batch)
                 times.stamp()
-                predictions = [Prediction(path, best) for path, best in zip(good, best_classes(logits, topk))]
+                predictions = [Prediction(path, best) for path, best in zip(decoded, top_classes(logits, topk))]
                 times.stamp()
                 yield from predictions
-            progress.step(len(good) + len(errors))
+            progress.step(len(decoded) + len(errors))
             times.start()
 
     def warm_up(self, batch: np.ndarray) -> None:
-        """Run a batch until the engine has compiled what it needs."""
+        """Run a batch WARM_UP times, in which the engine compiles its kernels."""
         for _ in range(WARM_UP):
             self.logits(batch)
 
     @property
-    def image_shape(self) -> Tuple[int, int, int]:
-        """Shape of one image as the graph takes it."""
+    def input_shape(self) -> Tuple[int, int, int]:
+        """Shape of one image in the graph's input."""
         size = self.meta.data.image_size
         return (size, size, 3) if self.options.input == 'uint8' else (3, size, size)
 
@@ -135,22 +137,23 @@ class Predictor:
                 'precision': self.options.precision, 'input': self.options.input}
 
     def describe(self) -> Dict[str, Any]:
-        """What is in force, for one line on the screen."""
+        """The settings in effect, for the console."""
         return {'model': self.meta.model, **self.engine.describe(), 'precision': self.options.precision,
                 'input': self.options.input, 'batch': self.options.batch}
 
 
-def best_classes(logits: np.ndarray, topk: int) -> List[List[Tuple[int, float]]]:
-    """For each row of logits the ``topk`` classes and their softmax probabilities, best first."""
+def top_classes(logits: np.ndarray, topk: int) -> List[List[Tuple[int, float]]]:
+    """For each row of logits the ``topk`` classes and their softmax probabilities, most probable first."""
     logits = logits.astype(np.float64)
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
     order = np.argsort(-logits, axis=1, kind='stable')[:, :topk]
-    return [[(int(k), float(row[k])) for k in best] for row, best in zip(probabilities, order)]
+    return [[(int(k), float(row[k])) for k in top] for row, top in zip(probabilities, order)]
 
 
 def certification_line(prediction: Prediction) -> str:
-    """``<file name><tab>[class id, probability]``, what the certification's compare_results reads. All digits of a
-    float32: probabilities of a thousand classes can be alike."""
+    """``<file name><tab>[class id, probability]``, the format of TIPC's compare_results.
+
+    With all digits of a float32, since the probabilities of a thousand classes can be close."""
     class_id, probability = prediction.best[0]
-    return f'{os.path.basename(prediction.path)}\t[{class_id}, {probability:.9f}]'
+    return f'{quoted(os.path.basename(prediction.path))}\t[{class_id}, {probability:.9f}]'

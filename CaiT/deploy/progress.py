@@ -1,61 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A progress line on a terminal, and how much of the time the engine had something to do."""
+"""A progress bar on a terminal, with the throughput and the utilization of the engine."""
 from __future__ import annotations
 
 import sys
 import time
 from typing import TextIO
 
-INTERVAL = 0.2  # seconds between two looks of the line
+INTERVAL = 0.2  # seconds between two updates of the line
 
 
 class ProgressMeter:
-    """Counts images. ``with progress:`` wraps each run of the engine; the clock starts with the first."""
+    """Counts images. ``with progress:`` encloses each run of the engine; the time is measured from the first run on."""
 
-    def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
-        self.total, self.done, self.stream = total, 0, stream
+    def __init__(self, num_images: int, stream: TextIO = sys.stderr) -> None:
+        self.num_images, self.done, self.stream = num_images, 0, stream
         self.shown = stream.isatty()
-        self.begun = self.running = self._since = self._last = 0.0
+        self.start_time = self.engine_seconds = self._run_start = self._last_update = 0.0
 
     def __enter__(self) -> None:
-        self._since = time.perf_counter()
-        self.begun = self.begun or self._since
+        self._run_start = time.perf_counter()
+        self.start_time = self.start_time or self._run_start
 
     def __exit__(self, *error: object) -> None:
-        self.running += time.perf_counter() - self._since
+        self.engine_seconds += time.perf_counter() - self._run_start
 
     @property
     def elapsed(self) -> float:
         """Seconds since the engine's first run."""
-        return time.perf_counter() - self.begun if self.begun else 0.0
+        return time.perf_counter() - self.start_time if self.start_time else 0.0
 
     @property
-    def rate(self) -> float:
-        """Images per second."""
+    def images_per_second(self) -> float:
         return self.done / self.elapsed if self.done else 0.0
 
     @property
-    def busy(self) -> float:
-        """Part of the time that the engine worked, 0..1."""
-        return self.running / self.elapsed if self.elapsed else 0.0
+    def utilization(self) -> float:
+        """Fraction of the time in which the engine ran, 0..1."""
+        return self.engine_seconds / self.elapsed if self.elapsed else 0.0
 
     def step(self, images: int) -> None:
-        """``images`` more are done, or were left out."""
+        """Count ``images`` more as processed or skipped."""
         self.done += images
         now = time.perf_counter()
-        if self.shown and (now - self._last > INTERVAL or self.done == self.total):
-            self._last = now
-            left = int((self.total - self.done) / self.rate) if self.rate else 0
-            bar = '#' * (30 * self.done // max(self.total, 1))
-            print(f'\r[{bar:30s}] {self.done}/{self.total}  {self.rate:.1f} images/s  '
-                  f'ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} ', end='', file=self.stream, flush=True)
+        if self.shown and (now - self._last_update > INTERVAL or self.done == self.num_images):
+            self._last_update = now
+            speed = self.images_per_second
+            eta = int((self.num_images - self.done) / speed) if speed else 0
+            bar = '#' * (30 * self.done // max(self.num_images, 1))
+            print(f'\r[{bar:30s}] {self.done}/{self.num_images}  {speed:.1f} images/s  '
+                  f'ETA {eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d} ', end='', file=self.stream, flush=True)
 
     def close(self) -> None:
-        """End the line, where one was shown."""
+        """End the line, if one was shown."""
         if self.shown:
             print(file=self.stream)
 
     def summary(self) -> str:
-        """One line for the end."""
-        return (f'{self.done} images in {self.elapsed:.1f} s, {self.rate:.1f} images/s, '
-                f'engine busy {100 * self.busy:.0f} % of the time')
+        """The final line."""
+        return (f'{self.done} images in {self.elapsed:.1f} s, {self.images_per_second:.1f} images/s, '
+                f'engine busy {100 * self.utilization:.0f} % of the time')

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions to a file, line by line as they come, in a form that an interrupted run can go on with.
+"""Prediction files, written line by line so that an interrupted run can be resumed.
 
-Beside the file lies ``<name>.run.json``: which model and options wrote it. A run with others does not go on with it.
+``<name>.run.json`` beside the file records the model and the options; a run with others does not continue the file.
 """
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
+from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError
 from CaiT.files import write_json
 
-ENDINGS = ('.csv', '.jsonl')
+EXTENSIONS = ('.csv', '.jsonl')
 
 
 class ResultFile:
     """A ``.csv`` (path, class_id, class_name, prob, then class_id_2 …) or a ``.jsonl`` of the same keys.
 
-    Every line is complete in the file when ``write`` returns. ``done`` holds the paths that were there already, and
-    ``unknown`` says whether nothing tells which run wrote them.
+    Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
+    true when no record of the run that wrote them exists.
     """
 
     def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None) -> None:
-        """``run``: what the predictions depend on, as JSON has it. InputError when the file exists and ``resume`` was
-        not asked for, has other columns or is of another run, and when it cannot be written."""
+        """``run``: what the predictions depend on, as JSON. InputError when the file exists without ``resume``, has
+        other columns or is of another run, and when it cannot be written."""
         self.path = Path(path)
-        if self.path.suffix not in ENDINGS:
-            raise InputError(f'--output {path}: expected a name that ends in {" or ".join(ENDINGS)}')
+        if self.path.suffix not in EXTENSIONS:
+            raise InputError(f'--output {path}: expected a name that ends in {" or ".join(EXTENSIONS)}')
         self.columns = ['path', 'class_id', 'class_name', 'prob']
         for rank in range(2, topk + 1):
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
         self.done: Set[str] = set()
-        there = self.path.is_file() and self.path.stat().st_size > 0
-        if there and not resume:
-            raise InputError(f'--output {path}: exists; --resume goes on with it, or choose another name')
+        exists = self.path.is_file() and self.path.stat().st_size > 0
+        if exists and not resume:
+            raise InputError(f'--output {path}: exists; --resume continues it, or choose another name')
         self.unknown = False
         with self._reported():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, 'ab', buffering=0)
             self._lock()
-            if there:
+            if exists:
                 self._same_run(run)
-                self._take_up()
+                self._read_existing()
             elif run:
                 write_json(self.run_file, run)
             self._end = self.path.stat().st_size
         if not self._end and self.path.suffix == '.csv':
-            self._put(self._csv(self.columns))
+            self._write_line(csv_line(self.columns))
 
     @property
     def run_file(self) -> Path:
@@ -94,39 +95,38 @@ class ResultFile:
                 raise InputError(f'--output {self.path}: was written with {key} {found}, this run has {run[key]}; '
                                  'give the same, or name another file')
 
-    def _take_up(self) -> None:
-        """Read what is done; half a line at the end, from an interrupted run, is cut off."""
-        data = self.path.read_bytes()
-        whole = data[:data.rfind(b'\n') + 1]
+    def _read_existing(self) -> None:
+        """Read the paths that are done; truncates an incomplete last row."""
+        complete = _complete_rows(self.path.read_bytes(), self.path.suffix == '.csv')
         try:
-            text = whole.decode('utf-8')
+            text = complete.decode('utf-8')
             if self.path.suffix == '.jsonl':
-                rows = [json.loads(line) for line in text.splitlines()]
+                rows = [json.loads(line) for line in text.split('\n') if line]
                 columns = list(rows[0]) if rows else self.columns
             else:
                 reader = csv.DictReader(io.StringIO(text, newline=''))
                 rows, columns = list(reader), list(reader.fieldnames or self.columns)
-            self.done = {row['path'] for row in rows}
+            self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot go on with it ({error})'
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed ({error})'
                              ) from None
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
                              f'{", ".join(self.columns)}; give the same --topk')
-        self._file.truncate(len(whole))
+        os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
-        """Append a prediction; ``names(class id)`` is a class's name."""
+        """Append a prediction; ``names`` maps a class id to its name."""
         values: List[Any] = [prediction.path]
         for class_id, probability in prediction.best:
             values += [class_id, names(class_id), round(probability, 6)]
         if self.path.suffix == '.csv':
-            self._put(self._csv(values))
+            self._write_line(csv_line(values))
         else:
             row: Dict[str, Any] = dict(zip(self.columns, values))
-            self._put(json.dumps(row, ensure_ascii=False) + '\n')
+            self._write_line(json_line(row))
 
-    def _put(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         """Append a line; where that fails, for one on a full disk, no half of it stays."""
         data = line.encode('utf-8')
         with self._reported():
@@ -139,12 +139,14 @@ class ResultFile:
                 raise
         self._end += len(line.encode('utf-8'))
 
-    @staticmethod
-    def _csv(values: List[Any]) -> str:
-        line = io.StringIO()
-        csv.writer(line, lineterminator='\n').writerow(values)
-        return line.getvalue()
-
     def close(self) -> None:
         with self._file, self._reported():
             os.fsync(self._file.fileno())
+
+
+def _complete_rows(data: bytes, is_csv: bool) -> bytes:
+    """``data`` up to the end of its last complete row; a quoted line end of a CSV does not end a row."""
+    end = data.rfind(b'\n') + 1
+    while is_csv and data.count(b'"', 0, end) % 2:
+        end = data.rfind(b'\n', 0, end - 1) + 1
+    return data[:end]

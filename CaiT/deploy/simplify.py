@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact algebra on trained weights: the same function with less to compute.
+"""Exact rewrites of trained networks: the same function with fewer operations.
 
-Each function takes a ``Network`` and returns one whose logits are the same (within float32 rounding, tested alone and
-together for every family). Arithmetic is float64. ``simplify`` applies those that an engine asks for, in an order in
-which each finds what it needs.
+Each function takes a ``Network`` and returns one with the same logits (within float32 rounding; tested alone and
+combined for every family). Arithmetic is float64. ``simplify`` applies the rewrites for an engine in the order in which
+they depend on each other.
 
 Notation: row vectors, x W + b; x̂ is a token minus its mean over its standard deviation; LayerNorm is x̂ g + β.
 """
@@ -16,11 +16,11 @@ import numpy as np
 from CaiT.deploy.graph import Array, Network
 from CaiT.errors import InputError
 
-LOW_RANK_BYTES = 16 << 20  # its two matrices must stay in the last cache level: past it they cost more than they save
+LOW_RANK_BYTES = 16 << 20  # its two matrices must fit into the last-level cache to be faster
 
 
 def from_model(model: Any) -> Network:
-    """The network of a dynamic model (CaiT, ViT, DeiT), written as the papers write it.
+    """The network of a dynamic model (CaiT, ViT, DeiT), formulated as in the papers.
 
     Raises InputError for a model that is not one of these to the last layer: see ``rewritable.obstacle``.
     """
@@ -45,13 +45,13 @@ def attentions(net: Network) -> List[str]:
 
 def talking_heads_as_matmul(net: Network) -> Network:
     """Moving heads last, multiplying [.., H] by W and moving them back is Wᵀ times the [H, N*N] view of the scores:
-    one small matmul on memory as it lies, instead of two passes that reorder it."""
+    one small matmul without the two transposes."""
     return net.with_arrays(attention='matmul')
 
 
 def talking_heads_folded(net: Network) -> Network:
-    """The same small matmul, its reshapes beside transposes that move nothing: for an engine that folds the pair into
-    its products (graph.weights_folded)."""
+    """The same small matmul, its reshapes next to identity transposes: for an engine that fuses the pair into its
+    matmuls (graph.attn_folded)."""
     return net.with_arrays(attention='folded')
 
 
@@ -73,7 +73,7 @@ def drop_score_bias(net: Network) -> Network:
 
 
 def fold_layer_scale(net: Network) -> Network:
-    """(y W + b) γ = y (W γ) + b γ: LayerScale goes into the projection before it, proj or fc2."""
+    """(y W + b) γ = y (W γ) + b γ: LayerScale is folded into the projection before it, proj or fc2."""
     new = net.with_arrays()
     for stack in ('blocks', 'blocks_token_only'):
         for index in range(net.depth(stack)):
@@ -85,7 +85,7 @@ def fold_layer_scale(net: Network) -> Network:
 
 
 def fold_scale(net: Network) -> Network:
-    """(q kᵀ) s = (q s) kᵀ: the 1/√d goes into the queries' weight and bias."""
+    """(q kᵀ) s = (q s) kᵀ: 1/√d is folded into the weight and bias of the queries."""
     new = net.with_arrays()
     for name in attentions(net):
         scale = new.arrays.pop(f'{name}.scale')
@@ -99,46 +99,47 @@ def fold_scale(net: Network) -> Network:
 
 
 def fold_norm_affine(net: Network) -> Network:
-    """(x̂ g + β) W + b = x̂ (g W) + (β W + b): a LayerNorm's affine part goes into every Linear that reads it."""
+    """(x̂ g + β) W + b = x̂ (g W) + (β W + b): the affine parameters of a LayerNorm are folded into every
+    Linear that consumes its output."""
     new = net.with_arrays()
     for name in attentions(net):
         block = name[:-len('.attn')]
-        readers = [f'{name}.{part}' for part in ('qkv', 'q', 'k', 'v') if f'{name}.{part}.weight' in net.arrays]
-        _fold_affine(new, f'{block}.norm1', readers)
+        consumers = [f'{name}.{part}' for part in ('qkv', 'q', 'k', 'v') if f'{name}.{part}.weight' in net.arrays]
+        _fold_affine(new, f'{block}.norm1', consumers)
         _fold_affine(new, f'{block}.norm2', [f'{block}.mlp.fc1'])
     _fold_affine(new, 'norm', [head for head in ('head', 'head_dist') if f'{head}.weight' in net.arrays])
     return new
 
 
 def split_qkv(net: Network) -> Network:
-    """x [Wq Wk Wv] = [x Wq, x Wk, x Wv]: three GEMMs write queries, keys and values where they are wanted."""
+    """x [Wq Wk Wv] = [x Wq, x Wk, x Wv]: three GEMMs instead of one GEMM and a split."""
     new = net.with_arrays()
     for name in attentions(net):
         if f'{name}.qkv.weight' not in new.arrays:
             continue
         for kind in ('weight', 'bias'):
-            whole = new.arrays.pop(f'{name}.qkv.{kind}', None)
-            if whole is not None:
-                for part, value in zip('qkv', np.split(whole, 3, axis=-1)):
+            qkv = new.arrays.pop(f'{name}.qkv.{kind}', None)
+            if qkv is not None:
+                for part, value in zip('qkv', np.split(qkv, 3, axis=-1)):
                     new.arrays[f'{name}.{part}.{kind}'] = value
     return new
 
 
 def last_block_on_prefix(net: Network) -> Network:
-    """ViT and DeiT: the head reads only the class (and distillation) token, so the last block needs their queries,
-    their projection and their MLP alone. Keys and values still come from all tokens."""
+    """ViT and DeiT: the head's input is the class (and distillation) token, so the last block computes queries,
+    projection and MLP for these only. Keys and values still come from all tokens."""
     return net if net.family == 'cait' else net.with_arrays(last_on_prefix=True)
 
 
 def low_rank_class_attention(net: Network) -> Network:
-    """Where few tokens ask, keys and values of all tokens need not be computed. Per head h, with u the normalized
-    tokens and u₀ the asking one:
+    """With few query tokens, keys and values of all tokens need not be computed. Per head h, with u the normalized
+    tokens and u₀ the query token:
 
         (u₀ Wq_h + bq_h) (u Wk_h + bk_h)ᵀ = (u₀ A_h + a_h) · u + const,        A_h = Wq_h Wk_hᵀ, a_h = bq_h Wk_hᵀ
         Σ_h (P_h (u Wv_h + bv_h)) Wp_h + bp = Σ_h (P_h u) V_h + (bv Wp + bp),  V_h = Wv_h Wp_h
 
-    because rows of P sum to one and the softmax does not see the constant. Used in CaiT's class attention and in the
-    last block of ViT and DeiT (after ``last_block_on_prefix``), while A and V are small enough to stay in cache.
+    because rows of P sum to one and the softmax is invariant to the constant. Applied in CaiT's class attention and in
+    the last block of ViT and DeiT (after ``last_block_on_prefix``), if A and V are small enough to stay in cache.
     """
     names = [name for name in attentions(net) if name.startswith('blocks_token_only.')]
     if net.last_on_prefix:
@@ -146,7 +147,7 @@ def low_rank_class_attention(net: Network) -> Network:
     if 2 * net.num_heads * net.dim ** 2 * 4 > LOW_RANK_BYTES:
         return net
     new = split_qkv(net) if net.last_on_prefix else net.with_arrays()
-    if net.last_on_prefix:  # the other blocks keep their one GEMM
+    if net.last_on_prefix:  # the other blocks keep their single qkv GEMM
         for name in set(attentions(net)) - set(names):
             for kind in ('weight', 'bias'):
                 for part in 'qkv':
@@ -171,8 +172,8 @@ def merge_heads(net: Network) -> Network:
 
 
 def fold_embedding(net: Network) -> Network:
-    """Position embeddings of the prefix tokens are added to those tokens, and the patch projection's bias to the
-    patches' position embeddings: constants all."""
+    """All are constants: position embeddings of the prefix tokens are added to these tokens, the bias of the patch
+    projection to the position embeddings of the patches."""
     new = net.with_arrays()
     bias, positions = new.arrays.pop('patch_embed.proj.bias'), new.arrays.pop('pos_embed')
     if net.family == 'cait':
@@ -185,14 +186,14 @@ def fold_embedding(net: Network) -> Network:
 
 
 def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """The first layer reads raw uint8 NHWC images: Σ W (p/255 - m)/s + b = Σ (W / 255s) p + (b - Σ W m/s). The
-    convolution has no padding, so the constant is the same for every patch."""
+    """The normalization of raw uint8 NHWC images is folded into the first layer: Σ W (p/255 - m)/s + b =
+    Σ (W / 255s) p + (b - Σ W m/s). The convolution has no padding, so the constant is the same for every patch."""
     new = net.with_arrays(input='uint8')
     weight = new.arrays['patch_embed.proj.weight']  # [C, 3, patch, patch]
     mean, std = (np.asarray(values, np.float64).reshape(1, 3, 1, 1) for values in (mean, std))
     new.arrays['patch_embed.proj.weight'] = weight / (255 * std)
     constant = -(weight * mean / std).sum((1, 2, 3))
-    for name in ('patch_embed.proj.bias', 'patch_pos_embed', 'pos_embed'):  # where the projection's bias is by now
+    for name in ('patch_embed.proj.bias', 'patch_pos_embed', 'pos_embed'):  # the array that has the projection's bias
         if name in new.arrays:
             new.arrays[name] = new.arrays[name] + constant
             break
@@ -200,8 +201,8 @@ def raw_input(net: Network, mean: Sequence[float], std: Sequence[float]) -> Netw
 
 
 def simplify(net: Network, attention: str, separate: bool) -> Network:
-    """Every rewrite. ``attention``: 'matmul', 'folded' or 'leading'; ``separate``: queries, keys and values by three
-    GEMMs."""
+    """Apply all rewrites. ``attention``: 'matmul', 'folded' or 'leading'; ``separate``: three GEMMs for queries, keys
+    and values."""
     net = {'matmul': talking_heads_as_matmul, 'folded': talking_heads_folded, 'leading': heads_leading}[attention](net)
     for rewrite in (fold_embedding, fold_norm_affine, fold_layer_scale, fold_scale, last_block_on_prefix,
                     low_rank_class_attention, merge_heads):
@@ -215,24 +216,24 @@ def _scale_outputs(net: Network, linear: str, factor: Array) -> None:
             net.arrays[name] = net.arrays[name] * factor
 
 
-def _fold_affine(net: Network, norm: str, readers: Sequence[str]) -> None:
-    gain, shift = net.arrays.pop(f'{norm}.weight'), net.arrays.pop(f'{norm}.bias')
-    for reader in readers:
-        weight = net.arrays[f'{reader}.weight']
-        net.arrays[f'{reader}.bias'] = net.arrays.get(f'{reader}.bias', 0.0) + shift @ weight
-        net.arrays[f'{reader}.weight'] = gain[:, None] * weight
+def _fold_affine(net: Network, norm: str, consumers: Sequence[str]) -> None:
+    weight_norm, bias_norm = net.arrays.pop(f'{norm}.weight'), net.arrays.pop(f'{norm}.bias')
+    for name in consumers:
+        weight = net.arrays[f'{name}.weight']
+        net.arrays[f'{name}.bias'] = net.arrays.get(f'{name}.bias', 0.0) + bias_norm @ weight
+        net.arrays[f'{name}.weight'] = weight_norm[:, None] * weight
 
 
 def _low_rank(net: Network, name: str) -> None:
     heads, dim = net.num_heads, net.dim
-    taken = {f'{part}.{kind}': net.arrays.pop(f'{name}.{part}.{kind}', None)
+    removed = {f'{part}.{kind}': net.arrays.pop(f'{name}.{part}.{kind}', None)
              for part in ('q', 'k', 'v', 'proj') for kind in ('weight', 'bias')}
-    bias = {part: np.zeros(dim) if taken[f'{part}.bias'] is None else taken[f'{part}.bias']
+    bias = {part: np.zeros(dim) if removed[f'{part}.bias'] is None else removed[f'{part}.bias']
             for part in ('q', 'v', 'proj')}
     scale = net.arrays.pop(f'{name}.scale', 1.0)
-    wq, wk, wv = (taken[f'{part}.weight'].reshape(dim, heads, -1) for part in 'qkv')  # [C, H, d]
-    out = taken['proj.weight'].reshape(heads, -1, dim)  # [H, d, C]
+    wq, wk, wv = (removed[f'{part}.weight'].reshape(dim, heads, -1) for part in 'qkv')  # [C, H, d]
+    out = removed['proj.weight'].reshape(heads, -1, dim)  # [H, d, C]
     net.arrays[f'{name}.query.weight'] = np.einsum('chj,ehj->che', wq, wk).reshape(dim, heads * dim) * scale
     net.arrays[f'{name}.query.bias'] = np.einsum('hj,ehj->he', bias['q'].reshape(heads, -1), wk).reshape(-1) * scale
     net.arrays[f'{name}.value.weight'] = np.einsum('chj,hje->hce', wv, out).reshape(heads * dim, dim)
-    net.arrays[f'{name}.value.bias'] = bias['v'] @ taken['proj.weight'] + bias['proj']
+    net.arrays[f'{name}.value.bias'] = bias['v'] @ removed['proj.weight'] + bias['proj']

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from paddle import nn
 
@@ -48,6 +48,13 @@ class Variant:
         return self.model.family
 
 
+@dataclass(frozen=True)
+class Alias:
+    """Another project's name for a model, and what of the data config is different for that project's weights."""
+    name: str
+    data: Dict[str, Any] = field(default_factory=dict)
+
+
 @functools.lru_cache(maxsize=None)
 def _tables() -> tuple:
     """({public name: row}, {alias: public name}, {family: row of the constructor's defaults}) over all families."""
@@ -56,7 +63,8 @@ def _tables() -> tuple:
         family = importlib.import_module(f'CaiT.models.{module}') if module != 'registry' else None
         if not hasattr(family, 'VARIANTS'):
             continue
-        aliases.update(getattr(family, 'ALIASES', {}))
+        for name, alias in getattr(family, 'ALIASES', {}).items():
+            aliases[name] = Alias(alias) if isinstance(alias, str) else alias
         for name, row in family.VARIANTS.items():
             variants[name] = replace(row, name=name, arch={**_defaults(row.model), **row.arch})
             generic.setdefault(row.family, Variant(row.model, _defaults(row.model), row.data, {}, row.family))
@@ -82,13 +90,16 @@ def list_models(pattern: str = '') -> List[str]:
 
 def list_aliases() -> Dict[str, str]:
     """Other projects' names for the same models: {alias: public name}."""
-    return dict(_tables()[1])
+    return {alias: row.name for alias, row in _tables()[1].items()}
 
 
 def get_variant(name: str) -> Variant:
     """The row of a public name, of an alias, or of a family's bare name; InputError when there is none."""
     variants, aliases, generic = _tables()
-    name = aliases.get(name, name)
+    if name in aliases:
+        alias = aliases[name]
+        row = variants[alias.name]
+        return replace(row, data={**row.data, **alias.data})
     if name in variants:
         return variants[name]
     if name in generic:
@@ -98,15 +109,17 @@ def get_variant(name: str) -> Variant:
     raise InputError(f'model {name!r} is not known: {hint}')
 
 
-def create_model(name: str, pretrained: Any = None, strict: bool = True, **overrides: Any) -> nn.Layer:
+def create_model(name: str, pretrained: Any = None, strict: bool = True, load_options: Optional[Dict[str, Any]] = None,
+                 **overrides: Any) -> nn.Layer:
     """Build a model by name: a plain Paddle layer, in training mode.
 
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
-    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known source, or
-    True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is then in
-    ``model.load_report``. ``model.default_cfg`` holds the data config and num_classes. Raises InputError
-    for an unknown name or argument, an impossible combination, or weights that do not fit (``strict=False`` accepts
-    missing and extra ones).
+    ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known
+    source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is
+    then in ``model.load_report``; ``load_options`` are further arguments of ``load_weights`` (``use_ema``).
+    ``model.default_cfg`` holds num_classes and the data config, that of the weights where it is known. Raises
+    InputError for an unknown name or argument, an impossible combination, or weights that do not fit
+    (``strict=False`` accepts missing and extra ones).
     """
     variant = get_variant(name)
     arguments = {'image_size': variant.data['image_size'], 'num_classes': 1000, **variant.arch}
@@ -123,5 +136,7 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, **overr
     if pretrained:
         from CaiT.weights.translate import load_weights  # weights builds on models: imported only when needed
         from CaiT.weights.zoo import local_path
-        model.load_report = load_weights(model, local_path(pretrained, variant.name), strict=strict)
+        path = local_path(pretrained, variant.name)
+        model.load_report = load_weights(model, path, strict=strict, **(load_options or {}))
+        model.default_cfg.update(model.load_report.data or {})
     return model

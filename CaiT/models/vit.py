@@ -25,7 +25,7 @@ from CaiT.models.layers import (
     split_qkv,
     token,
 )
-from CaiT.models.registry import HALF, IMAGENET, Variant, preprocessing
+from CaiT.models.registry import HALF, IMAGENET, Alias, Variant, preprocessing
 
 
 class Attention(nn.Layer):
@@ -200,13 +200,14 @@ VARIANTS = {
     'vit_large_patch16_384': _vit('large', 16, 384),
 }
 
-# MindCV's names.
+# MindCV's names. Its ViTs are trained and evaluated with ImageNet's statistics, timm's of the same shape with 0.5.
+_MINDCV = dict(crop_pct=0.875, **IMAGENET)
 ALIASES = {
     'deit_tiny': 'deit_tiny_patch16_224',
     'deit_small': 'deit_small_patch16_224',
     'deit_base': 'deit_base_patch16_224',
-    'vit_b_16_224': 'vit_base_patch16_224',
-    'vit_b_32_224': 'vit_base_patch32_224',
-    'vit_l_16_224': 'vit_large_patch16_224',
-    'vit_l_32_224': 'vit_large_patch32_224',
+    'vit_b_16_224': Alias('vit_base_patch16_224', _MINDCV),
+    'vit_b_32_224': Alias('vit_base_patch32_224', _MINDCV),
+    'vit_l_16_224': Alias('vit_large_patch16_224', _MINDCV),
+    'vit_l_32_224': Alias('vit_large_patch32_224', _MINDCV),
 }

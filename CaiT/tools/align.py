@@ -3,10 +3,10 @@
 
     python -m CaiT.tools.align                                        against the golden numbers of tests/goldens
     python -m CaiT.tools.align -live [-peer_python python3]           against timm on PyTorch, computed now
-    python -m CaiT.tools.align -perturb blocks.0.attn.proj.weight     one value is changed by 1e-3: must fail
+    python -m CaiT.tools.align -perturb blocks.0.attn.proj.weight     change one value by 1e-3: must fail
 
-Both sides start from the same weights and inputs (CaiT/tools/goldens.py). Each step leaves <step>_paddle.npy,
-<step>_ref.npy and <step>_diff.log in the output folder:
+Both sides start from the same weights and inputs (CaiT/tools/goldens.py). Each step writes <step>_paddle.npy,
+<step>_ref.npy and <step>_diff.log to the output folder:
 
     forward    the sum of every parameter, and the logits of two images          1e-5
     metric     top-1 and top-5 accuracy of these images                          1e-6
@@ -14,9 +14,9 @@ Both sides start from the same weights and inputs (CaiT/tools/goldens.py). Each 
     backward   the losses of five AdamW updates, and the first gradients' norms    1e-4
     train      loss, logits and accuracy after the updates                         1.5e-3
 
-A step passes when mean and maximum of |difference| are at most its threshold. The guide asks for a mean of 1e-5 in
-forward, of about 1e-6 in loss and backward, and for 0.15 % in training. Over five updates rounding grows: to 1.5e-5
-here, to 3.2e-5 with the MKL that Paddle chooses by itself, to 5.5e-6 in the reference's own float32; hence 1e-4. The
+A step passes when mean and maximum of |difference| are at most its threshold. The guide requires a mean of 1e-5 in
+forward, about 1e-6 in loss and backward, and 0.15 % in training. Rounding errors grow over five updates: to 1.5e-5
+here, to 3.2e-5 with Paddle's default MKL code path, to 5.5e-6 in the reference's own float32; hence 1e-4. The
 exit status is 1 when a step fails.
 """
 from __future__ import annotations
@@ -46,7 +46,7 @@ Steps = Dict[str, Dict[str, np.ndarray]]  # {step: {key: array}}
 
 
 def reference(folder: Path) -> Steps:
-    """The reference's side, from a folder of golden files; accuracies and losses in NumPy's float64."""
+    """The reference's values, from a folder of golden files; accuracies and losses in NumPy float64."""
     golden, training = goldens.arrays(folder, MODEL), goldens.arrays(folder, goldens.TRAINING)
     sums = {name: goldens.value(name, shape).sum(dtype=np.float64) for name, shape in goldens.names(folder, MODEL)}
     order = goldens.manifest(folder)['train']['param_order']
@@ -56,14 +56,14 @@ def reference(folder: Path) -> Steps:
         'forward': {'parameter_sums': _by_name(sums), 'logits': logits},
         'metric': {f'acc_top{k}': _accuracy(logits, metric_labels(logits), k) for k in (1, 5)},
         'loss': {'loss': training['f64_losses'][0], 'smoothed_loss': _cross_entropy(first, SMOOTHING)},
-        'backward': {**losses, 'gradient_norms': _shares(dict(zip(order, training['f64_gnorm'])))},
+        'backward': {**losses, 'gradient_norms': _relative_norms(dict(zip(order, training['f64_gnorm'])))},
         'train': {'loss': training['f64_loss_after5'], 'logits': last,
                   'acc_top1': _accuracy(last, np.array(goldens.TRAINING_LABELS), 1)}})
 
 
-def ours(labels: np.ndarray, perturb: str = '') -> Steps:
-    """This project's side: its models, evaluator and losses. ``labels`` are the metric's; ``perturb`` names a
-    parameter whose first value is changed by 1e-3."""
+def computed(labels: np.ndarray, perturb: str = '') -> Steps:
+    """This project's values: its models, evaluator and losses. ``labels`` are those of the metric step; ``perturb``
+    names a parameter whose first value is changed by 1e-3."""
     import paddle
 
     from CaiT.models.registry import create_model
@@ -73,7 +73,7 @@ def ours(labels: np.ndarray, perturb: str = '') -> Steps:
     model = _filled(create_model(MODEL), perturb)
     sums = {name: p.numpy().sum(dtype=np.float64) for name, p in model.named_parameters()}
     batch = paddle.to_tensor(goldens.noise((2, 3, 224, 224), 0)), paddle.to_tensor(labels)
-    score = evaluate(model, [batch], RunLogger(Path(), '', active=False), 1)
+    result = evaluate(model, [batch], RunLogger(Path(), '', active=False), 1)
     with paddle.no_grad():
         logits = model(batch[0]).numpy()
 
@@ -82,23 +82,24 @@ def ours(labels: np.ndarray, perturb: str = '') -> Steps:
     norms = {name: np.linalg.norm(array.astype(np.float64)) for name, array in steps[0]['gradients'].items()}
     return _arrays({
         'forward': {'parameter_sums': _by_name(sums), 'logits': logits},
-        'metric': {'acc_top1': score.top1, 'acc_top5': score.top5},
+        'metric': {'acc_top1': result.top1, 'acc_top5': result.top5},
         'loss': {'loss': steps[0]['loss'], 'smoothed_loss': build_loss('CE', SMOOTHING)(first, targets).item()},
-        'backward': {**{f'loss_{i}': step['loss'] for i, step in enumerate(steps)}, 'gradient_norms': _shares(norms)},
+        'backward': {**{f'loss_{i}': step['loss'] for i, step in enumerate(steps)},
+                     'gradient_norms': _relative_norms(norms)},
         'train': {'loss': after['loss'], 'logits': after['logits'],
                   'acc_top1': _accuracy(after['logits'], np.array(goldens.TRAINING_LABELS), 1)}})
 
 
 def metric_labels(logits: np.ndarray) -> np.ndarray:
-    """Labels that tell the two accuracies apart: the first image's best class, the second one's third best."""
+    """Labels for which top-1 and top-5 accuracy differ: the first image's best class, the second one's third best."""
     order = np.argsort(-logits, axis=1)
     return np.array([order[0, 0], order[1, 2]])
 
 
 def report(step: str, found: Dict[str, np.ndarray], expected: Dict[str, np.ndarray], folder: Path) -> bool:
-    """Compare one step by reprod_log, into ``folder``; True when it passes, which is what its log says.
+    """Compare one step with reprod_log and write its files to ``folder``; True when its log says that it passed.
 
-    Raises InputError when keys or shapes differ: reprod_log would broadcast or transpose them.
+    Raises InputError when keys or shapes differ, which reprod_log would broadcast or transpose.
     """
     from reprod_log import ReprodDiffHelper, ReprodLogger
     helper, log = ReprodDiffHelper(), folder / f'{step}_diff.log'
@@ -115,7 +116,7 @@ def report(step: str, found: Dict[str, np.ndarray], expected: Dict[str, np.ndarr
     helper.compare_info(*infos)
     for values in helper.diff_dict.values():
         for method, value in values.items():
-            if not np.isfinite(value):  # reprod_log lets NaN pass
+            if not np.isfinite(value):  # reprod_log accepts NaN
                 values[method] = float('inf')
     with _root_logger():
         helper.report(diff_method=['mean', 'max'], diff_threshold=THRESHOLDS[step], path=str(log))
@@ -124,9 +125,9 @@ def report(step: str, found: Dict[str, np.ndarray], expected: Dict[str, np.ndarr
 
 @contextlib.contextmanager
 def _root_logger() -> Iterator[None]:
-    """The root logger to reprod_log alone, and afterwards as it was.
+    """Give reprod_log a root logger without handlers; restore handlers and level afterwards.
 
-    reprod_log adds handlers to it at each report and removes none; Paddle's handler would print each line again.
+    reprod_log adds handlers at each report and removes none; Paddle's handler would print each line again.
     """
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
@@ -157,8 +158,8 @@ def _by_name(values: Dict[str, Any]) -> np.ndarray:
     return np.array([values[name] for name in sorted(values)])
 
 
-def _shares(norms: Dict[str, float]) -> np.ndarray:
-    """Gradient norms as shares of the norm of them all: their sizes span seven orders of magnitude."""
+def _relative_norms(norms: Dict[str, float]) -> np.ndarray:
+    """Gradient norms relative to the total norm: they span seven orders of magnitude."""
     array = _by_name(norms)
     return array / np.linalg.norm(array)
 
@@ -169,28 +170,28 @@ def _arrays(steps: Dict[str, Dict[str, Any]]) -> Steps:
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows in which fewer than ``k`` logits exceed the label's."""
-    own = np.take_along_axis(logits, labels[:, None], 1)
-    return float(((logits > own).sum(1) < k).mean())
+    """Fraction of rows in which fewer than ``k`` logits exceed the label's."""
+    label_logits = np.take_along_axis(logits, labels[:, None], 1)
+    return float(((logits > label_logits).sum(1) < k).mean())
 
 
 def _cross_entropy(logits: np.ndarray, smoothing: float) -> float:
     """Mean cross entropy to TRAINING_LABELS with ``smoothing`` spread over all classes."""
-    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    own = np.take_along_axis(logs, np.array(goldens.TRAINING_LABELS)[:, None], 1)
-    return float(-((1 - smoothing) * own.mean() + smoothing * logs.mean()))
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    label_log_probs = np.take_along_axis(log_probs, np.array(goldens.TRAINING_LABELS)[:, None], 1)
+    return float(-((1 - smoothing) * label_log_probs.mean() + smoothing * log_probs.mean()))
 
 
 def align(folder: Path, output: Path, perturb: str = '') -> Dict[str, bool]:
     """Run the five steps against the golden files of ``folder`` into ``output``: {step: passed}."""
     output.mkdir(parents=True, exist_ok=True)
     expected = reference(folder)
-    found = ours(metric_labels(expected['forward']['logits']), perturb)
+    found = computed(metric_labels(expected['forward']['logits']), perturb)
     return {step: report(step, found[step], expected[step], output) for step in THRESHOLDS}
 
 
 def _live(python: str, folder: Path) -> None:
-    """Golden files computed now by PyTorch and timm, which the interpreter ``python`` must have."""
+    """Compute golden files with PyTorch and timm in the interpreter ``python``."""
     command = [python, str(Path(__file__).with_name('align_reference.py')), str(folder)]
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference's side of the alignment, computed now: timm's model on PyTorch. Called by CaiT/tools/align.py -live.
+"""The reference values of the alignment: timm's model on PyTorch. Called by CaiT/tools/align.py -live.
 
     python CaiT/tools/align_reference.py FOLDER
 
-writes the golden files that the alignment reads (see CaiT/tools/goldens.py): float32 weights and inputs, computed in
-float64. Needs torch, timm and NumPy; Paddle is not imported.
+writes the golden files that the alignment reads (see CaiT/tools/goldens.py): float32 weights and inputs, computed
+in float64. Needs torch, timm and NumPy; Paddle is not imported.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = 'cait_xxs24_224'
 
 
 def build(num_classes: int) -> torch.nn.Module:
-    """timm's model with the weights of the rule, in evaluation mode and float64."""
+    """timm's model with the generated weights, in eval mode and float64."""
     model = timm.create_model(MODEL, num_classes=num_classes).eval()
     state = {name: torch.from_numpy(goldens.value(name, p.shape)) for name, p in model.state_dict().items()}
     model.load_state_dict(state)

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the class token looks: its attention to the patches, laid over the image.
+"""Where a decision comes from: attention maps laid over images.
 
     python -m CaiT.tools.attention_map -cfg=CaiT/configs/cait_xxs24_224.yaml -pretrained=cait_xxs24_224.pth \\
-        -img_path=PICTURE_OR_FOLDER
+        -img_path=IMAGE_OR_FOLDER
+    … -class_id=207              relevance for this class instead of the predicted one
+    … -npz                       also the raw maps, one .npz per image
+    … -faithfulness              deletion and insertion curves over the images
 
-For each image one PNG in the output folder. Its columns: the image as the model sees it, the mean over the heads,
-each head. Its rows: CaiT's class-attention blocks, in which the class token alone reads the patches, so that no rollout
-over the blocks is needed; for DeiT and ViT the last block. Every map has its own scale, dark to bright.
+For each image one PNG: the original beside the class token's attention (CaiT: both class-attention blocks; DeiT and
+ViT: the last block), mean and each head, beside the rollout (DeiT, ViT) and the gradient-weighted relevance for a
+class. All maps have one scale, in multiples of an even distribution. Several images also make contact sheets.
 """
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import Any, Dict, List, Optional
 
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import cv2
 import numpy as np
 
 from CaiT import errors, runtime
@@ -26,86 +27,126 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
-if TYPE_CHECKING:
-    from paddle import nn
-
-CELL = 224  # pixels: smaller images are enlarged to at least this
-GAP = 4     # pixels of white between two cells
+CONTACTS = 60  # images per contact sheet
 
 
-def class_attention(model: 'nn.Layer', images: np.ndarray) -> np.ndarray:
-    """Normalized images [B, 3, S, S] to attention [B, blocks, H, side, side] of the class token to each patch."""
-    import paddle
-    model.eval()
-    with paddle.no_grad():
-        maps = model.forward_intermediates(paddle.to_tensor(images), attention=True).attention
-    if model.family != 'cait':
-        maps = maps[-1:]
-    patches = model.patch_embed.num_patches
-    side = math.isqrt(patches)
-    # [B, blocks, H, patches]: the class token's row; the patches are the last columns, after the tokens before them
-    rows = np.stack([one.numpy()[:, :, 0, -patches:] for one in maps], axis=1)
-    return rows.reshape(*rows.shape[:3], side, side)
+def free_names(paths: List[str]) -> List[str]:
+    """A file name without extension for each image: its own, with a number when another has it already."""
+    names: List[str] = []
+    for path in paths:
+        name, number = Path(path).stem, 1
+        while name in names:
+            number += 1
+            name = f'{Path(path).stem}-{number}'
+        names.append(name)
+    return names
 
 
-def sheet(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """The image [S, S, 3] uint8 RGB with its maps [blocks, H, side, side] as one image, uint8 RGB."""
-    scale = max(1, math.ceil(CELL / len(image)))
-    image = image.repeat(scale, axis=0).repeat(scale, axis=1)
-    rows = []
-    for heads in maps:
-        cells = [image, *(overlay(image, one) for one in [heads.mean(0), *heads])]
-        rows.append(np.concatenate([np.pad(cell, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
-                                    for cell in cells], axis=1))
-    return np.concatenate(rows)[:-GAP, :-GAP]
+def arrays_of(explanation: Any, index: int, path: str) -> Dict[str, np.ndarray]:
+    """What the .npz of an image holds; rows are over tokens, ``prefix`` of them before the patches."""
+    arrays = {'path': np.array(path), 'probs': explanation.probs[index], 'class_id': explanation.class_ids[index],
+              'attention': explanation.attention[index], 'relevance': explanation.relevance[index],
+              'prefix': np.array(explanation.prefix)}
+    if explanation.rollout is not None:
+        arrays['rollout'] = explanation.rollout[index]
+    return arrays
 
 
-def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """One map [side, side], stretched over the image [S, S, 3] and blended with it half and half."""
-    low, high = attention.min(), attention.max()
-    levels = (attention - low) / max(high - low, 1e-12)
-    levels = cv2.resize(levels.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    colors = cv2.applyColorMap(np.round(levels * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    return cv2.addWeighted(image, 0.5, np.ascontiguousarray(colors), 0.5, 0)
-
-
-def _free_name(folder: Path, stem: str, taken: set) -> Path:
-    """``stem``.png, or with a number when another image of this run has it."""
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f'{stem}-{number}'
-    taken.add(name)
-    return folder / f'{name}.png'
-
-
-def main(arguments: Optional[List[str]] = None) -> int:
+def parse(arguments: Optional[List[str]]) -> Any:
     parser = Parser(__doc__)
     parser.flag('cfg', metavar='FILE', help='YAML file, see CaiT/configs')
-    parser.flag('pretrained', metavar='PATH', help="anyone's checkpoint, with or without extension")
+    parser.flag('pretrained', metavar='PATH', help='a checkpoint, with or without extension')
     parser.flag('img_path', metavar='PATH', help='an image, a folder or a list file')
     parser.flag('output_dir', type=Path, default=Path('output/attention'), metavar='FOLDER',
                 help='default: output/attention')
+    parser.flag('label_map', metavar='FILE', help='names of the classes')
+    parser.flag('class_id', type=int, metavar='N', help='the class to explain; default: the predicted one')
+    parser.flag('scale', type=float, default=0.0, metavar='X',
+                help='upper end of the color scale; default: from the maps')
+    parser.switch('npz', help='also write the raw maps')
+    parser.switch('faithfulness', help='also write deletion and insertion curves over all images')
+    parser.flag('steps', type=int, default=14, metavar='N', help='of the curves; default 14')
     parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs', metavar='KEY VALUE')
     options = parser.parse_args(arguments)
     for name, expected in (('pretrained', 'the weights to look through'), ('img_path', 'an image or a folder')):
         if not getattr(options, name):
             raise InputError(f'-{name}: found nothing, expected {expected}')
+    for name, least in (('scale', 0), ('steps', 1)):
+        if getattr(options, name) < least:
+            raise InputError(f'-{name}: found {getattr(options, name)}, expected at least {least}')
+    return options
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    options = parse(arguments)
     runtime.prepare()
+    from CaiT.accelerate import accelerate
     from CaiT.config import build_model, data_config, get_config
     from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
-    config = get_config(options.cfg, options.opts, pretrained=options.pretrained)
-    paths, model = list_images(options.img_path), build_model(config)
-    data, taken = DataConfig(**data_config(config)), set()
-    for path in paths:
-        pixels = eval_transform(data, normalize=False)(path)
-        maps = class_attention(model, eval_transform(data)(path)[None])[0]
-        target = _free_name(options.output_dir, Path(path).stem, taken)
-        with atomic_write(target, 'wb') as file:
-            file.write(cv2.imencode('.png', sheet(pixels, maps)[..., ::-1])[1].tobytes())
-        print(f'{path}: {target}')
+    from CaiT.report import attention, attention_sheet, faithfulness
+    from CaiT.report.names import class_names
+    config = get_config(options.cfg, options.opts, pretrained=options.pretrained, label_map=options.label_map)
+    classes = config.MODEL.NUM_CLASSES
+    if options.class_id is not None and not 0 <= options.class_id < classes:
+        raise InputError(f'-class_id: found {options.class_id}, expected 0 to {classes - 1}')
+    paths, names = list_images(options.img_path), class_names(config)
+    model = build_model(config)
+    if options.faithfulness:
+        print(accelerate(model))  # hundreds of forward passes per image
+    data = DataConfig(**data_config(config))
+    crop, normalized = eval_transform(data, False), eval_transform(data)
+    images, explanations, curves = [], [], []
+    for index, path in enumerate(paths):  # one at a time: all blocks' matrices and their gradients are in memory
+        images.append(attention_sheet.Image.fromarray(crop(path)))
+        pixels = normalized(path)
+        one = attention.explain(model, pixels[None], None if options.class_id is None else [options.class_id])
+        explanations.append(one)
+        if options.faithfulness:
+            curves.append(faithfulness.measure(model, pixels, int(one.class_ids[0]), attention.patch_maps(one, 0),
+                                               options.steps, index))
+    name_of = (lambda i: names[i]) if names else (lambda i: f'class {i}')
+    rows = [attention_sheet.rows_of(one, 0, name_of(int(one.class_ids[0]))) for one in explanations]
+    top = options.scale or attention_sheet.common_scale(
+        [values for image_rows in rows for row in image_rows for _, values in row.maps])
+    for path, name, image, one, image_rows in zip(paths, free_names(paths), images, explanations, rows):
+        title = attention_sheet.title_of(path, one, 0, names)
+        _save(attention_sheet.sheet(image, title, image_rows, top), options.output_dir / f'{name}.png')
+        if options.npz:
+            with atomic_write(options.output_dir / f'{name}.npz', 'wb') as file:
+                np.savez_compressed(file, **arrays_of(one, 0, path))
+        print(f'{path}: {options.output_dir / name}.png')
+    if len(paths) > 1:
+        _contacts(options.output_dir, paths, images, explanations, name_of, top)
+    if options.faithfulness:
+        facts = f'{config.MODEL.NAME}, {options.pretrained}, {options.img_path}'
+        summary = faithfulness.write(options.output_dir, faithfulness.joined(curves), facts)
+        for name, values in summary.items():
+            print(f'{name}: deletion {values["deletion"]:.4f}, insertion {values["insertion"]:.4f}')
+        print(f'faithfulness over {len(paths)} images: {options.output_dir / "faithfulness.html"}')
     return 0
+
+
+def _contacts(folder: Path, paths: List[str], images: List[Any], explanations: List[Any], name_of: Any,
+              top: float) -> None:
+    from CaiT.report import attention, attention_sheet
+    for number, start in enumerate(range(0, len(paths), CONTACTS), 1):
+        part = slice(start, start + CONTACTS)
+        tiles = []
+        for path, image, one in zip(paths[part], images[part], explanations[part]):
+            best = int(one.probs[0].argmax())
+            shown = attention.patch_maps(one, 0)
+            tiles.append(attention_sheet.tile(
+                image, (f'{name_of(best)} {100 * one.probs[0, best]:.1f}%', Path(path).name),
+                [(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)], top))
+        target = folder / (f'contact-{number}.png' if len(paths) > CONTACTS else 'contact.png')
+        _save(attention_sheet.contact_sheet(tiles, top), target)
+        print(f'contact sheet: {target}')
+
+
+def _save(image: Any, path: Path) -> None:
+    with atomic_write(path, 'wb') as file:
+        image.save(file, 'png')
 
 
 if __name__ == '__main__':

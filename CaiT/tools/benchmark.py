@@ -4,10 +4,10 @@
     python -m CaiT.tools.benchmark                                     cait_xxs24_224, batches 1, 8, 32, all cores
     python -m CaiT.tools.benchmark -models cait_s24_224 deit_tiny_patch16_224 --threads 1 2 --batches 8 --json=out.json
 
-All contenders take turns, window by window, so that a machine whose speed drifts is fair to each; the median window
-counts. Arrays in, logits out: decoding is not in it. Weights are random, which does not change the speed. The JSON file
-is written after every model, thread count and batch; the same command on the same machine goes on where it was cut
-off. For the comparison with PyTorch and others see benchmarks/against_peers.py.
+The contenders are measured in turn, in short windows, so that drift of the machine's speed affects all equally; the
+result is the median window. Decoding is not included. Weights are random, which does not affect the speed. The JSON
+file is written after every model, thread count and batch size; an interrupted run continues with the same command on
+the same machine. For the comparison with PyTorch and others see benchmarks/against_peers.py.
 """
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from CaiT.files import write_json
 
 OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
-RAW = ('paddle', 'fp32')  # also measured with raw uint8 images
-ENOUGH = 3  # rounds after which a cell that is over its time is left: one run may take longer than a window
-PAUSE = 0.25  # seconds: OpenMP's idle threads spin for 0.2 s after a window, at the cost of the next contender's
-MACS_PER_SECOND = 4e10  # of one thread, roughly: for guessing how long the rest takes
+RAW = ('paddle', 'fp32')  # also measured with raw uint8 input
+MIN_ROUNDS = 3  # after which a configuration over its time budget is stopped: one run may take longer than a window
+PAUSE = 0.25  # seconds: OpenMP's idle threads spin for 0.2 s after a window and would slow the next contender
+MACS_PER_SECOND = 4e10  # of one thread, roughly: for the estimate of the remaining time
 INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 Window = Callable[[float], Tuple[int, float]]  # seconds to run -> (images, seconds taken)
 Contenders = Dict[str, Window]
-Rate = Dict[str, Any]  # of a contender, see rate
+Throughput = Dict[str, Any]  # of a contender, see throughput()
 
 
 def window(run: Callable[[], Any], images: int) -> Window:
-    """Repeats ``run``, which takes ``images`` images, for about as long as asked, once at least."""
+    """A window that repeats ``run``, which processes ``images`` images, for about the given seconds, at least once."""
     def measured(seconds: float) -> Tuple[int, float]:
         count, start = 0, time.perf_counter()
         while not count or time.perf_counter() - start < seconds:
@@ -49,30 +49,30 @@ def window(run: Callable[[], Any], images: int) -> Window:
     return measured
 
 
-def rate(windows: Sequence[float]) -> Rate:
-    """{median, best, worst, windows} of a contender's windows, in order."""
+def throughput(windows: Sequence[float]) -> Throughput:
+    """{median, best, worst, windows} of the images per second of a contender's windows."""
     return {'median': statistics.median(windows), 'best': max(windows), 'worst': min(windows), 'windows': list(windows)}
 
 
-def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Rate]:
-    """{name: rate} in images per second over ``rounds`` windows each, taken in turn; over fewer, but ENOUGH, where
-    single runs are so long that all together take twice what was asked for."""
-    rates: Dict[str, List[float]] = {name: [] for name in contenders}
+def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Throughput]:
+    """{name: throughput} over ``rounds`` windows each, in turn; over fewer, at least MIN_ROUNDS, if single runs are so
+    long that all together take twice the requested time."""
+    speeds: Dict[str, List[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run(0.0)  # compile, fill caches
     start = time.perf_counter()
     for done in range(rounds):
-        if done >= ENOUGH and time.perf_counter() - start > 2 * rounds * seconds * len(contenders):
+        if done >= MIN_ROUNDS and time.perf_counter() - start > 2 * rounds * seconds * len(contenders):
             break
         for name, run in contenders.items():
             time.sleep(PAUSE)
-            images, taken = run(seconds)
-            rates[name].append(images / taken)
-    return {name: rate(found) for name, found in rates.items()}
+            images, elapsed = run(seconds)
+            speeds[name].append(images / elapsed)
+    return {name: throughput(found) for name, found in speeds.items()}
 
 
-def ratio(one: Rate, other: Rate) -> float:
-    """The median of what two contenders of one run have to each other, window by window."""
+def ratio(one: Throughput, other: Throughput) -> float:
+    """The median over the windows of the ratio of two contenders of one run."""
     return statistics.median(a / b for a, b in zip(one['windows'], other['windows']))
 
 
@@ -95,13 +95,13 @@ def exported(name: str, targets: Sequence[Tuple[str, str, str]]) -> Iterator[Tup
 
 
 def targets() -> List[Tuple[str, str, str]]:
-    """(backend, precision, input) of all that this machine can run."""
-    return [(*pair, kind) for pair in OURS if missing(*pair) is None
+    """(backend, precision, input) of all combinations that this machine can run."""
+    return [(*pair, kind) for pair in OURS if unavailable(*pair) is None
             for kind in ('float', 'uint8') if kind == 'float' or pair == RAW]
 
 
-def missing(backend: str, precision: str) -> Any:
-    """Why a pair cannot be measured here, None when it can."""
+def unavailable(backend: str, precision: str) -> Any:
+    """Why an engine cannot be measured here; None when it can."""
     import importlib.util
 
     from CaiT.deploy.engines import engine_class
@@ -117,8 +117,8 @@ def missing(backend: str, precision: str) -> Any:
     return None
 
 
-def ours(folder: str, batch: int, threads: int) -> Contenders:
-    """Our engines on an exported folder; OpenVINO with one stream too where it would take more."""
+def own_engines(folder: str, batch: int, threads: int) -> Contenders:
+    """This project's engines on an exported folder; OpenVINO also with one stream if it would use more."""
     import numpy as np
 
     from CaiT.deploy.engines import Options
@@ -126,8 +126,8 @@ def ours(folder: str, batch: int, threads: int) -> Contenders:
     contenders: Contenders = {}
     random = np.random.default_rng(0)
 
-    def enter(name: str, predictor: Predictor) -> None:
-        shape = (batch, *predictor.image_shape)
+    def add(name: str, predictor: Predictor) -> None:
+        shape = (batch, *predictor.input_shape)
         raw = predictor.options.input == 'uint8'
         images = (random.integers(0, 256, shape, np.uint8) if raw else random.standard_normal(shape, np.float32))
         contenders[name] = window(lambda: predictor.engine.run(images), batch)
@@ -135,23 +135,23 @@ def ours(folder: str, batch: int, threads: int) -> Contenders:
     for backend, precision, kind in targets():
         options = Options(precision, kind, threads, batch)
         predictor = Predictor(folder, backend, options)
-        enter(f'ours {backend} {"uint8 " if kind == "uint8" else ""}{precision}', predictor)
+        add(f'ours {backend} {"uint8 " if kind == "uint8" else ""}{precision}', predictor)
         if backend == 'openvino' and precision != 'int8' and predictor.engine.streams > 1:
             predictor = Predictor(folder, backend, options)
             predictor.engine.set_streams(1)
-            enter(f'ours {backend} 1 stream {precision}', predictor)
+            add(f'ours {backend} 1 stream {precision}', predictor)
     return contenders
 
 
 def machine() -> Dict[str, Any]:
-    """What the figures were measured on; ``instructions`` are those of INSTRUCTIONS that the processor offers."""
+    """The machine of the measurements; ``instructions`` are those of INSTRUCTIONS that the processor supports."""
     flags = runtime.cpu_flags()
     return {'cpu': processor(), 'cores': runtime.cores(), 'instructions': [one for one in INSTRUCTIONS if one in flags],
             'system': platform.platform(), 'python': platform.python_version()}
 
 
 def processor() -> str:
-    """The processor's name, family and model (virtual machines hide the name's number)."""
+    """The processor's name, family and model (in virtual machines the name lacks the model number)."""
     fields = dict(part for part in (tuple(map(str.strip, line.split(':', 1))) for line in runtime._cpu().splitlines()
                                     if ':' in line))
     if 'model name' not in fields:
@@ -172,11 +172,11 @@ def versions(*names: str) -> Dict[str, str]:
 
 
 class Results:
-    """Measured rows in a JSON file that is written again after each; what it holds already is not measured again."""
+    """Measured rows in a JSON file, rewritten after each row; existing rows are not measured again."""
 
     def __init__(self, path: Optional[str], header: Dict[str, Any]) -> None:
-        """``header`` is what rows of one file have in common; InputError when the file has another. A load average is
-        only noted."""
+        """``header`` is common to all rows of a file; InputError when the file has another one. The load average may
+        differ."""
         self.path, self.header, self.rows = path, header, []
         if path and os.path.exists(path):
             try:
@@ -202,43 +202,43 @@ class Results:
 
 
 class Cells:
-    """The (model, threads, batch) that are to be measured, and how long the rest will take."""
+    """The (model, threads, batch) configurations to measure, and an estimate of the remaining time."""
 
     def __init__(self, args: Any, results: Results) -> None:
         self.args, self.start, self.done = args, time.perf_counter(), 0.0
         self.all = {name: [(threads, batch) for threads in args.threads for batch in args.batches
                            if not results.has(name, threads, batch)] for name in args.models}
-        self.weights = {(name, *cell): self._weight(name, *cell) for name, cells in self.all.items() for cell in cells}
-        skipped = len(args.models) * len(args.threads) * len(args.batches) - len(self.weights)
+        self.costs = {(name, *cell): self._cost(name, *cell) for name, cells in self.all.items() for cell in cells}
+        skipped = len(args.models) * len(args.threads) * len(args.batches) - len(self.costs)
         if skipped:
             print(f'measured already: {skipped}')
 
-    def _weight(self, name: str, threads: int, batch: int) -> float:
-        """Seconds of one window, of a contender of middling speed."""
+    def _cost(self, name: str, threads: int, batch: int) -> float:
+        """Estimated seconds of one window of a contender of medium speed."""
         from CaiT.tools.model_table import macs
         return self.args.seconds + batch * macs(name)['total'] / (threads * MACS_PER_SECOND)
 
     def finished(self, name: str, threads: int, batch: int) -> str:
-        """How far it is, from the time that the cells until now have taken."""
-        self.done += self.weights.pop((name, threads, batch))
-        taken = time.perf_counter() - self.start
-        left = taken / self.done * sum(self.weights.values())
-        return f'cells left: {len(self.weights)}, {taken / 60:.1f} min taken, about {left / 60:.0f} min to go'
+        """A progress line, estimated from the time of the finished cells."""
+        self.done += self.costs.pop((name, threads, batch))
+        elapsed = time.perf_counter() - self.start
+        left = elapsed / self.done * sum(self.costs.values())
+        return f'cells left: {len(self.costs)}, {elapsed / 60:.1f} min taken, about {left / 60:.0f} min to go'
 
 
 def table(rows: List[Dict[str, Any]]) -> List[str]:
-    """Measured rows as text, one line each."""
+    """Measured rows as text, one line per contender."""
     lines = []
     for row in rows:
         lines.append(f'{row["model"]:26s} threads {row["threads"]} batch {row["batch"]:2d}')
         width = max(map(len, row['rates']))
-        lines += [f'    {name:{width}s} {rate["median"]:8.1f} /s   ({rate["worst"]:.1f} to {rate["best"]:.1f})'
-                  for name, rate in sorted(row['rates'].items(), key=lambda item: -item[1]['median'])]
+        lines += [f'    {name:{width}s} {speed["median"]:8.1f} /s   ({speed["worst"]:.1f} to {speed["best"]:.1f})'
+                  for name, speed in sorted(row['rates'].items(), key=lambda item: -item[1]['median'])]
     return lines
 
 
 def parser(doc: str) -> Parser:
-    """The flags that this script and against_peers.py share."""
+    """The common flags of this script and against_peers.py."""
     flags = Parser(doc)
     flags.flag('models', nargs='+', default=['cait_xxs24_224'], metavar='NAME')
     flags.flag('batches', nargs='+', type=int, default=[1, 8, 32], metavar='N')
@@ -249,7 +249,7 @@ def parser(doc: str) -> Parser:
 
 
 def parsed(flags: Parser) -> Any:
-    """The flags' values; InputError for an unknown model and for numbers that are not positive."""
+    """Parse the flags and prepare the runtime; InputError for an unknown model or a number that is not positive."""
     args = flags.parse_args()
     print(runtime.prepare())
     from CaiT.models.registry import get_variant
@@ -264,27 +264,27 @@ def parsed(flags: Parser) -> Any:
 
 
 def header(args: Any) -> Dict[str, Any]:
-    """What the rows of one file have in common."""
+    """The header of a result file, common to its rows."""
     return {'machine': machine(), 'rounds': args.rounds, 'seconds': args.seconds, 'versions': versions(),
             'load average before': round(os.getloadavg()[0], 1)}
 
 
 def main() -> int:
     flags = parser(__doc__)
-    flags.flag('json', metavar='FILE', help='write the figures there')
+    flags.flag('json', metavar='FILE', help='JSON file to write')
     args = parsed(flags)
     print(machine())
     results = Results(args.json, header(args))
     cells = Cells(args, results)
     for pair in OURS:
-        if missing(*pair):
-            print(f'absent: {" ".join(pair)}: {missing(*pair)}')
-    for name, wanted in cells.all.items():
-        if not wanted:
+        if unavailable(*pair):
+            print(f'absent: {" ".join(pair)}: {unavailable(*pair)}')
+    for name, configurations in cells.all.items():
+        if not configurations:
             continue
         with exported(name, targets()) as (_, folder):
-            for threads, batch in wanted:
-                rates = round_robin(ours(folder, batch, threads), args.rounds, args.seconds)
+            for threads, batch in configurations:
+                rates = round_robin(own_engines(folder, batch, threads), args.rounds, args.seconds)
                 results.add({'model': name, 'threads': threads, 'batch': batch, 'rates': rates})
                 print('\n'.join(table(results.rows[-1:])))
                 print(cells.finished(name, threads, batch), flush=True)

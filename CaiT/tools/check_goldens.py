@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every model against the reference's golden numbers, one at a time, as a table.
+"""Compare models with the golden values of the reference and print a table.
 
     python -m CaiT.tools.check_goldens                          all golden files of tests/goldens
     python -m CaiT.tools.check_goldens -models cait_m48_448 …   only these
     python -m CaiT.tools.check_goldens -goldens FOLDER          another folder (see CaiT/tools/goldens.py)
 
-For each model of the folder's MANIFEST.json: parameter names and shapes, parameter count and MACs must be equal; where
-there is a golden file, logits (and intermediates) must lie within 1e-5 of max|value| of the float64 reference in
-float32. Then the AdamW steps of the training golden. The exit status is 1 when anything differs. The largest model
+For each model of the folder's MANIFEST.json: parameter names and shapes, parameter count and MACs must be equal; if
+there is a golden file, float32 logits (and intermediates) must be within 1e-5 of max|value| of the float64 reference.
+Then the AdamW steps of the training golden are compared. The exit status is 1 when anything differs. The largest model
 needs 2.4 GB of memory.
 """
 from __future__ import annotations
@@ -28,28 +28,29 @@ from CaiT.cli import Parser
 from CaiT.errors import InputError
 from CaiT.tools import goldens, model_table
 
-# Float32 in the reference itself is off by 3e-7 to 1.2e-6 of max|logit|; LayerNorm eps 1e-5 by 3.7e-4, tanh GELU by
-# 1.6e-4.
+# The reference's own float32 deviates by 3e-7 to 1.2e-6 of max|logit|; a wrong LayerNorm eps (1e-5) gives 3.7e-4, a
+# tanh GELU 1.6e-4.
 TOLERANCE = 1e-5
-# AdamW's first steps have the size of the learning rate whatever the gradient's, so rounding grows with every step: the
-# reference's own float32 is off by 4e-6 in logits after five, by 6e-6 in gradient and 2.7e-5 in parameter norms.
+# AdamW's first steps have the size of the learning rate whatever the gradient's, so rounding errors grow with each
+# step: the reference's own float32 deviates by 4e-6 in logits after five, by 6e-6 in gradient norms and by 2.7e-5 in
+# parameter norms.
 TRAINING_TOLERANCES = {'losses': 3e-5, 'logits': 3e-5, 'gradients': 1e-5, 'gradient norms': 3e-5,
                        'parameter norms': 3e-5}
 
 
 class Row(NamedTuple):
-    """One model: its counts, what is unlike the reference (empty: nothing), and the largest relative errors by what
-    was compared (empty without a golden file)."""
+    """The result of one model: its counts, the first difference from the reference ('': none), and the largest relative
+    error of each compared output (empty without a golden file)."""
     name: str
     parameters: int
     macs: int
-    unlike: str
+    difference: str
     errors: Dict[str, float]
     seconds: float
 
     @property
     def passed(self) -> bool:
-        return not self.unlike and all(error <= TOLERANCE for error in self.errors.values())
+        return not self.difference and all(error <= TOLERANCE for error in self.errors.values())
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -60,22 +61,22 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def counts(name: str, folder: Path) -> Tuple[int, int, str]:
-    """Parameters and MACs of ``name``, and the first thing that is unlike the reference ('': nothing)."""
+    """Parameters and MACs of ``name``, and the first difference from the reference ('': none)."""
     import paddle
 
     from CaiT.models.registry import create_model
     entry = goldens.manifest(folder)['models'][name]
     expected, classes = dict(goldens.names(folder, name)), _classes(folder, name)
     with paddle.LazyGuard():  # shapes only
-        first = unlike(expected, goldens.public_shapes(create_model(name, num_classes=classes)))
+        first = first_difference(expected, goldens.public_shapes(create_model(name, num_classes=classes)))
     parameters, macs = model_table.parameters(name, num_classes=classes), model_table.macs(name, classes)
-    for word, found, wanted in (('parameters', parameters, entry['params']), ('MACs', macs, entry['macs'])):
-        first = first or (f'{word}: {found}, reference {wanted}' if found != wanted else '')
+    for title, found, reference in (('parameters', parameters, entry['params']), ('MACs', macs, entry['macs'])):
+        first = first or (f'{title}: {found}, reference {reference}' if found != reference else '')
     return parameters, macs['total'], first
 
 
-def unlike(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str:
-    """The first parameter that is missing, unknown or of another shape; '' when there is none."""
+def first_difference(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str:
+    """The first parameter that is missing, unexpected or of another shape; '' when there is none."""
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             return f'{name}: {found.get(name)}, reference {expected.get(name)}'
@@ -83,7 +84,7 @@ def unlike(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str:
 
 
 def compare(name: str, folder: Path) -> Row:
-    """Build ``name`` with the weights of the rule and compare it with its golden numbers."""
+    """Build ``name`` with the generated weights and compare it with its golden values."""
     from CaiT.models.registry import create_model
     started, differences = time.time(), {}
     parameters, macs, first = counts(name, folder)
@@ -95,12 +96,12 @@ def compare(name: str, folder: Path) -> Row:
 
 
 def _classes(folder: Path, name: str) -> int:
-    """A golden without a head is of the features."""
+    """Number of classes of a golden file; 0 for one of features, without a head."""
     return 1000 if 'head.weight' in dict(goldens.names(folder, name)) else 0
 
 
 def outputs(model: Any, golden: Dict[str, np.ndarray]) -> Dict[str, float]:
-    """Relative errors of what the golden file holds, for a model filled by the rule; logits come first."""
+    """Relative errors of what the golden file holds, for a model with the generated weights; logits come first."""
     import paddle
     model.eval()
     side = int(round(model.patch_embed.num_patches ** 0.5)) * model.patch_embed.proj.weight.shape[-1]
@@ -114,7 +115,7 @@ def outputs(model: Any, golden: Dict[str, np.ndarray]) -> Dict[str, float]:
             found.update((f'cls_after_token_block_{i}', token)
                          for i, token in enumerate(inner.features[len(model.blocks):]))
             found['pre_logits'] = model.forward_head(inner.tokens, pre_logits=True)
-    stride = int(golden.get('token_stride', 1))  # a small file keeps every n-th patch token
+    stride = int(golden.get('token_stride', 1))  # a small file has every n-th patch token only
     return {key.replace('_f64', ''): relative(_strided(found[key].numpy(), stride), golden[key])
             for key in found if key in golden}
 
@@ -122,9 +123,9 @@ def outputs(model: Any, golden: Dict[str, np.ndarray]) -> Dict[str, float]:
 def training(folder: Path) -> Dict[str, float]:
     """Relative errors of the golden AdamW steps, keys as in TRAINING_TOLERANCES.
 
-    Losses are compared on the scale of the largest logit, of which they are differences. Parameters whose gradient is
-    mathematically zero, where AdamW makes steps out of rounding noise, are left out: the manifest's list, and for
-    parameter norms the qkv biases, of which the k third is such.
+    Losses are compared relative to the largest logit. Parameters whose gradient is mathematically zero, where AdamW
+    amplifies rounding noise, are excluded: those listed in the manifest, and for parameter norms the qkv biases, whose
+    key part is one of them.
     """
     from CaiT.models.registry import create_model
     golden, plan = goldens.arrays(folder, goldens.TRAINING), goldens.manifest(folder)['train']
@@ -132,8 +133,8 @@ def training(folder: Path) -> Dict[str, float]:
     goldens.fill(model)
     steps = list(train(model, len(golden['f64_losses'])))
     order = plan['param_order']
-    kept = [i for i, name in enumerate(order) if name not in plan['zero_grad_params']]
-    plain = [i for i in kept if not order[i].endswith('qkv.bias')]
+    compared = [i for i, name in enumerate(order) if name not in plan['zero_grad_params']]
+    without_qkv_bias = [i for i in compared if not order[i].endswith('qkv.bias')]
     scale = np.abs(golden['f64_logits5']).max()
     found = {'losses': np.abs([step['loss'] for step in steps]
                               - np.append(golden['f64_losses'], golden['f64_loss_after5'])).max() / scale,
@@ -142,16 +143,17 @@ def training(folder: Path) -> Dict[str, float]:
              'gradients': max(relative(steps[0]['gradients'][key[len('f64_grad:'):]], golden[key])
                               for key in golden if key.startswith('f64_grad:'))}
     norms = {name: np.linalg.norm(array.astype(np.float64)) for name, array in steps[0]['gradients'].items()}
-    found['gradient norms'] = _worst([norms[name] for name in order], golden['f64_gnorm'], kept)
+    found['gradient norms'] = _worst([norms[name] for name in order], golden['f64_gnorm'], compared)
     found['parameter norms'] = max(
-        _worst([steps[count]['norms'][name] for name in order], golden[f'f64_pnorm_after{count}'], plain)
+        _worst([steps[count]['norms'][name] for name in order], golden[f'f64_pnorm_after{count}'], without_qkv_bias)
         for count in (1, len(steps) - 1))
     return {key: float(value) for key, value in found.items()}
 
 
 def train(model: Any, updates: int) -> Any:
     """Yield, before each of ``updates`` AdamW steps on the golden batch and once after the last, the step's loss,
-    logits, gradients in PyTorch's layout, and norms of the parameters. No dropout, no clipping, decay on everything."""
+    logits, gradients in PyTorch's layout, and norms of the parameters. No dropout, no clipping, weight decay on
+    all parameters."""
     import paddle
 
     from CaiT.training.losses import build_loss
@@ -178,8 +180,8 @@ def _strided(array: np.ndarray, stride: int) -> np.ndarray:
     return array[:, ::stride] if array.ndim == 3 and array.shape[1] > 1 else array
 
 
-def _worst(found: List[float], expected: np.ndarray, kept: List[int]) -> float:
-    return float((np.abs(np.array(found) - expected)[kept] / expected[kept]).max())
+def _worst(found: List[float], expected: np.ndarray, indices: List[int]) -> float:
+    return float((np.abs(np.array(found) - expected)[indices] / expected[indices]).max())
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -200,7 +202,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         logits, *inside = row.errors.values() or [None]
         print(f'{name:<32} {row.parameters:>11} {row.macs:>15} {_text(logits):>8} '
               f'{_text(max(inside, default=None)):>8} {row.seconds:>5.1f}  '
-              f'{"ok" if row.passed else row.unlike or f"outside {TOLERANCE:g}"}', flush=True)
+              f'{"ok" if row.passed else row.difference or f"outside {TOLERANCE:g}"}', flush=True)
         gc.collect()
     if not options.models:
         for key, error in training(options.goldens).items():

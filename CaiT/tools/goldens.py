@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference's numbers, and the weights and inputs behind them, which need no storing.
+"""Golden values of the reference, and the weights and inputs from which they were computed.
 
-Weights and inputs follow a rule that any framework can regenerate with NumPy alone: the SHA-256 of a parameter's
-public name seeds PCG64, whose standard normal float32 is scaled by the kind of parameter. What the reference (timm on
-PyTorch) computes from them lies in a folder of golden files: ``MANIFEST.json`` (parameter counts, MACs, how the
-training steps were made), ``names/<model>.json`` (public names with PyTorch's shapes), ``<model>.npz`` (``logits_f64``:
-float32 weights and input, computed in float64; sometimes intermediates) and ``train_<model>_nc<classes>.npz`` (AdamW
-steps). A clone carries the small ones in tests/goldens.
+Weights and inputs are not stored but generated with NumPy alone, so that any framework can reproduce them: the SHA-256
+of a parameter's public name seeds PCG64, whose standard normal float32 numbers are scaled by the kind of parameter. The
+results of the reference (timm on PyTorch) are in a folder of golden files: ``MANIFEST.json`` (parameter counts, MACs,
+settings of the training steps), ``names/<model>.json`` (public names with PyTorch's shapes), ``<model>.npz``
+(``logits_f64``: float32 weights and input, computed in float64; sometimes intermediates) and
+``train_<model>_nc<classes>.npz`` (AdamW steps). The repository contains the small ones in tests/goldens.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINING_LABELS = (3, 1, 7, 5)
 
 
 def noise(shape: Sequence[int], seed: int) -> np.ndarray:
-    """Standard normal float32. Seed 0 is the image batch of the logits, seed 1 that of the training steps."""
+    """Standard normal float32. Seed 0 gives the image batch of the logits, seed 1 that of the training steps."""
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(size=tuple(shape), dtype=np.float32)
 
 
@@ -52,7 +52,7 @@ def public_shapes(model: 'nn.Layer') -> Dict[str, Tuple[int, ...]]:
 
 
 def fill(model: 'nn.Layer') -> None:
-    """Set every parameter of ``model`` by the rule, one at a time: a large model is never held twice."""
+    """Set every parameter of ``model`` to its generated value, one at a time to save memory."""
     parameters = dict(model.named_parameters())
     for name, shape in public_shapes(model).items():
         array = value(name, shape)

@@ -5,10 +5,9 @@
     python -m CaiT.tools.make_digits --output elsewhere   into another folder
 
 The digits come with scikit-learn (``sklearn.datasets.load_digits``: the test part of UCI's "Optical Recognition of
-Handwritten Digits", 8x8 pixels, 0 to 16 ink, CC BY 4.0). They are stored as they are, 8x8 gray PNG files with ink 16
-as level 255; the transform enlarges them. Every fifth image of a class is a validation image, so both parts are
-balanced and fixed. Running it again gives the same bytes; the lists are written last, so they never name an image
-that is not there.
+Handwritten Digits", 8x8 pixels, 0 to 16 ink, CC BY 4.0). They are stored as 8x8 grayscale PNG files, with ink 16 as
+level 255; the transform enlarges them. Every fifth image of a class is for validation, so both splits are balanced and
+fixed. The output is deterministic; the lists are written last, so they never name a missing image.
 """
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from CaiT.files import atomic_write
 
 OUTPUT = Path('dataset/digits')
 NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-EVERY = 5  # one image in five is for validation: the 80/20 split
+EVERY = 5  # every fifth image is for validation: an 80/20 split
 
 
 def digits() -> Tuple[np.ndarray, np.ndarray]:
@@ -44,7 +43,7 @@ def digits() -> Tuple[np.ndarray, np.ndarray]:
     return np.rint(data.images * (255 / 16)).astype(np.uint8), data.target
 
 
-def places(targets: Sequence[int]) -> Iterator[Tuple[str, str]]:
+def split_paths(targets: Sequence[int]) -> Iterator[Tuple[str, str]]:
     """(split, path) of each image: numbered within its class, every fifth one for validation."""
     seen = [0] * len(NAMES)
     for digit in targets:
@@ -54,10 +53,10 @@ def places(targets: Sequence[int]) -> Iterator[Tuple[str, str]]:
 
 
 def list_lines(targets: Sequence[int]) -> Dict[str, List[str]]:
-    """The lines of the three list files, by class, as make_lists would write them."""
-    found = [(split, path, int(digit)) for (split, path), digit in zip(places(targets), targets)]
-    train, valid = (sorted(f'{path} {digit}' for split, path, digit in found if split == wanted)
-                    for wanted in ('train', 'valid'))
+    """The lines of the three list files, sorted by class as in make_lists."""
+    found = [(split, path, int(digit)) for (split, path), digit in zip(split_paths(targets), targets)]
+    train, valid = (sorted(f'{path} {digit}' for split, path, digit in found if split == name)
+                    for name in ('train', 'valid'))
     return {LIST_FILES['train']: train, LIST_FILES['val']: valid,
             LIST_FILES['test']: [line.rpartition(' ')[0] for line in valid]}
 
@@ -65,7 +64,7 @@ def list_lines(targets: Sequence[int]) -> Dict[str, List[str]]:
 def write_digits(output: Path) -> Dict[str, int]:
     """Write the dataset into ``output``; returns the number of lines of each list."""
     images, targets = digits()
-    for image, (_, path) in zip(images, places(targets)):
+    for image, (_, path) in zip(images, split_paths(targets)):
         content = io.BytesIO()
         Image.fromarray(image).save(content, 'PNG')
         if not (output / path).is_file() or (output / path).read_bytes() != content.getvalue():

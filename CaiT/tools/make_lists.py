@@ -5,11 +5,15 @@
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --fraction 0.1      a tenth of each class
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --per-class 50      at most 50 of each class
     python -m CaiT.tools.make_lists dataset/flowers --val-split 0.2       no valid/ folder: a fifth goes to validation
+    python -m CaiT.tools.make_lists dataset/ten --classes synset_words.txt    some classes, with ImageNet's ids
 
 Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (or val/). A class id is the place of
-the folder's name in sorted order, from 0. Writes train_list.txt, val_list.txt and test_list.txt (the validation
-images' paths, for -pred) into DATA_PATH, and classes.txt (the folders' names) when there is none. Lists that are
-there already are kept unless --force, which renames them to <name>.bak-<time>. Subsets are drawn with --seed.
+the folder's name in sorted order, from 0, or with --classes its place in that label map, by WordNet id or by name.
+Writes train_list.txt, val_list.txt and test_list.txt (the validation images' paths, for -pred) into DATA_PATH, and
+classes.txt (the names of the classes). Lists and names that are there already are kept unless --force, which renames
+them to <name>.bak-<time>. Subsets are random, by --seed. Hidden and system names (.ipynb_checkpoints, ._a.png,
+__MACOSX, @eaDir) are no classes and no images; what is left out is counted. Names that are not UTF-8 are listed as
+bash would quote them.
 """
 from __future__ import annotations
 
@@ -26,29 +30,67 @@ import numpy as np
 
 from CaiT.cli import Parser
 from CaiT.data.datasets import CLASS_FILE
-from CaiT.data.lists import IMAGE_EXTENSIONS, LIST_FILES
+from CaiT.data.folders import HIDDEN, LeftOut, entries, images_below, is_folder, is_hidden
+from CaiT.data.label_map import classes_of_lines, read_classes
+from CaiT.data.lists import LIST_FILES
+from CaiT.data.text import quoted
 from CaiT.errors import InputError, run
 from CaiT.files import atomic_write
 
 ClassImages = Dict[str, List[str]]  # class folder -> its images, paths relative to DATA_PATH, both sorted
 
 
-def class_images(root: Path, split: str) -> ClassImages:
-    """The images below ``root/split/<class>/``, at any depth."""
+def class_images(root: Path, split: str, left_out: LeftOut) -> ClassImages:
+    """The images below ``root/split/<class>/``, at any depth; ``left_out`` counts what is none."""
     classes: ClassImages = {}
-    for folder in sorted(entry for entry in (root / split).iterdir() if entry.is_dir()):
-        found = [Path(place, name).relative_to(root).as_posix() for place, _, names in os.walk(folder, followlinks=True)
-                 for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
-        if not found:
-            raise InputError(f'{folder}: found no images in this class folder')
-        classes[folder.name] = sorted(found)
+    for entry in entries(root / split):
+        if is_hidden(entry.name):
+            left_out.add(HIDDEN, entry.name)
+        elif not is_folder(entry):
+            left_out.add('beside the class folders')
+        else:
+            found = images_below(entry.path, left_out, regular_only=True)
+            if not found:
+                raise InputError(f'{quoted(entry.path)}: found no images in this class folder')
+            classes[entry.name] = [Path(path).relative_to(root).as_posix() for path in found]
     if not classes:
-        raise InputError(f'{root / split}: found no class folders, expected {split}/<class>/<image>')
+        raise InputError(f'{quoted(root / split)}: found no class folders, expected {split}/<class>/<image>')
     return classes
 
 
-def draw(classes: ClassImages, fraction: float, per_class: Optional[int], seed: int) -> ClassImages:
-    """The wanted share of each class (at least one image), chosen at random; what is chosen stays sorted."""
+def ids_of(classes: ClassImages, label_map: Optional[str]) -> Tuple[Dict[str, int], List[str]]:
+    """(class id of each folder of ``classes``, the names of all classes): by sorted order, or those of a label map."""
+    if label_map is None:
+        return {name: index for index, name in enumerate(classes)}, [printable(name) for name in classes]
+    known = read_classes(label_map)
+    names = [one.name for one in known]
+    ids = {name: index for index, name in enumerate(names) if names.count(name) == 1}  # ImageNet has two cranes
+    ids.update({one.wnid: index for index, one in enumerate(known) if one.wnid})
+    unknown = [name for name in classes if name not in ids]
+    if unknown:
+        raise InputError(f'--classes {quoted(label_map)}: found no class {quoted(unknown[0])}, the name of a class '
+                         'folder, expected the WordNet ids or names of all of them')
+    return {name: ids[name] for name in classes}, names
+
+
+def name_lines(names: Sequence[str]) -> List[str]:
+    """classes.txt: one name per line, numbered where names alone would be read as numbered ("10 figs")."""
+    try:
+        if [one.name for one in classes_of_lines(names, CLASS_FILE)] == list(names):
+            return list(names)
+    except InputError:
+        pass
+    return [f'{index} {name}' for index, name in enumerate(names)]
+
+
+def printable(name: str) -> str:
+    """A folder's name as the name of a class: one line of text."""
+    text = quoted(name)
+    return text if text == name else text[2:-1]
+
+
+def sample(classes: ClassImages, fraction: float, per_class: Optional[int], seed: int) -> ClassImages:
+    """A fraction of each class (at least one image), chosen at random; what is chosen stays sorted."""
     rng = np.random.Generator(np.random.PCG64(seed))
     chosen: ClassImages = {}
     for name, images in classes.items():
@@ -58,42 +100,53 @@ def draw(classes: ClassImages, fraction: float, per_class: Optional[int], seed: 
     return chosen
 
 
-def split_off(classes: ClassImages, share: float, seed: int) -> Tuple[ClassImages, ClassImages]:
-    """(training, validation): ``share`` of each class goes to validation, at least one image stays on either side."""
-    small = [name for name, images in classes.items() if len(images) < 2]
-    if small:
-        raise InputError(f'--val-split: class {small[0]} has a single image, expected at least 2')
-    sizes = {name: min(max(1, round(len(images) * share)), len(images) - 1) for name, images in classes.items()}
+def split_off(classes: ClassImages, fraction: float, seed: int) -> Tuple[ClassImages, ClassImages]:
+    """(training, validation): ``fraction`` of each class goes to validation, at least one image to each split."""
+    too_small = [name for name, images in classes.items() if len(images) < 2]
+    if too_small:
+        raise InputError(f'--val-split: class {too_small[0]} has a single image, expected at least 2')
+    sizes = {name: min(max(1, round(len(images) * fraction)), len(images) - 1) for name, images in classes.items()}
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
-    held = {name: set(rng.permutation(len(images))[:sizes[name]].tolist()) for name, images in classes.items()}
-    return tuple({name: [image for i, image in enumerate(images) if (i in held[name]) == wanted]
-                  for name, images in classes.items()} for wanted in (False, True))
+    validation = {name: set(rng.permutation(len(images))[:sizes[name]].tolist()) for name, images in classes.items()}
+    return tuple({name: [image for i, image in enumerate(images) if (i in validation[name]) == is_validation]
+                  for name, images in classes.items()} for is_validation in (False, True))
 
 
-def lines(classes: ClassImages, names: Sequence[str]) -> List[str]:
+def lines(classes: ClassImages, ids: Dict[str, int]) -> List[str]:
     """``path class_id`` lines, by class."""
-    ids = {name: index for index, name in enumerate(names)}
     unknown = [name for name in classes if name not in ids]
     if unknown:
-        raise InputError(f'class folder {unknown[0]} of the validation images is not among the training classes')
-    return [f'{image} {ids[name]}' for name, images in classes.items() for image in images]
+        raise InputError(f'class folder {quoted(unknown[0])} of the validation images is not among the training '
+                         'classes')
+    return [f'{listed(image)} {ids[name]}' for name, images in classes.items() for image in images]
+
+
+def listed(path: str) -> str:
+    """A path as a list file holds it: quoted where a line could not give it back, blanks at its ends included."""
+    return quoted(path, always=path != path.strip())
 
 
 def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[str]:
-    """Write the files; returns the names of those moved out of the way."""
-    present = [name for name in texts if (root / name).exists()]
+    """Write the files; returns the names of those moved out of the way, lists that ``texts`` does not renew included.
+
+    A file that would not change is left as it is, and is no reason to refuse. With --force the lists are renewed.
+    """
+    contents = {name: ''.join(line + '\n' for line in text) for name, text in texts.items()}
+    present = [name for name in (*LIST_FILES.values(), CLASS_FILE) if os.path.lexists(root / name)
+               and not (name == CLASS_FILE and (root / name).read_bytes() == contents[name].encode())]
     if present and not force:
-        raise InputError(f'{root / present[0]}: is there already, expected no list files (--force renames them)')
+        raise InputError(f'{quoted(root / present[0])}: is there already, expected no list files (--force renames '
+                         'them)')
     moved = []
     for name in present:
-        kept = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
-        while (root / kept).exists():
-            kept += '+'
-        os.replace(root / name, root / kept)
-        moved.append(kept)
-    for name, text in texts.items():
+        backup = f'{name}.bak-{time.strftime("%Y%m%d-%H%M%S")}'
+        while (root / backup).exists():
+            backup += '+'
+        os.replace(root / name, root / backup)
+        moved.append(backup)
+    for name, content in contents.items():
         with atomic_write(root / name) as file:
-            file.writelines(line + '\n' for line in text)
+            file.write(content)
     return moved
 
 
@@ -101,9 +154,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
     parser.add_argument('data_path', help='folder with train/ and, when there is one, valid/ or val/')
-    parser.flag('fraction', type=float, default=1.0, help='share of each class to list, in (0, 1]')
+    parser.flag('fraction', type=float, default=1.0, help='fraction of each class to list, in (0, 1]')
     parser.flag('per_class', type=int, default=None, help='largest number of images to list for each class')
-    parser.flag('val_split', type=float, default=0.0, help='share of train/ that becomes the validation list')
+    parser.flag('val_split', type=float, default=0.0, help='fraction of train/ that becomes the validation list')
+    parser.flag('classes', metavar='FILE', help='label map whose class ids the folders get: synset_words.txt, '
+                'imagenet_class_index.json, names in order, …')
     parser.flag('seed', type=int, default=0, help='of the random choice of a subset or split')
     parser.switch('force', help='replace lists that are there; the old ones are renamed')
     args = parser.parse_args(argv)
@@ -117,28 +172,36 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f'--per-class: found {args.per_class}, expected at least 1')
     if not 0 <= args.val_split < 1:
         raise InputError(f'--val-split: found {args.val_split}, expected a number from 0 to below 1')
-    held = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
-    if args.val_split and held:
-        raise InputError(f'--val-split: there is a folder {root / held} already, expected one or the other')
+    val_folder = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
+    if args.val_split and val_folder:
+        raise InputError(f'--val-split: there is a folder {root / val_folder} already, expected one or the other')
 
-    train = class_images(root, 'train')
-    names = list(train)
-    valid = class_images(root, held) if held else {}
+    left_out = LeftOut()
+    train = class_images(root, 'train', left_out)
+    ids, names = ids_of(train, args.classes)
+    valid = class_images(root, val_folder, left_out) if val_folder else {}
     if args.val_split:
         train, valid = split_off(train, args.val_split, args.seed)
-    train = draw(train, args.fraction, args.per_class, args.seed)
-    texts = {LIST_FILES['train']: lines(train, names)}
+    train = sample(train, args.fraction, args.per_class, args.seed)
+    texts = {LIST_FILES['train']: lines(train, ids), CLASS_FILE: name_lines(names)}
     if valid:
-        valid = draw(valid, args.fraction, args.per_class, args.seed)
-        texts[LIST_FILES['val']] = lines(valid, names)
-        texts[LIST_FILES['test']] = [image for images in valid.values() for image in images]
-    for kept in write_lists(root, texts, args.force):
-        print(f'kept the old list as {root / kept}')
-    if not (root / CLASS_FILE).exists():
-        write_lists(root, {CLASS_FILE: names}, force=False)
+        valid = sample(valid, args.fraction, args.per_class, args.seed)
+        texts[LIST_FILES['val']] = lines(valid, ids)
+        texts[LIST_FILES['test']] = [listed(image) for images in valid.values() for image in images]
+    for backup in write_lists(root, texts, args.force):
+        print(f'kept the old file as {quoted(root / backup)}')
     for name, text in texts.items():
-        print(f'{root / name}: {len(text)} images')
-    print(f'{len(names)} classes; train with -data_path={root} -num_classes={len(names)}')
+        if name != CLASS_FILE:
+            print(f'{quoted(root / name)}: {len(text)} images')
+    if left_out.line():
+        print(left_out.line())
+    misnumbered = [name for name, index in ids.items() if name.isdecimal() and int(name) != index]
+    if misnumbered and not args.classes:
+        print(f'note: class ids follow the sorted order of the folder names, not their numbers: folder '
+              f'{misnumbered[0]} is class {ids[misnumbered[0]]} (--classes FILE gives ids of your own)')
+    if len(names) > len(train):
+        print(f'{len(train)} of the {len(names)} classes of {quoted(args.classes)} have images')
+    print(f'{len(names)} classes; train with -data_path={quoted(root)} -num_classes={len(names)}')
     if not valid:
         print('no valid/ folder: no validation list (--val-split 0.2 takes a fifth of train/)')
     return 0

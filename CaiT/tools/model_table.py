@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of models: parameters and multiply-adds counted here, accuracies as published, each with its source.
+"""The table of models: parameters and multiply-adds, computed; accuracies as published, with their sources.
 
     python -m CaiT.tools.model_table            print the table
-    python -m CaiT.tools.model_table --write    put it between the markers of the repository's documents
-    python -m CaiT.tools.model_table --check    exit 1 when one of them holds another table
+    python -m CaiT.tools.model_table --write    write it between the markers of the repository's documents
+    python -m CaiT.tools.model_table --check    exit 1 when a document has another table
 
-A document has the table when it has the markers.
+The documents are those of DOCUMENTS that contain the markers.
 
 MACs are per image: convolution, Linears, both matmuls of attention and the talking heads (which Paddle's own counter
 leaves out, as it does the matmuls); no bias, norm, softmax or activation. They are the papers' "FLOPs" to 0.8 %.
@@ -33,7 +33,7 @@ MEASURED = {'vit_tiny_patch16_224': '88.00 / 98.33 on 300 CC BY photographs (aug
 
 
 def parameters(name: str, **overrides: Any) -> int:
-    """How many values the model learns, counted on the model itself; its weights are never allocated."""
+    """Number of parameters, counted on the model, whose weights are not allocated."""
     import paddle
 
     from CaiT.models.registry import create_model
@@ -72,9 +72,9 @@ def table() -> List[str]:
     names = sorted(list_models(), key=lambda name: (get_variant(name).family, macs(name)['total'], name))
     for name in names:
         variant = get_variant(name)
-        scores = [variant.published.get(key) for key in ('top1', 'top5')]
-        text = ' / '.join('–' if score is None else f'{score:g}' for score in scores) if scores[0] else '–'
-        source = variant.published['source'] if scores[0] else '–'
+        accuracies = [variant.published.get(key) for key in ('top1', 'top5')]
+        text = ' / '.join('–' if value is None else f'{value:g}' for value in accuracies) if accuracies[0] else '–'
+        source = variant.published['source'] if accuracies[0] else '–'
         lines.append(f'| `{name}` | {parameters(name):,} | {macs(name)["total"] / 1e9:.3f} | '
                      f'{variant.data["image_size"]} | {variant.data["crop_pct"]} | {text} | {source} | '
                      f'{MEASURED.get(name, "–")} |')
@@ -90,14 +90,14 @@ def embed(text: str, lines: List[str], path: Path) -> str:
 
 
 def documents() -> List[Path]:
-    """The repository's documents that have the markers."""
+    """The paths of DOCUMENTS that contain the markers."""
     found = [ROOT / name for name in DOCUMENTS]
     return [path for path in found if path.is_file() and START in path.read_text(encoding='utf-8')]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
-    parser.switch('write', help="put the table between the documents' markers")
+    parser.switch('write', help="write the table between the documents' markers")
     parser.switch('check', help='compare the documents with the table')
     options = parser.parse_args(arguments)
     if options.write and options.check:

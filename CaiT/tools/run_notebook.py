@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the quick-start notebook from top to bottom; on request, write what came out to docs/quickstart.md.
+"""Run the quick-start notebook from top to bottom; with --write, render it to docs/quickstart.md.
 
     python -m CaiT.tools.run_notebook            run it; the exit status is not 0 when a cell fails
     python -m CaiT.tools.run_notebook --write    and write docs/quickstart.md with its images in docs/images
 
-The notebook itself is never changed: its outputs stay out of the repository. Needs the extra ``notebook``
+The notebook itself is not changed, so that its outputs stay out of the repository. Needs the extra ``notebook``
 (nbclient, ipykernel).
 """
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAD = """<!-- written by `python -m CaiT.tools.run_notebook --write`; edit note
 
 
 def execute(path: Path, timeout: int) -> Any:
-    """The notebook with the outputs of this run; InputError with the cell's own message when one fails."""
+    """The notebook with the outputs of this run; InputError when a cell fails, after printing the cell's error."""
     try:
         import nbformat
         from nbclient import NotebookClient
@@ -50,18 +50,18 @@ def execute(path: Path, timeout: int) -> Any:
 
 
 def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
-    """The executed cells as Markdown, what a cell printed before what it drew, and the images: {name in docs/images:
-    PNG}. What went to stderr, warnings of the machine it ran on, is left out."""
+    """The executed cells as Markdown, printed output before figures, and the figures: {name in docs/images: PNG}.
+    Output to stderr (warnings about the machine) is omitted."""
     parts, images = [HEAD], {}
     for cell in cells:
         if cell['cell_type'] == 'markdown':
             parts.append(cell['source'].replace('](../docs/', '](') + '\n')
             continue
         parts.append(f'```python\n{cell["source"]}\n```\n')
-        said = ''.join(output['text'] for output in cell['outputs'] if output.get('name') == 'stdout')
-        said = re.sub(r'\x1b\[[\d;]*m', '', said).rstrip()
-        if said:
-            parts.append(f'```\n{said}\n```\n')
+        printed = ''.join(output['text'] for output in cell['outputs'] if output.get('name') == 'stdout')
+        printed = re.sub(r'\x1b\[[\d;]*m', '', printed).rstrip()
+        if printed:
+            parts.append(f'```\n{printed}\n```\n')
         for output in cell['outputs']:
             if 'image/png' in output.get('data', {}):
                 name = f'quickstart-{len(images) + 1}.png'

@@ -25,6 +25,7 @@ class Amp:
         self.level, self.dtype = amp.LEVEL, amp.DTYPE
         scaled = self.enabled and self.dtype == 'float16'
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0 ** 15) if scaled else None
+        self.skips_overflow = scaled  # the scaler skips an update whose gradients are not finite
         self.note = ''
         if config.AMP:
             self.note = (f'mixed precision {self.level} {self.dtype}' if self.enabled else

@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: ``<tag>.pdstate`` holds the full training state, ``<tag>.pdparams`` the weights alone.
 
-Tags are ``last`` and ``best``. A state is one pickle of arrays, numbers and text. It is written to a temporary file and
-renamed, so a crash leaves the old file or the new one, never an incomplete one. It is read by a restricted unpickler
-(CaiT/safe_pickle.py), so a checkpoint from an untrusted source cannot run code.
+Tags are ``last`` and ``best``. A state is one pickle of arrays, numbers and text, followed by its SHA-256, which a
+reader of pickles does not look at. It is written to a temporary file and renamed, so a crash leaves the old file or the
+new one, never an incomplete one. It is read by a restricted unpickler (CaiT/safe_pickle.py), so a checkpoint from an
+untrusted source cannot run code. A state with a number that is not finite is not written.
 """
 from __future__ import annotations
 
+import hashlib
+import math
+import os
 import pickle
+import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import IO, Any, Dict, Iterable, Optional
 
 import numpy as np
-import yaml
 from paddle import nn
-from yacs.config import CfgNode
 
-from CaiT.errors import InputError
+from CaiT import safe_pickle
+from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import PathLike, atomic_write
-from CaiT.weights.pdparams import Unpickler
 
 FORMAT = 1
 SUFFIX = '.pdstate'
-TAGS = ('last', 'best', 'best_ema')
+CHECKSUM = b'CaiT-sha256:'  # before the 32 bytes of the digest, at the end of the file
 
 
 def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
@@ -40,19 +43,73 @@ def write_weights(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
 
 
 def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
-    """Write ``state`` (arrays, numbers, text, dicts and lists of them) and its weights; returns the state's path."""
+    """Write ``state`` (arrays, numbers, text, dicts and lists of them) and its weights; returns the state's path.
+
+    Raises NonFiniteError, and leaves what is there, when an array holds a NaN or an infinite number.
+    """
     path = Path(folder) / f'{tag}{SUFFIX}'
-    write_weights(path.with_suffix('.pdparams'), state['model'])
-    with atomic_write(path, 'wb') as file:
-        pickle.dump({'format': FORMAT, **state}, file, protocol=4)
+    name = non_finite(state)
+    if name:
+        raise NonFiniteError(f'{name} is not finite, {path} is not written')
+    # Both are on the disk before one is renamed: a disk that fills up leaves both as they were.
+    with atomic_write(path.with_suffix('.pdparams'), 'wb') as weights_file, atomic_write(path, 'wb') as file:
+        pickle.dump(state['model'], weights_file, protocol=4)
+        weights_file.flush()
+        os.fsync(weights_file.fileno())
+        hashing = _HashingWriter(file)
+        pickle.dump({'format': FORMAT, **state}, hashing, protocol=4)
+        file.write(CHECKSUM + hashing.hash.digest())
     return path
 
 
-def remove_temporary_files(folder: PathLike, active: bool = True) -> None:
-    """Remove the temporary files that a killed run left in ``folder``; a no-op when not ``active``."""
-    for tag in (TAGS if active else ()):
-        for path in Path(folder).glob(f'.{tag}.pd*.tmp'):
+class _HashingWriter:
+    """A file to write to that also hashes what is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite: a sum in float64 of float32 numbers cannot overflow."""
+    with np.errstate(invalid='ignore', over='ignore'):
+        return math.isfinite(float(np.sum(array, dtype=np.float64)))
+
+
+def non_finite(state: Dict[str, Any]) -> Optional[str]:
+    """The first array of the weights, their average and the optimizer that is not finite, by name; None without."""
+    for part in ('model', 'ema', 'optimizer'):
+        for name, array in state[part].items():
+            if not is_finite(array):
+                return f'{part}: {name}'
+    return None
+
+
+def newest_good(paths: Iterable[Path]) -> Optional[Path]:
+    """The first of these checkpoints that can be read and is finite."""
+    for path in paths:
+        try:
+            if path.is_file() and non_finite(read(path)) is None:
+                return path
+        except (InputError, KeyError, TypeError, AttributeError, ValueError):
+            continue
+    return None
+
+
+def remove_temporary_files(folder: PathLike) -> None:
+    """Remove the temporary files that a killed run left in ``folder``; for the run that holds its lock."""
+    for path in Path(folder).glob('.*.tmp'):
+        if path.is_file():
             path.unlink()
+
+
+def copy(source: PathLike, target: PathLike) -> None:
+    """Copy a file; the copy appears whole or not at all."""
+    with open(source, 'rb') as read_file, atomic_write(target, 'wb') as file:
+        shutil.copyfileobj(read_file, file, 1 << 20)
 
 
 def read(path: PathLike) -> Dict[str, Any]:
@@ -60,7 +117,8 @@ def read(path: PathLike) -> Dict[str, Any]:
     path = Path(path)
     try:
         with open(path, 'rb') as file:
-            state = Unpickler(file).load()
+            _check_checksum(file)
+            state = safe_pickle.load(file)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
     except OSError as error:
@@ -74,6 +132,26 @@ def read(path: PathLike) -> Dict[str, Any]:
     return state
 
 
+def _check_checksum(file: IO[bytes]) -> None:
+    """InputError when the file's checksum is not that of its content; older files have none. Rewinds the file."""
+    size, end = os.fstat(file.fileno()).st_size, len(CHECKSUM) + hashlib.sha256().digest_size
+    file.seek(max(0, size - end))
+    trailer = file.read(end)
+    file.seek(0)
+    if not trailer.startswith(CHECKSUM):
+        return
+    digest, left = hashlib.sha256(), size - end
+    while left:
+        block = file.read(min(left, 1 << 20))
+        if not block:
+            break
+        digest.update(block)
+        left -= len(block)
+    file.seek(0)
+    if digest.digest() != trailer[len(CHECKSUM):]:
+        raise InputError('damaged checkpoint: its content does not have the checksum at its end')
+
+
 def find(resume: str, folder: PathLike) -> Optional[Path]:
     """The file that ``-resume`` names: a path with or without extension, a run's folder, or 'auto' for the ``last`` of
     ``folder``; None when 'auto' finds none."""
@@ -81,20 +159,8 @@ def find(resume: str, folder: PathLike) -> Optional[Path]:
         last = Path(folder) / f'last{SUFFIX}'
         return last if last.exists() else None
     path = Path(resume)
-    for candidate in (path, path.with_name(path.name + SUFFIX), path.with_suffix(SUFFIX), path / f'last{SUFFIX}'):
+    named = [path, path.with_name(path.name + SUFFIX), path.with_suffix(SUFFIX)] if path.name else []
+    for candidate in (*named, path / f'last{SUFFIX}'):
         if candidate.is_file() and candidate.suffix == SUFFIX:
             return candidate
     raise InputError(f'-resume {resume}: no such checkpoint, expected a {SUFFIX} file, its folder, or auto')
-
-
-def check_same_run(path: PathLike, state: Dict[str, Any], config: CfgNode) -> None:
-    """InputError when ``state`` is of another model architecture or another optimizer than ``config``."""
-    saved_config = yaml.safe_load(state['config'])
-    keys = [('MODEL', key) for key in config.MODEL if key not in ('PRETRAINED', 'STRICT')]
-    for *sections, key in [*keys, ('DATA', 'IMAGE_SIZE'), ('TRAIN', 'OPTIMIZER', 'NAME')]:
-        current, saved = config, saved_config
-        for section in sections:
-            current, saved = current[section], saved[section]
-        if current[key] != saved.get(key):
-            raise InputError(f'-resume {path}: {".".join([*sections, key])} is {saved.get(key)!r} there and '
-                             f'{current[key]!r} in this run')

@@ -33,7 +33,11 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     if aug.MIXUP or aug.CUTMIX:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
                         aug.MIX_SWITCH_PROB, aug.MIX_MODE, config.TRAIN.LABEL_SMOOTHING)
-    return build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY, mixing), sampler
+    loader = build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY, mixing)
+    if sampler.left_out:
+        loader.notes.append(f'an epoch leaves out {sampler.left_out} of {len(dataset)} samples, which do not fill a '
+                            f'batch of {data.BATCH_SIZE * distributed.world_size()}')
+    return loader, sampler
 
 
 def build_train_transform(config: CfgNode) -> TrainTransform:
@@ -55,16 +59,21 @@ def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
 
 
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
-    """(loader, paths in order, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image."""
+    """(loader, paths, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image.
+
+    The paths are all, in order; of several processes each loads its share of them.
+    """
     data, path = config.DATA, Path(config.DATA.DATA_PATH)
     transform = eval_transform(DataConfig(**data_config(config)))
     if data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
         dataset = _dataset(config, 'test', transform)
     else:
-        paths = list_images(path)
+        notes: List[str] = []
+        paths = list_images(path, notes.append)
         names = read_label_map(data.LABEL_MAP, config.MODEL.NUM_CLASSES) if data.LABEL_MAP else None
         samples = Samples('', paths, [-1] * len(paths), range(1, len(paths) + 1))
         dataset = ListDataset(str(path), samples, transform, names)
-    sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL)
+        dataset.notes += notes
+    sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL, distributed.rank(), distributed.world_size())
     loader = build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY)
     return loader, [path for path, _ in dataset.samples], dataset.class_names

@@ -8,6 +8,7 @@ import os
 import time
 from typing import ContextManager, Iterator, List, Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -55,6 +56,30 @@ def all_reduce_sum(values: Sequence[float]) -> List[float]:
     tensor = paddle.to_tensor(list(values), dtype='float64')
     paddle.distributed.all_reduce(tensor)
     return tensor.numpy().tolist()
+
+
+def all_reduce_min(value: int) -> int:
+    """The smallest value of all processes."""
+    if world_size() == 1:
+        return value
+    tensor = paddle.to_tensor([value], dtype='int64')
+    paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MIN)
+    return int(tensor.item())
+
+
+def gather_rows(rows: Sequence[np.ndarray], total: int) -> np.ndarray:
+    """[total, k] float64 from the rows of all processes, of which this one has numbers rank, rank + world_size, …
+
+    That is the order of ``EvalSampler``. A process may have none: then it does not know k, but learns it here.
+    """
+    width = int(all_reduce_sum([len(rows[0]) if rank() == 0 else 0])[0])  # the first process has a row if there is one
+    table = np.zeros((total, width))
+    if len(rows):
+        table[rank()::world_size()] = rows
+    tensor = paddle.to_tensor(table)
+    if world_size() > 1:
+        paddle.distributed.all_reduce(tensor)
+    return tensor.numpy()
 
 
 @contextlib.contextmanager

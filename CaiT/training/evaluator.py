@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Iterable, Iterator, NamedTuple, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -29,12 +29,16 @@ def count_topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) ->
 
 
 @paddle.no_grad()
-def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_freq: int,
-             title: str = 'Val') -> EvalResult:
-    """Evaluate ``model`` on batches (images [B, 3, S, S], class ids [B]); the model is left in eval mode."""
+def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_freq: int, title: str = 'Val',
+             collect: Optional[Callable[[paddle.Tensor, paddle.Tensor], None]] = None) -> EvalResult:
+    """Evaluate ``model`` on batches (images [B, 3, S, S], class ids [B]); the model is left in eval mode.
+
+    ``collect`` is called with each batch's logits [B, K] and class ids [B].
+    """
     model.eval()
-    start_time = time.time()
+    start_time = time.monotonic()
     steps = len(loader)
+    common_steps = distributed.all_reduce_min(steps)
     loss = top1 = top5 = count = 0.0
     for step, (images, targets) in enumerate(logger.progress(loader, steps, title)):
         logits = model(images).astype('float32')
@@ -42,14 +46,17 @@ def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_f
         top1 += count_topk_correct(logits, targets, 1)
         top5 += count_topk_correct(logits, targets, 5)
         count += len(targets)
-        if step % report_freq == 0:
-            logger.info(f'{title} Step[{step:04d}/{steps:04d}], Avg Loss: {loss / count:.4f}, '
-                        f'Avg Acc@1: {top1 / count:.4f}, Avg Acc@5: {top5 / count:.4f}')
+        if collect:
+            collect(logits, targets)
+        if step % report_freq == 0 and step < common_steps:  # a step that all processes have: the sums are of all
+            sums = distributed.all_reduce_sum([loss, top1, top5, count])
+            logger.info(f'{title} Step[{step:04d}/{steps:04d}], Avg Loss: {sums[0] / sums[3]:.4f}, '
+                        f'Avg Acc@1: {sums[1] / sums[3]:.4f}, Avg Acc@5: {sums[2] / sums[3]:.4f}')
     loss, top1, top5, count = distributed.all_reduce_sum([loss, top1, top5, count])
     result = EvalResult(loss / count, top1 / count, top5 / count, int(count))
     name = 'Validation' if title == 'Val' else title
     logger.info(f'{name} Loss: {result.loss:.4f}, {name} Acc@1: {result.top1:.4f}, {name} Acc@5: {result.top5:.4f}, '
-                f'time: {time.time() - start_time:.2f}')
+                f'time: {time.monotonic() - start_time:.2f}')
     return result
 
 
@@ -62,3 +69,12 @@ def predict(model: nn.Layer, loader: Iterable[Any], topk: int = 5) -> Iterator[T
         probabilities = F.softmax(model(images).astype('float32'))
         values, ids = paddle.topk(probabilities, min(topk, probabilities.shape[1]))
         yield from zip(ids.numpy(), values.numpy())
+
+
+def gather_predictions(predictions: Iterable[Tuple[np.ndarray, np.ndarray]],
+                       num_images: int) -> List[Tuple[np.ndarray, np.ndarray]]:
+    """Those of all processes, in the order of the images; ``predictions`` are of this process's share of them."""
+    rows = [np.concatenate([ids, values]).astype(np.float64) for ids, values in predictions]  # exact for both
+    gathered = distributed.gather_rows(rows, num_images)
+    topk = gathered.shape[1] // 2
+    return [(row[:topk].astype(np.int64), row[topk:].astype(np.float32)) for row in gathered]

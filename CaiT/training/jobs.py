@@ -5,73 +5,131 @@ Each sets Paddle's global device to DEVICE.
 """
 from __future__ import annotations
 
-import csv
 import sys
-import time
 from pathlib import Path
+from typing import Callable, Iterable, List, Optional, Tuple
 
+import numpy as np
 import paddle
 from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
-from CaiT.config import build_model
+from CaiT.config import build_model, load_options, with_data_of
 from CaiT.data.loader import worker_failures
+from CaiT.data.text import csv_line, quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.training import distributed, evaluator, plots
+from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
-from CaiT.training.logger import RunLogger
-from CaiT.training.trainer import Trainer, TrainState
+from CaiT.training.logger import RunLogger, show
+from CaiT.training.run_folder import open_folder
+from CaiT.training.train_state import TrainState
+from CaiT.training.trainer import Trainer
+from CaiT.weights.load_report import brief
 from CaiT.weights.translate import load_weights
+from CaiT.weights.zoo import local_path
 
 
 @worker_failures()
-def train(config: CfgNode) -> TrainState:
-    """Train; the run's folder gets checkpoints, logs, the config and, at the end, curves.png."""
+def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., str]]] = None) -> TrainState:
+    """Train; the run's folder gets checkpoints, logs and the config.
+
+    ``refresher(folder)`` makes what the first process calls after each epoch, and at the end with ``finished=True``;
+    the line that the last call returns is logged (``CaiT.report.run_page.Refresher``: run.html, curves.png).
+
+    Raises InputError for bad input, before anything is written when a resume is refused; NonFiniteError when training
+    has diverged; WorkerError when a data worker died.
+    """
+    _check_images(config)
     _set_device(config)
-    folder = _run_folder(config, 'train')
-    if (folder / 'last.pdstate').exists() and not config.RESUME:
-        raise InputError(f'-output_dir {folder}: holds a run already; add -resume auto to go on with it, '
-                         'or name another folder')
-    logger = _open_logger(config, folder, 'train')
-    state = Trainer(config, folder, logger).fit()
-    logger.info(f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch}), weights: {folder}/best.pdparams')
-    if logger.active:
-        logger.info(plots.plot_curves(logger.records(), folder / 'curves.png'))
+    with open_folder(config, 'train') as folder:
+        if (folder / 'last.pdstate').exists() and not config.RESUME:
+            raise InputError(f'-output_dir {folder}: holds a run already; add -resume auto to go on with it, '
+                             'or name another folder')
+        logger = _open_logger(config, folder, 'train', hold=True)
+        trainer = Trainer(config, folder, logger)
+        logger.release()
+        _write_config(config, folder / 'config.yaml', logger.active)
+        refresh = refresher(folder) if refresher and logger.active else None
+        state = trainer.fit(refresh)
+        best = f'weights: {folder}/best.pdparams' if state.best_epoch else 'no epoch was evaluated'
+        logger.info(f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch}), {best}')
+        if refresh:
+            logger.info(refresh(finished=True))
     return state
 
 
 @worker_failures()
-def evaluate(config: CfgNode) -> EvalResult:
-    """Evaluate MODEL.PRETRAINED on the validation split."""
+def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> EvalResult:
+    """Evaluate MODEL.PRETRAINED on the validation split.
+
+    ``report(folder, collected, dataset, config)`` writes about the predictions, in the first process; the line that it
+    returns is logged (``CaiT.report.evaluation.write_for_job``).
+    """
+    _check_images(config)
     _set_device(config)
-    logger = _open_logger(config, _run_folder(config, 'eval'), 'eval')
-    return evaluator.evaluate(_pretrained_model(config, logger), build_val_loader(config), logger, config.REPORT_FREQ)
+    with open_folder(config, 'eval') as folder:
+        logger = _open_logger(config, folder, 'eval')
+        model, config = _pretrained_model(config, logger)
+        loader = build_val_loader(config)
+        for note in loader.notes:
+            logger.info(note)
+        collector = Collector() if report else None
+        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        if report:
+            collected = collector.gather(len(loader.dataset))
+            if logger.active:
+                logger.info(report(folder, collected, loader.dataset, config))
+    return result
 
 
 @worker_failures()
 def predict(config: CfgNode) -> Path:
-    """Predict with MODEL.PRETRAINED; prints a table and returns the path of the ``predictions.csv`` it writes."""
+    """Predict with MODEL.PRETRAINED; prints a table and returns the path of the ``predictions.csv`` it writes.
+
+    Several processes predict a share of the images each, and the first prints and writes them all.
+    """
+    _check_images(config)
     _set_device(config)
-    folder = _run_folder(config, 'pred')
-    model = _pretrained_model(config, _open_logger(config, folder, 'pred'))
-    loader, paths, class_names = build_prediction_loader(config)
-    width = max(len(path) for path in paths)
-    print(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
-    with atomic_write(folder / 'predictions.csv') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs'])
-        for path, (ids, probabilities) in zip(paths, evaluator.predict(model, loader)):
+    with open_folder(config, 'pred') as folder:
+        logger = _open_logger(config, folder, 'pred')
+        model, config = _pretrained_model(config, logger)
+        loader, paths, class_names = build_prediction_loader(config)
+        for note in loader.notes:
+            logger.info(note)
+        predictions = evaluator.predict(model, loader)
+        if distributed.world_size() > 1:
+            predictions = evaluator.gather_predictions(predictions, len(paths))
+        if logger.active:
+            _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
+    return folder / 'predictions.csv'
+
+
+def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
+                       predictions: Iterable[Tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``."""
+    width = max(len(quoted(path)) for path in paths)
+    show(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
+    with atomic_write(table) as file:
+        file.write(csv_line(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs']))
+        for path, (ids, probabilities) in zip(paths, predictions):
             name = class_names[ids[0]] if class_names else ''
             top5 = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
-            print(f'{path:<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
-            writer.writerow([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
-                             ' '.join(repr(float(p)) for p in probabilities)])
-    print(f'{len(paths)} images, table: {folder / "predictions.csv"}')
-    return folder / 'predictions.csv'
+            show(f'{quoted(path):<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
+            file.write(csv_line([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
+                                 ' '.join(repr(float(p)) for p in probabilities)]))
+    show(f'{len(paths)} images, table: {table}')
+
+
+def _check_images(config: CfgNode) -> None:
+    channels = config.MODEL.IN_CHANNELS
+    if channels != 3:
+        raise InputError(f'MODEL.IN_CHANNELS: found {channels}, expected 3: images are read as RGB (for a training '
+                         'loop of your own: create_model(..., in_channels=1))')
 
 
 def _set_device(config: CfgNode) -> None:
@@ -91,43 +149,51 @@ def _set_device(config: CfgNode) -> None:
         raise InputError(f'-device: found {device!r}, expected auto, cpu, gpu or gpu:N') from None
 
 
-def _run_folder(config: CfgNode, job: str) -> Path:
-    """OUTPUT_DIR; else the folder of the checkpoint to resume; else a new one named by job and time."""
-    if config.OUTPUT_DIR:
-        return Path(config.OUTPUT_DIR)
-    if job == 'train' and config.RESUME not in ('', 'auto'):
-        path = Path(config.RESUME)
-        return path if path.is_dir() else path.parent
-    if job == 'train' and config.RESUME == 'auto':
-        runs = sorted(Path('output').glob('train-*/last.pdstate'), key=lambda path: path.stat().st_mtime)
-        if runs:
-            return runs[-1].parent
-    return Path('output') / time.strftime(f'{job}-%Y%m%d-%H-%M-%S')
+def _open_logger(config: CfgNode, folder: Path, job: str, hold: bool = False) -> RunLogger:
+    """The logger of a job, with the settings as its first lines.
 
-
-def _open_logger(config: CfgNode, folder: Path, job: str) -> RunLogger:
-    """The logger of a job; logs the settings and writes the config into ``folder``.
-
-    Training writes ``config.yaml``, which describes the weights beside it; other jobs write ``config_<job>.yaml``.
+    Training writes ``config.yaml``, which describes the weights beside it, when it starts. Other jobs write
+    ``config_<job>.yaml``.
     """
-    logger = RunLogger(folder, f'log_{job}.txt', active=distributed.rank() == 0)
+    logger = RunLogger(folder, f'log_{job}.txt', active=distributed.rank() == 0, hold=hold)
     config_file = folder / ('config.yaml' if job == 'train' else f'config_{job}.yaml')
-    if logger.active:
-        with atomic_write(config_file) as file:
-            file.write(config.dump())
+    if not hold:
+        _write_config(config, config_file, logger.active)
     logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
     logger.info(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> nn.Layer:
-    """The accelerated model with the weights of -pretrained. With MODEL.STRICT no parameter may stay at its initial
-    value: evaluating a randomly initialized head would give meaningless numbers."""
+def _write_config(config: CfgNode, path: Path, active: bool) -> None:
+    """The settings but RESUME_ANYWAY, which is said once for one start: the file serves as -cfg of others."""
+    if not active:
+        return
+    config = config.clone()
+    config.defrost()
+    config.RESUME_ANYWAY = False
+    with atomic_write(path) as file:
+        file.write(config.dump())
+
+
+def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+
+    With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
+    meaningless numbers. Without, a warning names those that do.
+    """
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
     model = build_model(config, pretrained=False)
     strict = config.MODEL.STRICT
-    logger.info('\n'.join(load_weights(model, config.MODEL.PRETRAINED, strict, whole=strict).lines()))
+    path = local_path(config.MODEL.PRETRAINED, config.MODEL.NAME)
+    report = load_weights(model, path, strict, require_all=strict, **load_options(config))
+    logger.info('\n'.join(report.lines()))
+    if report.initial:
+        logger.info(f'warning: {", ".join(brief(report.initial))} left at random initial values (MODEL.STRICT False): '
+                    'the figures are not those of the weights')
+    config, line = with_data_of(config, report.data, report.data_source)
+    if line:
+        logger.info(line)
     logger.info(accelerate_for(config, model))
-    return model
+    return model, config

@@ -7,50 +7,95 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from tqdm import tqdm
 
+from CaiT.errors import discard_stdout
 from CaiT.files import PathLike, atomic_write
+
+_lost_console: Any = None  # the standard output that could not be written
+
+
+def show(text: str) -> None:
+    """Print a line, above the progress bars if there are any.
+
+    When standard output cannot be written any more (`… | head`, a terminal that was closed, a full disk), printing ends
+    and the job goes on: what matters is in its files.
+    """
+    global _lost_console
+    if sys.stdout is None or sys.stdout is _lost_console:
+        return
+    try:
+        try:
+            tqdm.write(text, file=sys.stdout)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding
+            tqdm.write(text.encode(encoding, 'backslashreplace').decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # ValueError: a closed stream
+        _lost_console = sys.stdout
+        with contextlib.suppress(OSError, ValueError):
+            discard_stdout()  # or Python fails to flush it at exit
 
 
 class RunLogger:
     """Appends to the log ``folder/name`` and prints to the console; an existing log is never truncated.
 
-    With ``active`` False it writes and prints nothing: used in all processes but rank 0.
+    With ``active`` False it writes and prints nothing: used in all processes but rank 0. With ``hold`` it writes
+    nothing until ``release()``, so that a job that is refused at its start leaves no trace.
     """
 
-    def __init__(self, folder: PathLike, name: str, active: bool = True) -> None:
+    def __init__(self, folder: PathLike, name: str, active: bool = True, hold: bool = False) -> None:
         self.folder = Path(folder)
         self.path = self.folder / name
         self.active = active
-        if active:
+        self.held: Optional[List[str]] = []
+        if not hold:
+            self.release()
+
+    def release(self) -> None:
+        """Write the lines that were held back; from now on every line is written at once."""
+        lines, self.held = self.held, None
+        if self.active and lines is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._append(self.path, ''.join(lines))
 
     def info(self, text: str) -> None:
         """Log one line with the time stamp that log parsers expect: ``0506 02:32:54 PM Now training epoch 100. …``."""
         if not self.active:
             return
         text = time.strftime('%m%d %I:%M:%S %p ') + text
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
-        with open(self.path, 'a', encoding='utf-8') as file:
-            file.write(text + '\n')
+        show(text)
+        if self.held is None:
+            self._append(self.path, text + '\n')
+        else:
+            self.held.append(text + '\n')
 
     def record(self, values: Dict[str, Any]) -> None:
         """Append one JSON object to ``log.jsonl``."""
         if self.active:
-            with open(self.folder / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(json.dumps(values) + '\n')
+            self._append(self.folder / 'log.jsonl', json.dumps(values) + '\n')
+
+    @staticmethod
+    def _append(path: Path, text: str) -> None:
+        if not text:
+            return
+        try:
+            with open(path, 'a', encoding='utf-8', errors='surrogateescape') as file:
+                file.write(text)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say which file it was
+            raise
 
     def records(self) -> List[Dict[str, Any]]:
-        """The objects of ``log.jsonl``; an incomplete last line is skipped."""
+        """The epochs' objects of ``log.jsonl``; lines that are none, as an incomplete last one, are skipped."""
         found = []
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.folder / 'log.jsonl').read_text(encoding='utf-8').splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
+            for line in (self.folder / 'log.jsonl').read_text(encoding='utf-8', errors='replace').splitlines():
+                with contextlib.suppress(ValueError, RecursionError):
                     found.append(json.loads(line))
-        return found
+        return [record for record in found if isinstance(record, dict) and type(record.get('epoch')) is int]
 
     def rewind(self, epoch: int) -> None:
         """Remove the records after ``epoch`` from ``log.jsonl``; a resumed run writes them again."""
@@ -61,4 +106,5 @@ class RunLogger:
 
     def progress(self, steps: Iterable[Any], total: int, title: str) -> Iterator[Any]:
         """``steps`` with a progress bar when stderr is a terminal; the plain iterable otherwise."""
-        return tqdm(steps, total=total, desc=title, leave=False, disable=not (self.active and sys.stderr.isatty()))
+        show_bar = sys.stderr is not None and sys.stderr.isatty()
+        return tqdm(steps, total=total, desc=title, leave=False, disable=not (self.active and show_bar))

@@ -18,9 +18,13 @@ def peak_memory() -> float:
 
 
 class Meter:
-    """Counts images and batches and measures data-loading and total seconds, since the last report and in all."""
+    """Counts images and batches and measures data-loading and total seconds, since the last report and in all.
 
-    def __init__(self) -> None:
+    Images are those of all ``world_size`` processes, which take batches of one size in step.
+    """
+
+    def __init__(self, world_size: int = 1) -> None:
+        self.world_size = world_size
         self.start_time = self.report_time = time.perf_counter()
         self.total_data_time = self.data_time = 0.0
         self.total_batches = self.batches = 0
@@ -36,7 +40,7 @@ class Meter:
                 return
             self.data_time += time.perf_counter() - start
             self.batches += 1
-            self.images += len(batch[1])
+            self.images += len(batch[1]) * self.world_size
             yield batch
 
     def report(self, epoch: int, epochs: int, step: int, steps: int, lr: float, loss: float, top1: float) -> str:
@@ -46,9 +50,9 @@ class Meter:
         official analysis script splits the line at blanks and relies on both.
         """
         now = time.perf_counter()
-        batches, elapsed = max(self.batches, 1), now - self.report_time
+        batches, elapsed = max(self.batches, 1), max(now - self.report_time, 1e-9)
         images_per_second = self.images / elapsed
-        remaining = (epochs - epoch) * steps + steps - step - 1
+        remaining = max(epochs - epoch, 0) * steps + steps - step - 1
         line = (f'[Train][Epoch {epoch}/{epochs}][Iter: {step}/{steps}] lr: {lr:.8f}, loss: {loss:.5f}, '
                 f'top1: {top1:.5f}, avg_reader_cost: {self.data_time / batches:.5f} sec, '
                 f'avg_batch_cost: {elapsed / batches:.5f} sec, avg_samples: {self.images / batches:.1f}, '
@@ -61,7 +65,7 @@ class Meter:
         """The epoch's averages for log.jsonl: seconds per micro-batch, images per second; and the peak MiB."""
         now = time.perf_counter()
         self._reset(now)
-        batches, elapsed = max(self.total_batches, 1), now - self.start_time
+        batches, elapsed = max(self.total_batches, 1), max(now - self.start_time, 1e-9)
         return {'data_time': self.total_data_time / batches, 'batch_time': elapsed / batches,
                 'images_per_second': self.total_images / elapsed, 'memory_mib': peak_memory()}
 

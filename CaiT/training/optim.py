@@ -2,6 +2,7 @@
 """Learning-rate schedules as pure functions of the position in training; optimizers and their parameter groups."""
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
@@ -51,14 +52,26 @@ class Schedule:
 
 
 def build_schedule(config: CfgNode, images_per_update: int) -> Tuple[Schedule, str]:
-    """The schedule of ``config.TRAIN``, its peak scaled linearly with the global batch size; and a line for the log."""
+    """The schedule of ``config.TRAIN``, its peak scaled linearly with the global batch size; and lines for the log.
+
+    No learning rate is above the peak: an end, or a start of the warm-up, that would be is lowered to it.
+    """
     train = config.TRAIN
     factor = images_per_update / train.LR_BATCH if train.LR_BATCH else 1.0
     schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, train.WARMUP_EPOCHS, train.WARMUP_START_LR, train.END_LR,
                         train.LR_SCHEDULE, train.LR_STEP, train.LR_DECAY, train.LR_MILESTONES)
-    line = (f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({images_per_update} images per update / '
-            f'{train.LR_BATCH or "unscaled"}) = {schedule.peak_lr:g}')
-    return schedule, line
+    lines = [f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({images_per_update} images per update / '
+             f'{train.LR_BATCH or "unscaled"}) = {schedule.peak_lr:g}']
+    # Batch size scales the peak alone; with a small batch it can fall below the two ends, which are given as they are.
+    ends = {'TRAIN.WARMUP_START_LR': 'warmup_start_lr'} if train.WARMUP_EPOCHS else {}
+    if train.LR_SCHEDULE in ('cosine', 'linear'):
+        ends['TRAIN.END_LR'] = 'end_lr'
+    for key, field in ends.items():
+        if getattr(schedule, field) > schedule.peak_lr:
+            lines.append(f'warning: {key} {getattr(schedule, field):g} is above the scaled peak '
+                         f'{schedule.peak_lr:g} and is lowered to it')
+            schedule = dataclasses.replace(schedule, **{field: schedule.peak_lr})
+    return schedule, '\n'.join(lines)
 
 
 def parameter_groups(model: nn.Layer, weight_decay: float, layer_decay: float = 1.0) -> List[Dict[str, Any]]:

@@ -1,43 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preemption: schedulers send SIGTERM before they kill a job. The signal is recorded and acted on between batches,
-where the training state can be saved."""
+"""Being told to stop: by a scheduler (SIGTERM), by Ctrl-C or a notebook's stop button (SIGINT), or because the terminal
+was closed (SIGHUP). The signal is recorded and acted on between batches, where the training state can be saved."""
 from __future__ import annotations
 
 import signal
-from typing import Any, Iterable, Iterator
+import threading
+from typing import Any, Dict, Iterable, Iterator, Optional
 
 from CaiT.training import distributed
 
+SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP') if hasattr(signal, name)]
+
 
 class Preempted(Exception):
-    """Raised to abort an evaluation after SIGTERM."""
+    """Raised to abort an evaluation after a signal."""
 
 
 class PreemptionSignal:
-    """Context manager that replaces the process's SIGTERM handler: the signal only sets ``received``.
+    """Context manager that replaces the process's handlers of SIGTERM, SIGINT and SIGHUP: a signal sets ``received``.
 
-    The previous handler is restored when the block ends.
+    A second SIGINT raises KeyboardInterrupt at once. A signal that the process ignores stays ignored (nohup). The
+    previous handlers are restored when the block ends. Outside the main thread, where Python allows no handlers, it
+    does nothing.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: Optional[int] = None  # number of the first signal
+        self._interrupts = 0
+        self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionSignal:
-        self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: set by something that is not Python
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGTERM, self._previous_handler)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def _handle(self, *_: Any) -> None:
-        self.received = True
+    def _handle(self, number: int, _: Any) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.received or signal.SIGTERM).name
+
+    def leave(self, line: str) -> None:
+        """End the job after its state is saved: KeyboardInterrupt with ``line`` after SIGINT, else SystemExit with
+        128 + the signal's number, the status that a shell reports."""
+        number = self.received or signal.SIGTERM  # another process's, when this one got none
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt(line)
+        raise SystemExit(128 + number)
 
     def any_rank(self) -> bool:
-        """Whether any process has received the signal. All must stop at the same step, or collectives deadlock."""
-        return distributed.all_reduce_sum([self.received])[0] > 0
+        """Whether any process has received a signal. All must stop at the same step, or collectives deadlock."""
+        return distributed.all_reduce_sum([self.received is not None])[0] > 0
 
     def guard(self, loader: Iterable[Any]) -> Iterable[Any]:
-        """``loader``, raising Preempted between batches once the signal is received.
+        """``loader``, raising Preempted between batches once a signal is received.
 
         With several processes ``loader`` is returned as it is: they have different numbers of batches, so there is no
         step at which all could stop together.
@@ -54,6 +80,6 @@ class _GuardedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            if self.preemption.received:
+            if self.preemption.received is not None:
                 raise Preempted
             yield batch

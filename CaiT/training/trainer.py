@@ -11,56 +11,31 @@ import itertools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import paddle
 from yacs.config import CfgNode
 
-from CaiT.config import build_model
-from CaiT.errors import InputError
-from CaiT.training import checkpoint, distributed
+from CaiT.config import build_model, with_data_of
+from CaiT.errors import NonFiniteError
+from CaiT.training import checkpoint, distributed, resume
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
 from CaiT.training.ema import Ema
 from CaiT.training.evaluator import evaluate
+from CaiT.training.freeze import freeze
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss, count_correct
 from CaiT.training.meter import Meter
+from CaiT.training.notices import training_notices
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
 from CaiT.training.preemption import Preempted, PreemptionSignal
+from CaiT.training.tensorboard_writer import TensorBoardWriter
+from CaiT.training.train_state import TrainState
 from CaiT.training.visualdl_writer import VisualDLWriter
-
-RENAMED_KEYS = {'pictures': 'images', 'rate': 'lr'}  # of state['progress'] in older checkpoints
-
-
-@dataclasses.dataclass
-class TrainState:
-    """The position in training: ``step`` micro-batches of ``epoch`` are done. ``loss_sum``, ``correct`` and ``images``
-    are sums over them; ``lr`` and ``grad_norm`` are those of the last update."""
-    epoch: int = 1
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    images: float = 0
-    lr: float = 0.0
-    grad_norm: float = 0.0
-    best_top1: float = -1.0
-    best_ema_top1: float = -1.0
-    best_epoch: int = 0
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
-        """From ``state['progress']`` of a checkpoint, written by this or an older version."""
-        return cls(**{RENAMED_KEYS.get(key, key): value for key, value in values.items()})
-
-    def averages(self) -> Dict[str, float]:
-        return {'loss': self.loss_sum / self.images, 'acc': self.correct / self.images}
-
-    def next_epoch(self) -> None:
-        self.epoch, self.step, self.loss_sum, self.correct, self.images = self.epoch + 1, 0, 0.0, 0.0, 0
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -77,19 +52,28 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[List[Any]]:
 class Trainer:
     """One training job in ``folder``, from a frozen config. Raises InputError for errors in the user's input.
 
-    Seeds Paddle's global generator with SEED.
+    The constructor writes nothing to the folder: what is refused leaves no trace. Seeds Paddle's global generator with
+    SEED.
     """
 
     def __init__(self, config: CfgNode, folder: Path, logger: RunLogger) -> None:
         self.config, self.folder, self.logger = config, Path(folder), logger
         distill = config.TRAIN.DISTILL
+        self.resumed = resume.find_checkpoint(config, self.folder)
         paddle.seed(config.SEED)
-        self.model = build_model(config)
+        self.model = build_model(config, pretrained=not self.resumed)  # a resumed run does without that file
         self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
-        if config.MODEL.PRETRAINED:
-            logger.info('\n'.join(self.model.load_report.lines()))
+        if config.MODEL.PRETRAINED and not self.resumed:
+            report = self.model.load_report
+            logger.info('\n'.join(report.lines()))
+            _, line = with_data_of(config, report.data, report.data_source)
+            if line:
+                logger.info(f'note: training uses its own data config; of these weights: {line}')
+        freeze_line = freeze(self.model, config.TRAIN.FREEZE)
         self.loader, self.sampler = build_train_loader(config)
         self.val_loader = build_val_loader(config)
+        for note in dict.fromkeys(self.loader.notes + self.val_loader.notes):  # each once
+            logger.info(note)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
                                distill.TYPE, distill.ALPHA, distill.TAU)
         self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
@@ -98,28 +82,28 @@ class Trainer:
             config, config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER * distributed.world_size())
         self.amp = Amp(config)
         self.state = TrainState(epoch=config.TRAIN.LAST_EPOCH + 1)
-        for line in filter(None, (weight_decay_line, lr_line, self.amp.note, self.teacher and self.teacher.note)):
-            self.logger.info(line)
-        checkpoint.remove_temporary_files(folder, logger.active)
-        resumed = self._resume()
+        notices = training_notices(config, self.schedule, self.loader.dataset, self.sampler, self.resumed)
+        for line in filter(None, (freeze_line, weight_decay_line, lr_line, *notices, self.amp.note,
+                                  self.teacher and self.teacher.note)):
+            logger.info(line)
+        self._restore()
         self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
-        if self.ema and resumed.get('ema'):
-            self.ema.restore(resumed['ema'])
-        logger.rewind(self.state.epoch - 1)
+        if self.ema and self.resumed and self.resumed.state['ema']:
+            self.ema.restore(self.resumed.state['ema'])
         logger.info(accelerate_for(config, self.model))
         net, self.optimizer = self.amp.decorate(self.model, self.optimizer)
         if config.TRAIN.TO_STATIC:
             net = paddle.jit.to_static(net, full_graph=True)
         self.net = distributed.wrap(net)
-        self.writer = VisualDLWriter(self.folder, config.TRAIN.VISUALDL and logger.active)
 
-    def fit(self) -> TrainState:
-        """Train to the last epoch and return the final state.
+    def fit(self, refresh: Optional[Callable[[], str]] = None) -> TrainState:
+        """Train to the last epoch and return the final state. ``refresh`` is called after each epoch is saved.
 
-        Handles SIGTERM while it runs: saves the checkpoint ``last`` and exits with status 143.
+        Handles SIGTERM, SIGINT and SIGHUP while it runs: saves the checkpoint ``last``, then raises SystemExit with the
+        signal's status, or KeyboardInterrupt. Raises NonFiniteError when training has diverged.
         """
         epochs, state = self.config.TRAIN.EPOCHS, self.state
-        self.logger.info(f'Start training from epoch {state.epoch}.')
+        self._start()
         with PreemptionSignal() as preemption:
             while state.epoch <= epochs:
                 record, is_best = self._train_epoch(preemption), False
@@ -127,21 +111,43 @@ class Trainer:
                     try:
                         is_best = self._validate(record, preemption)
                     except Preempted:
-                        self._exit_preempted()
-                self.writer.add_scalars({key: value for key, value in record.items() if key != 'epoch'},
-                                        state.epoch * len(self.sampler))
+                        self._exit_preempted(preemption)
+                self._add_scalars({key: value for key, value in record.items() if key != 'epoch'},
+                                  state.epoch * len(self.sampler))
                 state.next_epoch()
                 self.logger.record(record)
                 self._save(*['best', 'last'] if is_best else ['last'])
+                if refresh:
+                    refresh()
                 if state.epoch <= epochs and preemption.any_rank():
-                    self._exit_preempted(save=False)
-        self.writer.close()
+                    self._exit_preempted(preemption, save=False)
+        for writer in self.writers:
+            writer.close()
         return state
+
+    def _add_scalars(self, values: Dict[str, Any], step: int) -> None:
+        for writer in self.writers:
+            writer.add_scalars(values, step)
+
+    def _start(self) -> None:
+        """The first writes to the folder."""
+        active, state = self.logger.active, self.state
+        if active:
+            checkpoint.remove_temporary_files(self.folder)
+        if self.resumed:
+            best_line = resume.carry_best(self.resumed, self.folder, state) if active else ''
+            if best_line:
+                self.logger.info(best_line)
+            self.resumed = self.resumed._replace(state={})  # not needed any more, and as large as the model and more
+        self.logger.rewind(state.epoch - 1)
+        self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
+                        TensorBoardWriter(self.folder, self.config.TRAIN.TENSORBOARD and active))
+        self.logger.info(f'Start training from epoch {state.epoch}.')
 
     def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
         """Run the remaining updates of the current epoch; returns its log.jsonl record."""
         config, state, steps = self.config, self.state, len(self.sampler)
-        start_time, meter = time.time(), Meter()
+        start_time, meter = time.monotonic(), Meter(distributed.world_size())
         title = f'Epoch[{state.epoch:03d}/{config.TRAIN.EPOCHS:03d}]'
         self.logger.info(f'Now training epoch {state.epoch}. LR={self._lr():.6f}')
         self.sampler.set_epoch(state.epoch, state.step)
@@ -151,23 +157,26 @@ class Trainer:
         for group in grouped(batches, config.TRAIN.ACCUM_ITER):
             first_step = state.step
             self._update(group)
-            averages = state.averages()
             for step in range(first_step, state.step):
                 if step % config.REPORT_FREQ == 0:
-                    self._report(meter, title, step, averages)
+                    self._report(meter, title, step, self._averages())
             preempted = preemption.any_rank()
             if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
             if preempted:
-                self._exit_preempted(save=False)
-        sums = distributed.all_reduce_sum([state.loss_sum, state.correct, state.images])
-        averages = TrainState(loss_sum=sums[0], correct=sums[1], images=sums[2]).averages()
+                self._exit_preempted(preemption, save=False)
+        averages = self._averages()
         self.logger.info('----- {}, Train Loss: {loss:.4f}, Train Acc: {acc:.4f}, time: {:.2f}'.format(
-            title, time.time() - start_time, **averages))
+            title, time.monotonic() - start_time, **averages))
         summary = meter.summary()
         return {'epoch': state.epoch, 'train_loss': averages['loss'], 'train_acc': averages['acc'], 'lr': state.lr,
                 'grad_norm': state.grad_norm, **summary,
                 'eta': (config.TRAIN.EPOCHS - state.epoch) * steps * summary['batch_time']}
+
+    def _averages(self) -> Dict[str, float]:
+        """Loss and accuracy of the epoch so far, over the images of all processes: a collective call."""
+        sums = distributed.all_reduce_sum([self.state.loss_sum, self.state.correct, self.state.images])
+        return TrainState(loss_sum=sums[0], correct=sums[1], images=sums[2]).averages()
 
     def _report(self, meter: Meter, title: str, step: int, averages: Dict[str, float]) -> None:
         """Write the two log lines and the scalars of a step."""
@@ -175,8 +184,8 @@ class Trainer:
         loss, acc = averages['loss'], averages['acc']
         self.logger.info(f'{title}, Step[{step:04d}/{steps:04d}], Avg Loss: {loss:.4f}, Avg Acc: {acc:.4f}')
         self.logger.info(meter.report(state.epoch, epochs, step, steps, state.lr, loss, acc))
-        self.writer.add_scalars({'step_loss': loss, 'step_acc': acc, 'step_lr': state.lr,
-                                 'step_grad_norm': state.grad_norm}, (state.epoch - 1) * steps + step)
+        self._add_scalars({'step_loss': loss, 'step_acc': acc, 'step_lr': state.lr,
+                           'step_grad_norm': state.grad_norm}, (state.epoch - 1) * steps + step)
 
     def _lr(self) -> float:
         return self.schedule.at(self.state.epoch - 1 + self.state.step / len(self.sampler))
@@ -191,7 +200,7 @@ class Trainer:
             with distributed.no_sync(self.net, sync_afterwards or number < len(group)), self.amp.autocast():
                 loss, correct = self._forward_backward(images, targets, len(group))
             if not math.isfinite(loss):
-                raise InputError(self._non_finite_loss_message(loss))
+                raise NonFiniteError(self._diverged(f'loss is {loss}'))
             state.step += 1
             state.loss_sum += loss * len(targets)
             state.correct += correct
@@ -201,6 +210,8 @@ class Trainer:
         self.optimizer.set_lr(state.lr)
         self.amp.unscale(self.optimizer)
         state.grad_norm = clip_gradients(self.model.parameters(), config.TRAIN.GRAD_CLIP)
+        if not math.isfinite(state.grad_norm) and not self.amp.skips_overflow:
+            raise NonFiniteError(self._diverged(f'gradient norm is {state.grad_norm}'))
         self.amp.step(self.optimizer)
         self.optimizer.clear_grad()
         if self.ema:
@@ -228,6 +239,10 @@ class Trainer:
             with self.ema.applied(self.model):
                 ema_result = evaluate(self.model, loader, self.logger, report_freq, 'EMA')
             record.update(ema_loss=ema_result.loss, ema_top1=ema_result.top1, ema_top5=ema_result.top5)
+        for name in ('val_loss', 'ema_loss'):
+            if not math.isfinite(record.get(name, 0.0)):
+                raise NonFiniteError(self._diverged(f'{name} is {record[name]}'))
+        if self.ema:
             if ema_result.top1 > state.best_ema_top1:
                 state.best_ema_top1 = ema_result.top1
                 if self.logger.active:
@@ -237,18 +252,20 @@ class Trainer:
         state.best_top1, state.best_epoch = result.top1, state.epoch
         return True
 
-    def _non_finite_loss_message(self, loss: float) -> str:
-        found = [str(path) for path in (self.folder / 'last.pdstate', self.folder / 'best.pdstate') if path.exists()]
-        state = self.state
-        return (f'loss is {loss} at epoch {state.epoch}, step {state.step}, LR {state.lr:g}; '
-                f'last good checkpoint: {found[0] if found else "none yet"}')
+    def _diverged(self, found: str) -> str:
+        """The message of a NonFiniteError: what was found where, and the checkpoint to go on from."""
+        paths = [self.folder / f'{tag}{checkpoint.SUFFIX}' for tag in ('last', 'best')]
+        good, state = checkpoint.newest_good([*paths, *([self.resumed.path] if self.resumed else [])]), self.state
+        return (f'{found} at epoch {state.epoch}, step {state.step}, LR {state.lr:g}; '
+                f'last good checkpoint: {good or "none yet"}')
 
-    def _exit_preempted(self, save: bool = True) -> None:
+    def _exit_preempted(self, preemption: PreemptionSignal, save: bool = True) -> None:
         if save:
             self._save('last')
-        self.logger.info(f'stopped by SIGTERM at epoch {self.state.epoch}, step {self.state.step}; '
-                         f'go on with -resume {self.folder}')
-        raise SystemExit(143)  # 128 + SIGTERM, the status a shell reports
+        line = (f'stopped by {preemption.name} at epoch {self.state.epoch}, step {self.state.step}; '
+                f'go on with -resume {self.folder}')
+        self.logger.info(line)
+        preemption.leave(line)
 
     def _save(self, *tags: str) -> None:
         """Write the current state under ``tags``: a collective call, in which only rank 0 writes."""
@@ -265,28 +282,27 @@ class Trainer:
             'random': {'seed': self.config.SEED},  # together with 'progress' it determines all random choices
             'config': self.config.dump(),
         }
+        name = checkpoint.non_finite(state)
+        if name:
+            raise NonFiniteError(self._diverged(f'{name} is not finite'))
         for tag in tags:
             checkpoint.write(self.folder, tag, state)
 
-    def _resume(self) -> Dict[str, Any]:
-        """Restore the checkpoint that RESUME names and return its content; {} when there is nothing to resume."""
-        path = checkpoint.find(self.config.RESUME, self.folder) if self.config.RESUME else None
-        found, world_size = distributed.all_reduce_sum([path is not None])[0], distributed.world_size()
-        if 0 < found < world_size:
-            raise InputError(f'-resume {self.config.RESUME}: found by {found:g} of {world_size} processes '
-                             f'under {self.folder}, expected a folder that all of them share')
-        if path is None:
-            return {}
-        state = checkpoint.read(path)
-        checkpoint.check_same_run(path, state, self.config)
-        self.model.set_state_dict(state['model'])
-        restore_optimizer(self.optimizer, self.model, state['optimizer'])
+    def _restore(self) -> None:
+        """Continue from the checkpoint that RESUME names, if there is one."""
+        if not self.resumed:
+            return
+        config, model, state = self.config, self.model, self.resumed.state
+        resume.check_arrays(self.resumed, {name: list(p.shape) for name, p in model.named_parameters()},
+                            [name for name, p in model.named_parameters() if not p.stop_gradient],
+                            config.TRAIN.OPTIMIZER.NAME, config.TRAIN.EMA_DECAY)
+        model.set_state_dict(state['model'])
+        restore_optimizer(self.optimizer, model, state['optimizer'])
         self.amp.load_state_dict(state['scaler'])
-        self.state = TrainState.from_dict(state['progress'])
+        self.state = self.resumed.progress
         # With another number of processes an epoch has another number of steps: keep the fraction that is done.
         self.state.step = self.state.step * len(self.sampler) // state['steps']
         if distributed.rank():
             self.state.loss_sum = self.state.correct = self.state.images = 0
-        self.logger.info(f'resumed from {path}: epoch {self.state.epoch}, step {self.state.step}, '
+        self.logger.info(f'resumed from {self.resumed.path}: epoch {self.state.epoch}, step {self.state.step}, '
                          f'best Acc@1 {self.state.best_top1:.4f} (epoch {self.state.best_epoch})')
-        return state

@@ -96,7 +96,7 @@ def _transfer(client: 'httpx.Client', url: str, part: Path) -> None:
         blocks = _blocks(response, size, known.length)
         first = next(blocks, b'')
         _refuse_html(response, first, url)
-        _need_room(part, known.length, size)
+        _check_disk_space(part, known.length, size)
         write_json(f'{part}.json', vars(known))
         _write(part, first, blocks, size, known.length)
 
@@ -252,7 +252,7 @@ def forget(part: Path) -> None:
             path.unlink()
 
 
-def _need_room(part: Path, length: Optional[int], size: int) -> None:
+def _check_disk_space(part: Path, length: Optional[int], size: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if length is not None and length - size > free:
         raise InputError(f'{part.parent}: {free:,} bytes are free, expected {length - size:,} for {part.stem}; '

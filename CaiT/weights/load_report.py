@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What loading did to a file's arrays, so that nothing happens to a weight unseen."""
+"""The report of loading a checkpoint: what was renamed, transposed, resampled, dropped or left at initialization."""
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+from CaiT.weights import data_configs
 
 
 @dataclass
 class LoadReport:
-    """Every array that reached the model changed, did not reach it, or was not there.
+    """All arrays that were changed, dropped or missing.
 
     Names are the public ones (timm's), except the first of each pair in ``renamed`` and those of ``dropped`` that have
-    no public name.
+    no public name. ``data`` is how images must reach these weights (mean, std, crop_pct, interpolation) where that is
+    known, ``data_source`` where it is from.
     """
     path: str
     format: str
-    publisher: str
+    source: str
     layout: str
     found: int = 0
     loaded: int = 0
@@ -28,24 +31,28 @@ class LoadReport:
     dropped: List[str] = field(default_factory=list)
     initial: List[str] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    data: Optional[Dict[str, Any]] = None
+    data_source: str = ''
 
     def lines(self) -> List[str]:
-        """The report as text; names that differ in one number are shown as a range."""
-        text = [f'weights: {self.path} ({self.format} file, {self.publisher} names, Linear {self.layout})',
+        """The report as text; block indices are combined into ranges."""
+        text = [f'weights: {self.path} ({self.format} file, {self.source} names, Linear {self.layout})',
                 f'  loaded {self.loaded} arrays of {self.found} in the file']
-        kinds = [f'{name} ({dtype})' for name, dtype in self.converted]
+        converted = [f'{name} ({dtype})' for name, dtype in self.converted]
         if self.renamed:
-            text.append(f'  renamed, {len(self.renamed)}: {", ".join(_differences(self.renamed))}')
+            text.append(f'  renamed, {len(self.renamed)}: {", ".join(_name_changes(self.renamed))}')
         for title, names in (('transposed', self.transposed), ('resampled', self.resampled),
-                             ('converted', kinds), ('filled with zeros', self.zero_filled),
+                             ('converted', converted), ('filled with zeros', self.zero_filled),
                              ('dropped', self.dropped), ('left at initialization', self.initial)):
             if names:
                 text.append(f'  {title}, {len(names)}: {", ".join(brief(names))}')
+        if self.data:
+            text.append(f'  its images: {data_configs.text(self.data)} ({self.data_source})')
         return text + [f'  note: {note}' for note in self.notes]
 
 
-def _differences(pairs: Iterable[Tuple[str, str]]) -> List[str]:
-    """What changed in the names and how often: a.0.gamma -> a.0.weight, a.1.gamma -> a.1.weight is
+def _name_changes(pairs: Iterable[Tuple[str, str]]) -> List[str]:
+    """The differing parts of the names, with counts: a.0.gamma -> a.0.weight, a.1.gamma -> a.1.weight gives
     '….gamma -> ….weight (2)'."""
     counts: Dict[str, int] = {}
     for old, new in pairs:
@@ -64,7 +71,7 @@ def _differences(pairs: Iterable[Tuple[str, str]]) -> List[str]:
 
 
 def brief(names: Iterable[str]) -> List[str]:
-    """Names with the numbers of blocks gathered: blocks.0.x, blocks.1.x, blocks.2.x become blocks.0-2.x."""
+    """Names with block indices combined: blocks.0.x, blocks.1.x, blocks.2.x become blocks.0-2.x."""
     groups: Dict[str, List[int]] = {}
     for name in names:
         match = re.search(r'(?<=\.)\d+(?=\.)', name)

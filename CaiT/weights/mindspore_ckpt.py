@@ -12,13 +12,14 @@ A tensor above 512 MiB is written as several values in a row with one tag. With 
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List
+import math
+from typing import Any, Dict, List, Union
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from CaiT.errors import InputError
-from CaiT.weights.pdparams import bfloat16
+from CaiT.errors import InputError, shown
+from CaiT.weights.bfloat16 import Bfloat16
 
 # MindSpore 1.x wrote 'Uint8', 2.x 'UInt8': compared in lower case.
 DTYPES = {name: np.dtype(name) for name in ('float16', 'float32', 'float64', 'int8', 'int16', 'int32', 'int64',
@@ -53,8 +54,8 @@ def checkpoint_message() -> Any:
     return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf 3.20, the oldest Paddle admits
 
 
-def read_mindspore(path: str) -> Dict[str, np.ndarray]:
-    """The tensors of a MindSpore checkpoint by name; bfloat16 becomes float32."""
+def read_mindspore(path: str) -> Dict[str, Union[np.ndarray, Bfloat16]]:
+    """The tensors of a MindSpore checkpoint by name."""
     with open(path, 'rb') as file:
         content = file.read()
     if content[-_TRAILER:].startswith(b'crc_num'):
@@ -64,21 +65,21 @@ def read_mindspore(path: str) -> Dict[str, np.ndarray]:
     slices: Dict[str, List[Any]] = {}
     for value in message.value:
         if not value.HasField('tensor'):
-            raise InputError(f'{value.tag!r} holds no tensor')
+            raise InputError(f'{shown(value.tag)!r} holds no tensor')
         slices.setdefault(value.tag, []).append(value.tensor)
     return {tag: _array(tag, slices.pop(tag)) for tag in list(slices)}
 
 
-def _array(tag: str, slices: List[Any]) -> np.ndarray:
+def _array(tag: str, slices: List[Any]) -> Union[np.ndarray, Bfloat16]:
     """One tensor from its consecutive pieces."""
     kind, dims = slices[0].tensor_type, list(slices[0].dims)
     dtype = DTYPES.get(kind.lower())
     if dtype is None:
-        raise InputError(f'{tag!r} is of type {kind!r}, expected one of {", ".join(DTYPES)}')
+        raise InputError(f'{shown(tag)!r} is of type {shown(kind)!r}, expected one of {", ".join(DTYPES)}')
     flat = np.frombuffer(b''.join(piece.tensor_content for piece in slices), dtype)
     if dims == [0] and flat.size == 1:  # how MindSpore writes a scalar
         dims = []
-    if flat.size != int(np.prod(dims)):
-        raise InputError(f'{tag!r} holds {flat.size} numbers, expected {dims}')
+    if min(dims, default=0) < 0 or flat.size != math.prod(dims):
+        raise InputError(f'{shown(tag)!r} holds {flat.size} numbers, expected {shown(str(dims))}')
     array = flat.reshape(dims)
-    return bfloat16(array) if kind.lower() == 'bfloat16' else array
+    return Bfloat16(array) if kind.lower() == 'bfloat16' else array

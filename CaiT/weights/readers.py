@@ -2,70 +2,129 @@
 """From a weight file of any format to named arrays. The file's first bytes decide its format, not its extension."""
 from __future__ import annotations
 
-import json
 import os
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
-from CaiT.errors import InputError
+from CaiT import safe_json
+from CaiT.errors import InputError, shown
+from CaiT.files import PathLike
+from CaiT.weights import sharded
+from CaiT.weights.archives import open_zip, read_npz
+from CaiT.weights.bfloat16 import Bfloat16
+from CaiT.weights.containers import StateDict, select
+from CaiT.weights.data_configs import DATA_CONFIG
 from CaiT.weights.mindspore_ckpt import read_mindspore
-from CaiT.weights.pdparams import bfloat16, read_pdparams
-from CaiT.weights.torch_pth import read_torch
+from CaiT.weights.pdparams import read_pdparams, read_trailer
+from CaiT.weights.sources import PADDLE, TORCH
+from CaiT.weights.torch_pth import is_old_format, read_torch
 
 # In the order in which ``resolve`` looks for them.
 EXTENSIONS = ('.pdparams', '.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.npz')
-PADDLE, TORCH = '[in, out]', '[out, in]'  # how a Linear's weight is laid out
+MAX_HEADER = 100_000_000  # bytes of a .safetensors header, as the format's own library has it
 
 
 @dataclass
 class Checkpoint:
     """What a file holds, before anyone asks who wrote it.
 
-    ``format`` is for messages. ``layout`` (PADDLE or TORCH) is how this format's own framework lays out the weight of a
-    Linear; a publisher whose names say otherwise overrules it.
+    ``format`` is for messages. ``layout`` (PADDLE or TORCH) is how a Linear's weight is laid out by this file's own
+    framework; where the format does not tell which that is, ``says_layout`` is False and it is TORCH. ``bfloat16`` are
+    the arrays that were in it, float32 here; ``key`` is where a nested file held them, ``notes`` is what a reader of
+    the log should know, ``metadata`` what stands beside the arrays as text.
     """
     path: str
     format: str
     layout: str
     arrays: Dict[str, np.ndarray]
+    says_layout: bool = True
+    bfloat16: Set[str] = field(default_factory=set)
+    key: str = ''
+    notes: List[str] = field(default_factory=list)
+    metadata: Dict[str, str] = field(default_factory=dict)
 
 
-def read(path: Union[str, os.PathLike]) -> Dict[str, np.ndarray]:
+def read(path: PathLike, use_ema: bool = False, key: str = '') -> Dict[str, np.ndarray]:
     """The arrays of a weight file under the names they have there; InputError when it is not one."""
-    return read_checkpoint(path).arrays
+    return read_checkpoint(path, use_ema, key).arrays
 
 
-def read_checkpoint(path: Union[str, os.PathLike]) -> Checkpoint:
-    """The arrays of a weight file, its format and its layout. Every fault of the file is an InputError of one line."""
+def read_checkpoint(path: PathLike, use_ema: bool = False, key: str = '') -> Checkpoint:
+    """The arrays of a weight file, its format and its layout. Every fault of the file is an InputError of one line.
+
+    ``use_ema`` and ``key`` choose among several models in one file, see ``containers.select``.
+    """
     file = resolve(path)
+    parts: Dict[str, Any] = {}
+    metadata: Dict[str, str] = {}
+    for shard in sharded.shards(file):
+        name, parts[shard], more = _read_file(shard)
+        metadata.update(more)
     try:
-        name = _recognize(file)
-        arrays = _READERS[name](file)
-        layout = _layout(name, file)
+        content = parts[file] if list(parts) == [file] else sharded.merge(parts)
+        chosen, notes = select(content, use_ema, key)
+        del content, parts
+        layout = _layout(name, metadata)
+        checkpoint = Checkpoint(file, name, layout or TORCH, {}, layout is not None, key=chosen.key, notes=notes,
+                                metadata=metadata)
+        _take(chosen, checkpoint)
     except InputError as error:
         raise InputError(f'{file}: {error}') from None
-    except OSError as error:
-        raise InputError(f'{file}: {error.strerror or error}') from None
-    except Exception as error:  # each parser has exceptions of its own for a damaged file
-        reason = ': '.join([type(error).__name__, *str(error).split('\n')[:1]]).rstrip(': ')
-        raise InputError(f'{file}: truncated or damaged {name} file ({reason})') from None
-    if not arrays:
+    except Exception as error:  # as below: some formats read their arrays only now
+        raise _damaged(file, name, error) from None
+    if not checkpoint.arrays:
         raise InputError(f'{file}: holds no arrays')
-    return Checkpoint(file, name, layout, arrays)
+    return checkpoint
 
 
-def resolve(path: Union[str, os.PathLike]) -> str:
+def _read_file(path: str) -> Tuple[str, Any, Dict[str, str]]:
+    """(format, content, metadata) of one file; the content is a dict of arrays or holds one somewhere."""
+    name = 'weight'
+    try:
+        name = _recognize(path)
+        content = _READERS[name](path)
+        metadata: Dict[str, str] = {}
+        if name == 'safetensors':
+            metadata = _safetensors_header(path).get('__metadata__', {})
+        elif name == 'Paddle':
+            metadata = read_trailer(path, DATA_CONFIG)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
+    except OSError as error:
+        raise InputError(f'{path}: {error.strerror or error}') from None
+    except Exception as error:  # each parser has exceptions of its own for a damaged file
+        raise _damaged(path, name, error) from None
+    return name, content, metadata
+
+
+def _damaged(path: str, name: str, error: Exception) -> InputError:
+    reason = ': '.join([type(error).__name__, *str(error).split('\n')[:1]]).rstrip(': ')
+    return InputError(f'{path}: truncated or damaged {name} file ({shown(reason, 200)})')
+
+
+def _take(chosen: StateDict, checkpoint: Checkpoint) -> None:
+    """Move the arrays of a state dict into a checkpoint, reading those that are still in the file."""
+    for name in list(chosen.arrays):
+        value = chosen.arrays.pop(name)
+        value = value[1] if isinstance(value, tuple) else value
+        if checkpoint.format == 'Paddle' and value.dtype == np.uint16:  # Paddle keeps bfloat16 in it
+            value = Bfloat16(value)
+        if value.dtype == 'bfloat16':
+            checkpoint.bfloat16.add(name)
+        checkpoint.arrays[name] = value if isinstance(value, np.ndarray) else value.array()
+
+
+def resolve(path: PathLike) -> str:
     """``path`` itself when it is a file, else ``path`` with the first of EXTENSIONS that makes it one."""
     path = Path(path).expanduser()
     for candidate in [path, *(Path(f'{path}{extension}') for extension in EXTENSIONS)]:
         if candidate.is_file():
             return str(candidate)
     if path.is_dir():
-        raise InputError(f'{path}: is a folder, expected a weight file ({", ".join(EXTENSIONS)})')
+        return str(sharded.in_folder(path))
     raise InputError(f'{path}: no such file; looked for it as given and with {", ".join(EXTENSIONS)} behind it')
 
 
@@ -77,24 +136,23 @@ def _recognize(path: str) -> str:
         raise InputError('the file is empty')
     if head.startswith(b'PK\x03\x04'):
         return _recognize_zip(path)
-    # torch.save before 1.6: a pickle stream that opens with the number 0x1950a86a20f9469cfc6c
-    if head.startswith(b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'):
+    if is_old_format(head):
         return 'PyTorch'
-    if head[0] == 0x80:  # a pickle of protocol 2 or later
-        return 'Paddle'
-    if head[8:9] == b'{':  # 8 bytes of header length, then the header in JSON
+    length = int.from_bytes(head[:8], 'little')
+    if head[8:9] == b'{' and 8 + length <= os.path.getsize(path):  # header length, then the header in JSON
         return 'safetensors'
+    if head[0] == 0x80 and head[1:2] <= b'\x05':  # a pickle of protocol 2 or later
+        return 'Paddle'
+    if head[8:9] == b'{' and length <= MAX_HEADER:
+        return 'safetensors'  # a truncated one
     if _opens_as_mindspore(head):
         return 'MindSpore'
-    raise InputError(f'its first bytes are of no weight format known here ({", ".join(EXTENSIONS)})')
+    raise InputError(f'its first bytes match no known weight format ({", ".join(EXTENSIONS)})')
 
 
 def _recognize_zip(path: str) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise InputError('truncated or damaged zip archive, expected a whole PyTorch or .npz file') from None
+    with open_zip(path) as archive:
+        names = archive.namelist()
     if any(name.endswith('/constants.pkl') for name in names):
         raise InputError('is a TorchScript program, expected the state dict of a model')
     if any(name.endswith('/data.pkl') for name in names):
@@ -116,40 +174,39 @@ def _opens_as_mindspore(head: bytes) -> bool:
     return tag == b'\x0a' and text.isascii() and text.decode('ascii').isprintable() and bool(text)
 
 
-def _read_npz(path: str) -> Dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _safetensors_header(path: str) -> Tuple[Dict[str, dict], int]:
-    """The header of a .safetensors file, which is JSON, and where the data begins."""
+def _safetensors_header(path: str) -> Dict[str, Any]:
+    """The header of a .safetensors file, which is JSON."""
     with open(path, 'rb') as file:
-        length = int.from_bytes(file.read(8), 'little')
-        return json.loads(file.read(length)), 8 + length
+        return safe_json.loads(file.read(int.from_bytes(file.read(8), 'little')).decode('utf-8'))
 
 
 def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
     from safetensors import safe_open
-    with safe_open(path, framework='np') as file:
+    with safe_open(path, framework='np') as file:  # checks the header and every offset
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        other = next((name for name, kind in kinds.items() if kind.startswith('F8') or kind == 'F4'), None)
+        if other:
+            raise InputError(f'{shown(other)!r} holds {kinds[other]}, expected BF16, F16, F32 or F64')
         arrays = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != 'BF16'}
     if len(arrays) < len(kinds):  # NumPy has no bfloat16, so safetensors cannot give it
-        header, start = _safetensors_header(path)
+        header = _safetensors_header(path)
+        with open(path, 'rb') as file:
+            start = 8 + int.from_bytes(file.read(8), 'little')
         for name in set(kinds) - set(arrays):
             begin, end = header[name]['data_offsets']
             bits = np.fromfile(path, '<u2', (end - begin) // 2, offset=start + begin)
-            arrays[name] = bfloat16(bits).reshape(header[name]['shape'])
+            arrays[name] = Bfloat16(bits.reshape(header[name]['shape']))
     return arrays
 
 
-_READERS: Dict[str, Callable[[str], Dict[str, np.ndarray]]] = {
+_READERS: Dict[str, Callable[[str], Any]] = {
     'Paddle': read_pdparams, 'PyTorch': read_torch, 'MindSpore': read_mindspore, 'safetensors': _read_safetensors,
-    'npz': _read_npz}
+    'npz': read_npz}
 
 
-def _layout(name: str, path: str) -> str:
-    """PADDLE for Paddle's own format and for a .safetensors whose header says so: {"format": "pd"}, beside 'pt', 'tf'
-    and 'ms' of other frameworks. Everything else carries public names, which are PyTorch's, and so is the layout."""
+def _layout(name: str, metadata: Dict[str, str]) -> Optional[str]:
+    """The layout of the framework that a format belongs to; in a .safetensors it is the header that says so:
+    {"format": "pd"}, 'pt' or 'ms'. None where nothing says it."""
     if name == 'safetensors':
-        return PADDLE if _safetensors_header(path)[0].get('__metadata__', {}).get('format') == 'pd' else TORCH
-    return PADDLE if name == 'Paddle' else TORCH
+        return {'pd': PADDLE, 'pt': TORCH, 'ms': TORCH}.get(metadata.get('format', ''))
+    return {'Paddle': PADDLE, 'PyTorch': TORCH, 'MindSpore': TORCH}.get(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Position embeddings for another number of patches."""
+"""Resampling of position embeddings to another number of patches."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,7 @@ import numpy as np
 
 from CaiT.errors import InputError
 
-_A = -0.75  # of the cubic kernel, as torch's interpolate has it (Pillow's and OpenCV's differ)
+_A = -0.75  # coefficient of the cubic kernel in torch's interpolate (Pillow's differs)
 
 
 def grid_side(rows: int, name: str) -> int:
@@ -20,10 +20,10 @@ def grid_side(rows: int, name: str) -> int:
 
 
 def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """Weights [target, source] of bicubic interpolation along one axis, float64.
+    """Matrix [target, source] of bicubic interpolation along one axis, float64.
 
-    torch.nn.functional.interpolate(mode='bicubic', align_corners=False) without antialiasing, as facebookresearch
-    resamples: pixel centers at half-integers, four taps, the border repeated.
+    torch.nn.functional.interpolate(mode='bicubic', align_corners=False) without antialiasing, as in
+    facebookresearch: pixel centers at half-integers, four taps, border replicated.
     """
     position = (np.arange(target) + 0.5) * (source / target) - 0.5
     first = np.floor(position).astype(np.int64)

@@ -5,22 +5,23 @@ Arrays come in under public names in Paddle's layout, as ``translate.rename`` gi
 """
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import IO, Dict, Union
+from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
 from CaiT.errors import InputError
-from CaiT.weights.readers import PADDLE, TORCH
-from CaiT.weights.translate import is_linear
+from CaiT.files import PathLike
+from CaiT.weights.data_configs import DATA_CONFIG, dump
+from CaiT.weights.fit import is_linear
+from CaiT.weights.sources import PADDLE, TORCH
 
 # What each framework's own tools write into the header of a .safetensors file, and readers._layout looks at.
 _HEADER = {PADDLE: {'format': 'pd'}, TORCH: {'format': 'pt'}}
 
 
-def check_output(path: Union[str, os.PathLike], layout: str) -> None:
+def check_output(path: PathLike, layout: str) -> None:
     """Raise InputError when ``path`` cannot be written in ``layout``."""
     suffix = Path(path).suffix
     if suffix not in ('.pdparams', '.safetensors'):
@@ -29,13 +30,21 @@ def check_output(path: Union[str, os.PathLike], layout: str) -> None:
         raise InputError(f'{path}: a .pdparams file has the layout {PADDLE}, expected .safetensors for {layout}')
 
 
-def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: str = PADDLE) -> None:
-    """Write ``arrays`` to an open file in the format of ``suffix``, Linears laid out as ``layout``."""
+def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: str = PADDLE,
+          data: Optional[Mapping[str, Any]] = None) -> None:
+    """Write ``arrays`` to an open file in the format of ``suffix``, Linears laid out as ``layout``.
+
+    ``data`` is how images must reach these weights (``LoadReport.data``): in a ``.safetensors`` it goes into the
+    header, in a ``.pdparams`` behind the pickle, where ``paddle.load`` does not look.
+    """
+    beside = {DATA_CONFIG: dump(data)} if data else {}
     if layout == TORCH:
         arrays = {name: array.T if is_linear(name, array) else array for name, array in arrays.items()}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if suffix == '.pdparams':
         pickle.dump(arrays, file, protocol=4)  # what paddle.save writes, and paddle.load reads
+        for name, text in beside.items():
+            file.write(f'\n{name} {text}'.encode())
     else:
         from safetensors.numpy import save
-        file.write(save(arrays, _HEADER[layout]))
+        file.write(save(arrays, {**_HEADER[layout], **beside}))

@@ -150,9 +150,9 @@ def local_path(pretrained: Union[bool, str, os.PathLike], model: str) -> Union[s
 def describe(entry: Entry) -> List[str]:
     """What a reader of a log should know of a file: its origin, licence, images, published accuracy, note."""
     mean, std = (' '.join(f'{value:g}' for value in values) for values in (entry.mean, entry.std))
-    score = 'accuracy not published' if entry.top1 is None else f'top-1 {entry.top1:g} %' + (
+    accuracy = 'accuracy not published' if entry.top1 is None else f'top-1 {entry.top1:g} %' + (
         '' if entry.top5 is None else f', top-5 {entry.top5:g} %') + f' as published ({entry.accuracy_from})'
-    lines = [f'zoo: {entry.key} from {entry.url}, {entry.license}, {score}',
+    lines = [f'zoo: {entry.key} from {entry.url}, {entry.license}, {accuracy}',
              f'  its images: {entry.image_size} pixels, crop {entry.crop_pct:g}, {entry.interpolation}, mean {mean}, '
              f'std {std}']
     return lines + ([f'  note: {entry.note}'] if entry.note else [])

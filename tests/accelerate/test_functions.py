@@ -31,7 +31,7 @@ def branch(accelerated, plain, mask, has_gamma):
     def fast(x, *parameters):
         gamma, parameters = (parameters[-1], parameters[:-1]) if has_gamma else (None, parameters)
         found = None if keep_mask is None else paddle.to_tensor(np.reshape(keep_mask, [BATCH, 1, 1]))
-        return accelerated(x, functions.kept_images(found, 0.2), parameters, gamma)
+        return accelerated(x, functions.selected_images(found, 0.2), parameters, gamma)
 
     def slow(x, *parameters):
         gamma, parameters = (parameters[-1], parameters[:-1]) if has_gamma else (1.0, parameters)
@@ -64,8 +64,8 @@ def plain_attention(x, w, b, w_qkv, b_qkv, w_proj, b_proj, *mixing):
     return (weights @ v).transpose([0, 2, 1, 3]).reshape([BATCH, TOKENS, -1]) @ w_proj + b_proj
 
 
-def attention(x, kept, parameters, gamma):
-    return functions.attention(x, kept, parameters, gamma, HEADS, 0.3, 1e-6)
+def attention(x, selection, parameters, gamma):
+    return functions.attention(x, selection, parameters, gamma, HEADS, 0.3, 1e-6)
 
 
 CASES = {  # operation, its plain formulation, shapes of their tensors

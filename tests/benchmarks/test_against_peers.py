@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: turns are taken, medians count, the table's ratios are right. Speed itself is not tested."""
+"""The benchmark: order of measurements, medians, ratios. Speed itself is not tested."""
 from __future__ import annotations
 
 import subprocess
@@ -19,18 +19,19 @@ import chart  # noqa: E402
 
 
 def result() -> dict:
-    """Everything ran twice as fast in the first of three windows."""
+    """Results that are twice as fast in the first of three windows."""
     rates = {'ours openvino fp32': 80.0, 'ours paddle bf16': 120.0, 'timm openvino fp32': 64.0,
              'timm openvino bf16': 96.0, 'timm PyTorch eager': 20.0, "papers' graph paddle fp32": 40.0}
     row = {'model': 'cait_xxs24_224', 'threads': 2, 'batch': 8,
-           'limits': {'fp32': benchmark.rate([200.0, 100.0, 100.0]), 'bf16': benchmark.rate([320.0, 160.0, 160.0])},
+           'limits': {'fp32': benchmark.throughput([200.0, 100.0, 100.0]),
+                      'bf16': benchmark.throughput([320.0, 160.0, 160.0])},
            'absent': {'timm PyTorch compile': 'no compiler'},
-           'rates': {name: benchmark.rate([2 * value, value, value]) for name, value in rates.items()}}
+           'rates': {name: benchmark.throughput([2 * value, value, value]) for name, value in rates.items()}}
     machine = {'cpu': 'a cpu', 'cores': 2, 'instructions': ['avx2']}
     return {'machine': machine, 'rounds': 5, 'seconds': 1.0, 'versions': {'torch': '2'}, 'rows': [row]}
 
 
-def test_contenders_take_turns_and_the_median_counts():
+def test_contenders_alternate_and_the_median_counts():
     order, speeds = [], {'a': iter([9, 1, 2, 30]), 'b': iter([9, 5, 5, 5])}
 
     def contender(name):
@@ -45,8 +46,8 @@ def test_contenders_take_turns_and_the_median_counts():
 
 
 def test_a_window_counts_images(monkeypatch):
-    clock = iter(range(0, 100))
-    monkeypatch.setattr('time.perf_counter', lambda: next(clock))
+    times = iter(range(0, 100))
+    monkeypatch.setattr('time.perf_counter', lambda: next(times))
     runs = []
     images, seconds = benchmark.window(lambda: runs.append(1), 8)(3.0)
     assert images == 8 * len(runs) == 24 and seconds == 4
@@ -54,7 +55,7 @@ def test_a_window_counts_images(monkeypatch):
 
 
 def test_long_runs_get_fewer_rounds(monkeypatch):
-    """Ten rounds of a second are asked for; runs take a minute, so three count."""
+    """Ten rounds of one second are requested; runs take a minute, so only three are measured."""
     now = [0.0]
     monkeypatch.setattr('time.perf_counter', lambda: now[0])
 
@@ -65,7 +66,7 @@ def test_long_runs_get_fewer_rounds(monkeypatch):
                                                                  'windows': [1, 1, 1]}
 
 
-def test_a_run_that_was_cut_off_goes_on(tmp_path, capsys):
+def test_an_interrupted_run_is_resumed(tmp_path, capsys):
     path, header = str(tmp_path / 'r.json'), {'machine': {'cpu': 'a'}, 'rounds': 5, 'load average before': 0.1}
     first = benchmark.Results(path, header)
     first.add({'model': 'cait_xxs24_224', 'threads': 1, 'batch': 8})
@@ -109,7 +110,7 @@ def test_ratios_in_the_table():
     assert 'Absent: timm PyTorch compile (no compiler).' in text
 
 
-def test_chart_is_drawn(tmp_path):
+def test_chart(tmp_path):
     pytest.importorskip('matplotlib')
     chart.draw(result(), str(tmp_path / 'c.png'))
     assert (tmp_path / 'c.png').read_bytes().startswith(b'\x89PNG') and (tmp_path / 'c.png').stat().st_size > 10000
@@ -117,7 +118,8 @@ def test_chart_is_drawn(tmp_path):
 
 def test_bf16_is_named_absent_where_the_processor_has_none(monkeypatch):
     monkeypatch.setattr(benchmark.runtime, 'cpu_flags', lambda: {'avx2'})
-    assert 'no AVX512-BF16' in benchmark.missing('paddle', 'bf16') and benchmark.missing('paddle', 'fp32') is None
+    assert 'no AVX512-BF16' in benchmark.unavailable('paddle', 'bf16')
+    assert benchmark.unavailable('paddle', 'fp32') is None
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts are paired round by round, and the table's ratios are right. Speed itself is not tested."""
+"""Ratios of the cold-start benchmark. Speed itself is not tested."""
 from __future__ import annotations
 
 import json
@@ -18,7 +18,7 @@ import cold_start  # noqa: E402
 
 
 def test_ratios_are_of_the_same_round():
-    """The machine is twice as slow in the second round: both are, and the ratio does not see it."""
+    """The machine is twice as slow in the second round: the ratio does not depend on it."""
     found = cold_start.rows({'import paddle': [1.0, 2.0, 1.0], 'bare onnxruntime': [0.5, 1.0, 0.4],
                              'ours paddle': [1.25, 2.5, 1.5], 'ours openvino': [0.4, 0.8, 0.4]})
     assert found['ours paddle']['above import paddle'] == 0.5 and found['ours paddle']['seconds'] == 1.5
@@ -26,7 +26,7 @@ def test_ratios_are_of_the_same_round():
     assert found['import paddle']['above import paddle'] == 0 and found['bare onnxruntime']['ratio to bare'] == 1
 
 
-def test_turns_alternate_and_the_first_round_is_not_counted():
+def test_order_alternates_and_the_first_round_is_a_warm_up():
     order = []
 
     def start(name):
@@ -36,8 +36,8 @@ def test_turns_alternate_and_the_first_round_is_not_counted():
     assert [len(found) for found in seconds.values()] == [2, 2]
 
 
-def test_another_answer_is_an_error():
-    with pytest.raises(InputError, match='several answers'):
+def test_different_predictions_are_an_error():
+    with pytest.raises(InputError, match='several predicted classes'):
         cold_start.measure({'import paddle': lambda: '', 'a': lambda: '1', 'b': lambda: '2'}, 1, lambda: None)
 
 

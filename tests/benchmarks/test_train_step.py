@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This project's side of the training benchmark works; the other side needs timm and is not tested here."""
+"""This project's side of the training benchmark; the other side needs timm and is not tested here."""
 from __future__ import annotations
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'train_step.py'
 
 
-def test_a_step_is_taken_for_every_line():
+def test_one_step_per_request():
     result = subprocess.run([sys.executable, str(SCRIPT), '--serve', 'ours', '--batches', '2'], text=True, check=True,
                             input='\n\n', capture_output=True)
     ready, first, second = map(json.loads, result.stdout.splitlines())

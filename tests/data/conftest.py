@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data tests share: images that are the same everywhere, and the folder of real ones."""
+"""Fixtures of the data tests: synthetic images and the folder of real ones."""
 from __future__ import annotations
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def pattern():
-    """(width, height) -> [height, width, 3] uint8, smooth and rough places, every level used."""
+    """(width, height) -> [height, width, 3] uint8, with smooth and rough areas and all levels."""
     def make(width: int, height: int) -> np.ndarray:
         y, x = np.mgrid[0:height, 0:width]
         return np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, (x * x // 5 + y * 11) % 256], -1).astype(np.uint8)
@@ -21,7 +21,7 @@ def pattern():
 
 @pytest.fixture
 def pixels(pattern):
-    """An image with smooth and rough places, not square, without the darkest and brightest levels."""
+    """An image with smooth and rough areas, not square, without the darkest and brightest levels."""
     pixels = cv2.GaussianBlur(pattern(61, 47), (0, 0), 1.5)
     return (pixels // 2 + 40).astype(np.uint8)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnitudes by value, what each recipe string does and how often."""
+"""Augmentation magnitudes, recipe strings and frequencies."""
 from __future__ import annotations
 
 import collections
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from CaiT.data import augment
-from CaiT.data.augment import MOVEMENTS, OPERATIONS, Applier, auto_augment
+from CaiT.data.augment import GEOMETRIC_OPERATIONS, OPERATIONS, Applier, auto_augment
 from CaiT.errors import InputError
 
 FILL = (124, 116, 104)
@@ -49,14 +49,14 @@ def test_increasing_magnitudes_leave_1_in_both_directions(name):
 
 
 @pytest.mark.parametrize('name', sorted(SIGNED))
-def test_magnitudes_of_movements(name):
+def test_magnitudes_of_geometric_operations(name):
     for sign in (1, -1):
-        found = [MOVEMENTS[name].argument(level, sign) for level in LEVELS]
+        found = [GEOMETRIC_OPERATIONS[name].argument(level, sign) for level in LEVELS]
         np.testing.assert_allclose(found, [sign * level / 10 * SIGNED[name] for level in LEVELS], atol=1e-12)
 
 
 class Recorder(Applier):
-    """Notes what would be applied."""
+    """Records the operations instead of applying them."""
 
     def __init__(self) -> None:
         super().__init__(FILL, ('bilinear',))
@@ -67,7 +67,7 @@ class Recorder(Applier):
         return pixels
 
 
-def test_randaugment_draws_two_of_fifteen_at_half_probability(pixels, rng):
+def test_randaugment_samples_two_of_fifteen_with_probability_one_half(pixels, rng):
     recorder = Recorder()
     randaugment = augment.RandAugment(RECIPE, recorder)
     runs = 6000
@@ -81,13 +81,13 @@ def test_randaugment_draws_two_of_fifteen_at_half_probability(pixels, rng):
     assert abs(levels.mean() - 9) < 0.03 and 0.45 < levels.std() < 0.5 and levels.max() == 10.0
 
 
-def test_randaugment_reads_its_recipe():
+def test_randaugment_parses_its_recipe():
     randaugment = augment.RandAugment('rand-m7-n3-p0.7-mstd1-inc1', Recorder())
-    assert (randaugment.level, randaugment.deviation, randaugment.count, randaugment.prob) == (7, 1, 3, 0.7)
+    assert (randaugment.level, randaugment.level_std, randaugment.count, randaugment.prob) == (7, 1, 3, 0.7)
 
 
 def test_randaugment_without_inc1_keeps_the_first_scales():
-    """timm's other set: at magnitude 9 posterize keeps 3 bits, solarize begins at 230, a blend factor is 1.72."""
+    """timm's other set: at magnitude 9, posterize to 3 bits, solarize from 230, blend factor 1.72."""
     names = augment.RandAugment('rand-m9-mstd0.5', Recorder()).names
     assert len(set(names)) == 15 and {'Posterize', 'Solarize', 'Color', 'Brightness', 'Sharpness'} < {*names}
     assert not any('Increasing' in name for name in names)
@@ -107,17 +107,17 @@ def test_unknown_recipes_are_one_line(text):
 def test_every_operation_of_every_recipe_runs(pixels, rng):
     names = {name for policy in augment.AUTOAUGMENT for name, _, _ in policy}
     names |= {*augment.RANDAUGMENT, *augment.RANDAUGMENT_PLAIN}
-    assert len(names) == 22 and names == {*augment.PLAIN, *MOVEMENTS, *OPERATIONS}
+    assert len(names) == 22 and names == {*augment.PLAIN, *GEOMETRIC_OPERATIONS, *OPERATIONS}
     applier = Applier(FILL, ('bilinear', 'bicubic'))
     before = pixels.copy()
     for name in sorted(names):
         for level in (0, 10):
             result = applier(pixels, name, level, rng)
             assert result.shape == pixels.shape and result.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, before)  # the image may be somebody else's: never changed in place
+    np.testing.assert_array_equal(pixels, before)  # the input is never changed in place
 
 
-def test_movements_go_both_ways(rng):
+def test_geometric_operations_have_both_signs(rng):
     line = np.zeros((21, 21, 3), np.uint8)
     line[:, 10] = 255
     applier = Applier((0, 0, 0), ('bilinear',))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official CIFAR archives, packed and unpacked, and archives that carry something else."""
+"""The official CIFAR archives, packed and unpacked, and invalid archives."""
 from __future__ import annotations
 
 import io
@@ -21,7 +21,7 @@ def files(name: str, rng: np.random.Generator) -> dict:
     for file_name in (*archive.files['train'], *archive.files['test']):
         data = rng.integers(0, 256, (2, 3072), dtype=np.uint8)
         parts[file_name] = {b'data': data, archive.labels: [1, len(parts) % 5]}
-    parts[archive.meta] = {archive.names: [b'name %d' % i for i in range(10 if name == 'cifar10' else 100)]}
+    parts[archive.meta] = {archive.class_names: [b'name %d' % i for i in range(10 if name == 'cifar10' else 100)]}
     return {file_name: pickle.dumps(part, protocol=2) for file_name, part in parts.items()}
 
 
@@ -36,12 +36,12 @@ def pack(path, folder: str, members: dict) -> None:
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
 def test_packed_and_unpacked_archives_are_the_same(tmp_path, rng, name):
     archive, members = ARCHIVES[name], files(name, rng)
-    pack(tmp_path / archive.packed, archive.folder, members)
+    pack(tmp_path / archive.tar_file, archive.folder, members)
     packed = read_cifar(name, str(tmp_path), 'train')
     (tmp_path / 'other' / archive.folder).mkdir(parents=True)
     for file_name, content in members.items():
         (tmp_path / 'other' / archive.folder / file_name).write_bytes(content)
-    for place in (tmp_path / 'other', tmp_path / 'other' / archive.folder, tmp_path / archive.packed):
+    for place in (tmp_path / 'other', tmp_path / 'other' / archive.folder, tmp_path / archive.tar_file):
         again = read_cifar(name, str(place), 'train')
         np.testing.assert_array_equal(again.pixels, packed.pixels)
         np.testing.assert_array_equal(again.labels, packed.labels)
@@ -49,29 +49,29 @@ def test_packed_and_unpacked_archives_are_the_same(tmp_path, rng, name):
     assert packed.pixels.shape == (count, 32, 32, 3) and packed.pixels.dtype == np.uint8
     first = pickle.loads(members[archive.files['train'][0]])[b'data'][1]
     assert packed.pixels[1, 4, 7].tolist() == first.reshape(3, 32, 32)[:, 4, 7].tolist()
-    assert packed.class_names[3] == 'name 3' and packed.places[1].endswith(f'{archive.files["train"][0]}#1')
+    assert packed.class_names[3] == 'name 3' and packed.sources[1].endswith(f'{archive.files["train"][0]}#1')
     test = read_cifar(name, str(tmp_path), 'val')
     assert len(test.labels) == 2 and not np.array_equal(test.pixels, packed.pixels[:2])
 
 
 class Payload:
-    """What a malicious archive would hold."""
+    """The content of a malicious archive."""
 
     def __reduce__(self):
         return os.mkdir, ('payload-was-here',)
 
 
-def test_programs_in_an_archive_are_refused(tmp_path, rng, monkeypatch):
+def test_code_in_an_archive_is_refused(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
     members = files('cifar10', rng)
     members['data_batch_3'] = pickle.dumps({b'data': Payload()})
     pack(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py', members)
-    with pytest.raises(InputError, match=r'data_batch_3: cannot be read \(it asks for .*mkdir'):
+    with pytest.raises(InputError, match=r'data_batch_3: cannot be read \(the pickle refers to .*mkdir'):
         read_cifar('cifar10', str(tmp_path), 'train')
     assert not (tmp_path / 'payload-was-here').exists()
 
 
-def test_missing_incomplete_and_strange_archives(tmp_path, rng):
+def test_missing_incomplete_and_invalid_archives(tmp_path, rng):
     with pytest.raises(InputError, match='found neither cifar-10-python.tar.gz nor cifar-10-batches-py/'):
         read_cifar('cifar10', str(tmp_path), 'train')
     path, members = tmp_path / 'cifar-10-python.tar.gz', files('cifar10', rng)

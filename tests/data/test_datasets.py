@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples by value, names of classes, and errors that name list file and line."""
+"""Samples, class names, and errors that name list file and line."""
 from __future__ import annotations
 
 import numpy as np
@@ -39,7 +39,7 @@ def test_samples(folder):
     assert list(test.samples) == [(str(folder / 'train/class 1/a b.png'), -1)] and test[0][1] == -1
 
 
-def test_the_draw_seeds_the_sample(folder):
+def test_the_sample_seed_determines_the_sample(folder):
     transform = train_transform(DATA, TrainOptions(erase_prob=1))
     data = build_dataset('imagenet2012', str(folder), 'train', transform, 3)
     first, again, other = data[(1, 2**62 + 5)][0], data[(1, 2**62 + 5)][0], data[(1, 7)][0]

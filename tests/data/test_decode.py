@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of image file comes out as RGB, and a broken one as one line."""
+"""Image files of all modes are decoded to RGB; a broken file is a one-line error."""
 from __future__ import annotations
 
 import numpy as np

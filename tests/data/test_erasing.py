@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random erasing: how often, how much, and with what."""
+"""Random erasing: probability, area and fill."""
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List files, label maps and what a path to images means."""
+"""List files, label maps and paths of images."""
 from __future__ import annotations
 
 import json

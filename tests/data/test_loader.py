@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches are the same however many processes read them, and what goes wrong in one of them is one line."""
+"""Batches do not depend on the number of workers; errors in workers are one line."""
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from threading import Thread
 
 import numpy as np
@@ -60,8 +62,8 @@ def test_workers_shared_memory_and_resuming_change_nothing(folder):
 
 
 @pytest.mark.parametrize('seconds', [0.03, 5.0])
-def test_a_pass_waits_for_its_thread_but_not_for_long(folder, seconds):
-    """The next pass forks its workers: what another thread has locked then is locked in them for ever."""
+def test_an_epoch_waits_for_paddles_thread_with_a_timeout(folder, seconds):
+    """The next epoch forks its workers: locks that another thread holds then stay locked in them."""
     class Batches(list):
         def __iter__(self):
             self._thread = Thread(target=time.sleep, args=(seconds,), daemon=True)
@@ -84,10 +86,21 @@ def test_a_pass_waits_for_its_thread_but_not_for_long(folder, seconds):
     assert loader._batches._thread.is_alive() == (seconds > 1) and time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_loader_can_be_garbage_collected(folder, workers):
+    data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
+    loader = build_loader(data, EvalSampler(len(data), 10), workers, False)
+    assert len(list(loader)) == 3
+    reference = weakref.ref(loader)
+    del loader
+    gc.collect()
+    assert reference() is None
+
+
 def test_labels_and_last_batch(folder):
     data = build_dataset('imagenet2012', str(folder), 'val', eval_transform(DATA), 5)
     loader = build_loader(data, EvalSampler(len(data), 10), 0, False)
-    for _ in range(2):  # a loader can be gone through again
+    for _ in range(2):  # a loader can be iterated again
         batches = list(loader)
         assert len(loader) == 3 and [len(images) for images, _ in batches] == [10, 10, 4]
         labels = np.concatenate([labels.numpy() for _, labels in batches])
@@ -138,7 +151,7 @@ errors.run(main)
 def test_errors_in_workers_end_the_program_with_one_line(tmp_path, how, message):
     (tmp_path / 'script.py').write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'PYTHONWARNINGS': 'ignore',
-                   'OMP_NUM_THREADS': '1'}  # with more, Paddle says two lines about it
+                   'OMP_NUM_THREADS': '1'}  # with more, Paddle prints two lines of warnings
     result = subprocess.run([sys.executable, str(tmp_path / 'script.py'), how], capture_output=True, text=True,
                             timeout=120, check=False, env=environment)
     lines = [line for line in result.stderr.splitlines() if line.strip()]

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and CutMix: images and targets by value, how often, and what is refused."""
+"""Mixup and CutMix: images, targets, probabilities and errors."""
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from CaiT.data.mixing import MODES, Mixing, cut_box, smooth_one_hot
+from CaiT.data.mixing import MODES, Mixing, random_box, smooth_one_hot
 from CaiT.errors import InputError
 
 CLASSES = 7
 
 
 def batch(count: int = 6, size: int = 20):
-    """Images whose every pixel is their index, and labels."""
+    """Images filled with their index, and labels."""
     images = np.arange(count, dtype=np.float32).reshape(count, 1, 1, 1) * np.ones((1, 3, size, size), np.float32)
     return images, np.arange(count) % CLASSES
 
 
-def shares(images: np.ndarray) -> np.ndarray:
-    """Of each image, the mean share that is its own rather than its partner's."""
+def own_weight(images: np.ndarray) -> np.ndarray:
+    """Of each image, the weight of the image itself; the rest is its partner."""
     count = len(images)
     own, other = np.arange(count), np.arange(count)[::-1]
     return (images.mean((1, 2, 3)) - other) / (own - other)
@@ -26,22 +26,22 @@ def shares(images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('mixup,cutmix', [(0.8, 0), (0, 1.0), (0.8, 1.0)])
-def test_targets_carry_exactly_the_shares_of_the_images(mode, mixup, cutmix, rng):
+def test_targets_have_the_weights_of_the_images(mode, mixup, cutmix, rng):
     mixing = Mixing(mixup, cutmix, CLASSES, 6, mode=mode, label_smoothing=0.1)
     images, labels = batch()
-    before, drawn = images.copy(), []
+    before, lams = images.copy(), []
     for _ in range(40):
         mixed, targets = mixing(images, labels, rng)
-        share = shares(mixed)[:, None]
+        lam = own_weight(mixed)[:, None]
         clean = smooth_one_hot(labels, CLASSES, 0.1)
         assert mixed.dtype == targets.dtype == np.float32 and mixed.shape == images.shape
-        np.testing.assert_allclose(targets, clean * share + clean[::-1] * (1 - share), atol=2e-6)
+        np.testing.assert_allclose(targets, clean * lam + clean[::-1] * (1 - lam), atol=2e-6)
         np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
-        drawn.append(share[:, 0])
-    drawn = np.array(drawn)
-    assert len(np.unique(drawn.round(3))) > 15
-    assert np.ptp(drawn, axis=1).max() < 1e-5 if mode == 'batch' else np.ptp(drawn[:, :3], axis=1).max() > 0.5
-    difference = np.abs(drawn - drawn[:, ::-1]).max()  # from image to partner
+        lams.append(lam[:, 0])
+    lams = np.array(lams)
+    assert len(np.unique(lams.round(3))) > 15
+    assert np.ptp(lams, axis=1).max() < 1e-5 if mode == 'batch' else np.ptp(lams[:, :3], axis=1).max() > 0.5
+    difference = np.abs(lams - lams[:, ::-1]).max()  # from image to partner
     assert difference > 0.5 if mode == 'elem' else difference < 1e-5
     np.testing.assert_array_equal(images, before)
 
@@ -64,11 +64,11 @@ def test_label_smoothing_by_value():
     np.testing.assert_array_equal(smooth_one_hot(np.array([1]), 3, 0.0), [[0, 1, 0]])
 
 
-def test_box_has_the_wanted_area_and_the_share_is_corrected_at_the_border(rng):
-    found = [cut_box((100, 80), 0.64, rng) for _ in range(500)]
+def test_box_area_and_lam_of_boxes_clipped_at_the_border(rng):
+    found = [random_box((100, 80), 0.64, rng) for _ in range(500)]
     sizes = np.array([[b.stop - b.start for b in box] for box, _ in found])
     assert sizes.max(0).tolist() == [60, 48]  # sqrt(1 - 0.64) = 0.6 of each side
-    left = np.array([share for _, share in found])
+    left = np.array([lam for _, lam in found])
     np.testing.assert_allclose(left, 1 - sizes.prod(1) / 8000)
     assert left.min() == pytest.approx(0.64) and left.max() > 0.8
 
@@ -106,6 +106,6 @@ def test_odd_batches(mode, rng):
 
 @pytest.mark.parametrize('change', [{'mode': 'half'}, {'mixup_alpha': 0, 'cutmix_alpha': 0}, {'mixup_alpha': -1},
                                     {'prob': 1.5}, {'switch_prob': -0.1}, {'label_smoothing': 2}])
-def test_nonsense_is_refused(change):
+def test_invalid_arguments(change):
     with pytest.raises(InputError, match='expected'):
         Mixing(**{'mixup_alpha': 0.8, 'cutmix_alpha': 1.0, 'num_classes': 5, 'batch_size': 4, **change})

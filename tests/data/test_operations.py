@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from CaiT.data import operations
-from CaiT.data.augment import MOVEMENTS
+from CaiT.data.augment import GEOMETRIC_OPERATIONS
 
 FILL = (124, 116, 104)
 
@@ -55,7 +55,7 @@ def test_color_and_sharpness_are_pillows_within_a_level(pixels, factor):
 
 def test_gray_and_blur_are_pillows_within_rounding(pixels):
     image = Image.fromarray(pixels)
-    gray = operations.gray(pixels).astype(int)
+    gray = operations.grayscale(pixels).astype(int)
     assert np.abs(gray - np.asarray(image.convert('L').convert('RGB'))).max() <= 1
     blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(1.5))).astype(int)
     difference = operations.gaussian_blur(pixels, 1.5) - blurred
@@ -65,7 +65,7 @@ def test_gray_and_blur_are_pillows_within_rounding(pixels):
 @pytest.mark.parametrize('name,value', [('Rotate', 27.0), ('Rotate', -9.0), ('ShearX', 0.27), ('ShearY', -0.27),
                                         ('TranslateXRel', 0.405), ('TranslateYRel', -0.135)])
 @pytest.mark.parametrize('filter_name,tolerance', [('bilinear', 2), ('bicubic', 8)])
-def test_movements_are_pillows(name, value, filter_name, tolerance, pixels):
+def test_geometric_operations_match_pillow(name, value, filter_name, tolerance, pixels):
     pixels = cv2.GaussianBlur(pixels, (0, 0), 2)
     image, kind = Image.fromarray(pixels), {'bilinear': Image.BILINEAR, 'bicubic': Image.BICUBIC}[filter_name]
     if name == 'Rotate':
@@ -74,11 +74,11 @@ def test_movements_are_pillows(name, value, filter_name, tolerance, pixels):
         matrix = {'ShearX': (1, value, 0, 0, 1, 0), 'ShearY': (1, 0, 0, value, 1, 0),
                   'TranslateXRel': (1, 0, value * 61, 0, 1, 0), 'TranslateYRel': (1, 0, 0, 0, 1, value * 47)}[name]
         expected = image.transform(image.size, Image.AFFINE, matrix, resample=kind, fillcolor=FILL)
-    found = operations.affine(pixels, MOVEMENTS[name].matrix(pixels, value), filter_name, FILL)
+    found = operations.affine(pixels, GEOMETRIC_OPERATIONS[name].matrix(pixels, value), filter_name, FILL)
     difference = np.abs(found.astype(int) - np.asarray(expected).astype(int)).max(2)
     outside = (np.asarray(expected) == FILL).all(2).astype(np.uint8)
     edge = cv2.dilate(outside, np.ones((5, 5))) > 0
-    edge[[0, 1, -1, -2]] = edge[:, [0, 1, -1, -2]] = True  # what lies beyond the border is taken in differently
+    edge[[0, 1, -1, -2]] = edge[:, [0, 1, -1, -2]] = True  # the treatment of pixels beyond the border differs
     assert difference[~edge].max() <= tolerance
     assert (~edge).mean() > 0.25
     assert (found[cv2.erode(outside, np.ones((5, 5))) > 0] == FILL).all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who sees which image with which draw: independent of workers, ranks and resuming."""
+"""Order and sample seeds are independent of workers, ranks and resuming."""
 from __future__ import annotations
 
 import collections
@@ -23,12 +23,12 @@ def test_an_epoch_is_every_image_once_in_another_order_each_time():
         assert sorted(index for batch in batches for index, _ in batch) == list(range(100))
     assert first != second and epoch(sampler, 0) == first
     assert epoch(TrainSampler(100, 10, seed=4), 0) != first
-    draws = [draw for batches in (first, second) for batch in batches for _, draw in batch]
-    assert len(set(draws)) == 200 and min(draws) >= 0 and max(draws) > 2**62
+    sample_seeds = [sample_seed for batches in (first, second) for batch in batches for _, sample_seed in batch]
+    assert len(set(sample_seeds)) == 200 and min(sample_seeds) >= 0 and max(sample_seeds) > 2**62
 
 
 def test_the_order_never_changes_between_versions():
-    """Plain numbers: a resumed run must find what the first one would have seen, also after an update."""
+    """A run resumed with a later version must continue with the same samples."""
     assert epoch(TrainSampler(6, 3, seed=1), 2) == [
         [(4, 2555089666146519699), (5, 7580805768117270105), (1, 458861685157609411)],
         [(0, 857533247919747877), (3, 8069726641979430414), (2, 6098815748328512223)]]
@@ -43,7 +43,7 @@ def test_ranks_share_the_global_batches_of_one_process(repeats):
         assert [item for trio in zip(*parts) for item in trio] == batch
 
 
-def test_repeats_stand_side_by_side_with_different_draws():
+def test_repeats_are_adjacent_with_different_sample_seeds():
     sampler = TrainSampler(90, 9, seed=0, repeats=3)
     batches = epoch(sampler, 0)
     assert len(batches) == 10
@@ -51,12 +51,12 @@ def test_repeats_stand_side_by_side_with_different_draws():
     assert len(counts) == 30 and set(counts.values()) == {3}
     for batch in batches:
         assert [batch[i][0] for i in (0, 3, 6)] == [batch[i + 2][0] for i in (0, 3, 6)]
-        assert len({draw for _, draw in batch}) == 9
+        assert len({sample_seed for _, sample_seed in batch}) == 9
     ranks = [epoch(TrainSampler(90, 3, seed=0, repeats=3, rank=rank, world_size=3), 0) for rank in range(3)]
     assert [index for index, _ in ranks[0][0]] == [index for index, _ in ranks[2][0]]  # copies go to different ranks
 
 
-def test_resuming_inside_an_epoch_goes_on_with_the_same_batches():
+def test_resuming_within_an_epoch_continues_with_the_same_batches():
     sampler = TrainSampler(100, 8, seed=2, repeats=3)
     assert epoch(sampler, 6, start=5) == epoch(sampler, 6)[5:] and len(sampler) == 12
 
@@ -88,7 +88,7 @@ def test_evaluation_counts_every_image_once(world_size):
     assert [len(list(EvalSampler(2, 4, rank, 3))) for rank in range(3)] == [1, 1, 0]
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments():
     for arguments in ((5, 0, 0), (5, 1, 0, True, 0), (2, 1, 0, True, 1, 0, 3)):
         with pytest.raises(InputError, match='expected'):
             TrainSampler(*arguments)

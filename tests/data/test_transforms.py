@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation pixels against timm's numbers, geometry of the training crops, determinism, errors."""
+"""Evaluation pixels against timm's, geometry of the training crops, determinism, errors."""
 from __future__ import annotations
 
 import pickle
@@ -67,7 +67,7 @@ def test_real_photographs_are_timms(real_data):
     assert sum(int(transform(real_data / 'imagenet_ccby' / name).sum(dtype=np.int64)) for name in names) == 316077085
 
 
-def test_data_config_survives_json_and_refuses_nonsense():
+def test_data_config_round_trip_and_invalid_values():
     data = config(384, 0.95, 'bilinear')
     assert DataConfig.from_dict(data.as_dict()) == data
     assert data.as_dict() == {'image_size': 384, 'crop_pct': 0.95, 'interpolation': 'bilinear', 'mean': list(MEAN),
@@ -88,7 +88,7 @@ def test_impossible_training_options_are_one_line(change):
     assert '\n' not in str(error.value) and 'expected' in str(error.value)
 
 
-def test_crop_boxes_have_the_areas_and_ratios_asked_for(rng):
+def test_areas_and_ratios_of_crop_boxes(rng):
     options = TrainOptions(scale=(0.08, 1.0))
     boxes = np.array([train_transforms.crop_box(500, 375, options, rng) for _ in range(4000)], float)
     left, top, width, height = boxes.T
@@ -132,11 +132,11 @@ def test_shrinking_averages_and_enlarging_interpolates():
     assert np.abs(train_transforms.resize(ramp, 32, 32, 'bilinear').astype(int) - reference).max() <= 1
 
 
-def test_training_is_a_function_of_the_draw(pattern):
+def test_training_is_a_function_of_the_sample_seed(pattern):
     pixels = pattern(120, 90)
     options = TrainOptions(auto_augment='rand-m9-mstd0.5-inc1', erase_prob=0.25)
     transform = pickle.loads(pickle.dumps(train_transform(config(), options)))
-    first, second, other = (transform(pixels, np.random.Generator(np.random.PCG64(draw))) for draw in (5, 5, 6))
+    first, second, other = (transform(pixels, np.random.Generator(np.random.PCG64(seed))) for seed in (5, 5, 6))
     assert first.shape == (3, 32, 32) and first.dtype == np.float32 and first.flags.c_contiguous
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.1
@@ -150,7 +150,7 @@ def test_everything_off_is_the_evaluation_geometry(pattern, rng):
     np.testing.assert_array_equal(train_transform(data, options)(pixels, rng), eval_transform(data)(pixels))
 
 
-def test_flip_happens_as_often_as_asked(pattern, rng):
+def test_flip_probability(pattern, rng):
     pixels = pattern(32, 32)
     plain = TrainOptions(kind='pad_crop', shift=0, interpolation='bilinear', color_jitter=0, hflip=0.25)
     transform = train_transform(config(), plain)
@@ -169,9 +169,9 @@ def test_small_images_are_shifted_over_black(rng):
     pixels = np.full((8, 8, 3), 255, np.uint8)
     options = TrainOptions(kind='pad_crop', shift=0.25, interpolation='bilinear', hflip=0, color_jitter=0)
     black = (0 - MEAN[0]) / STD[0]
-    shares = [float(np.isclose(train_transform(config(16), options)(pixels, rng)[0], black, atol=1e-5).mean())
+    fractions = [float(np.isclose(train_transform(config(16), options)(pixels, rng)[0], black, atol=1e-5).mean())
               for _ in range(300)]
-    assert min(shares) == 0.0 and 0.37 <= max(shares) <= 1 - 0.75**2  # 4 of 16 pixels in both directions at most
+    assert min(fractions) == 0.0 and 0.37 <= max(fractions) <= 1 - 0.75**2  # 4 of 16 pixels in both directions at most
 
 
 def test_rotation_and_zoom_stay_within_bounds(rng):
@@ -188,18 +188,18 @@ def test_rotation_and_zoom_stay_within_bounds(rng):
     assert 12 < max(angles) < 16 and -16 < min(angles) < -12
 
 
-@pytest.mark.parametrize('change,share', [({'color_jitter': 0.4}, 1.0), ({'auto_augment': '3augment'}, 1.0),
+@pytest.mark.parametrize('change,fraction', [({'color_jitter': 0.4}, 1.0), ({'auto_augment': '3augment'}, 1.0),
                                           ({'auto_augment': 'rand-m9-mstd0.5-inc1'}, 0.75),
                                           ({'auto_augment': 'autoaugment'}, 0.85), ({'erase_prob': 0.5}, 0.5)])
-def test_every_option_changes_its_share_of_the_images(pixels, change, share):
-    def image(draw: int, **options) -> np.ndarray:
+def test_every_option_changes_its_fraction_of_the_images(pixels, change, fraction):
+    def image(seed: int, **options) -> np.ndarray:
         options = {'color_jitter': 0, **options}
-        return train_transform(config(), TrainOptions(**options))(pixels, np.random.Generator(np.random.PCG64(draw)))
-    changed = sum(not np.array_equal(image(draw), image(draw, **change)) for draw in range(200))
-    assert abs(changed / 200 - share) < 0.11
+        return train_transform(config(), TrainOptions(**options))(pixels, np.random.Generator(np.random.PCG64(seed)))
+    changed = sum(not np.array_equal(image(seed), image(seed, **change)) for seed in range(200))
+    assert abs(changed / 200 - fraction) < 0.11
 
 
-def test_moved_images_lie_on_the_mean_color():
+def test_border_color_of_geometric_operations_is_the_mean():
     transform = train_transform(config(), TrainOptions(auto_augment='rand-m9-inc1', interpolation='bicubic'))
     assert transform.augment.applier.fill == (124, 116, 104)  # 255 * mean, rounded
     assert transform.augment.applier.filters == ('bicubic',)

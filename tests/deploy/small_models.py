@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models with weights that are far from their initialization."""
+"""Small models with randomized weights."""
 from __future__ import annotations
 
 import numpy as np
@@ -16,7 +16,7 @@ from CaiT.models.registry import create_model  # noqa: E402
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def shaken(model: 'paddle.nn.Layer', seed: int = 0) -> 'paddle.nn.Layer':
+def randomized(model: 'paddle.nn.Layer', seed: int = 0) -> 'paddle.nn.Layer':
     """Every parameter random: norms about 1, LayerScale about 0.3, biases not zero, so that no fold is an identity."""
     rng = np.random.Generator(np.random.PCG64(seed))
     for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ def small(family: str, image_size: int = 32, **more: int) -> 'paddle.nn.Layer':
     shape = dict(image_size=image_size, num_classes=10, patch_size=8, embed_dim=48, depth=3, num_heads=4)
     name = {'distilled': 'deit_tiny_distilled_patch16_224', 'vit': 'vit_tiny_patch16_224',
             'cait': 'cait_xxs24_224'}[family]
-    return shaken(create_model(name, **{**shape, **more}))
+    return randomized(create_model(name, **{**shape, **more}))
 
 
 def small_data(image_size: int = 32) -> DataConfig:

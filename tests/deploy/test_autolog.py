@@ -45,10 +45,10 @@ ENGINE = {'device': 'cpu', 'ir_optim': True, 'memory_optim': False, 'tensorrt': 
 
 
 @pytest.fixture
-def times(monkeypatch):
-    clock = iter([10.0, 10.2, 11.2, 11.3, 20.0, 20.3, 21.3, 21.3])
-    monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))
-    times = autolog.Times()
+def stage_times(monkeypatch):
+    seconds = iter([10.0, 10.2, 11.2, 11.3, 20.0, 20.3, 21.3, 21.3])
+    monkeypatch.setattr(time, 'perf_counter', lambda: next(seconds))
+    times = autolog.StageTimes()
     for _ in range(2):
         times.start()
         for _ in range(3):
@@ -56,15 +56,15 @@ def times(monkeypatch):
     return times
 
 
-def test_report_is_exact(times, capsys):
-    assert times.batches == 2
-    autolog.emit(autolog.report(times, 'cait_xxs24_224', 'bf16', 4, '3x224x224', ENGINE))
+def test_report_is_exact(stage_times, capsys):
+    assert stage_times.batches == 2
+    autolog.emit(autolog.report(stage_times, 'cait_xxs24_224', 'bf16', 4, '3x224x224', ENGINE))
     assert re.fullmatch(EXPECTED, capsys.readouterr().out)
 
 
-def test_log_parsers_find_every_key(times, capsys):
+def test_log_parsers_find_every_key(stage_times, capsys):
     """Split at blanks, the value is the next word up to a comma: PaddleDetection's log_parser_excel."""
-    autolog.emit(autolog.report(times, 'cait_xxs24_224', 'bf16', 4, '3x224x224', ENGINE))
+    autolog.emit(autolog.report(stage_times, 'cait_xxs24_224', 'bf16', 4, '3x224x224', ENGINE))
     words = [word for line in capsys.readouterr().out.splitlines() for word in line.split(' ')]
     for key, value in {'runtime_device:': 'cpu', 'precision:': 'bf16', 'batch_size:': '4', 'data_num:': '2',
                        'inference_time(ms):': '1000.0000', 'preprocess_time(ms):': '250.0000', 'gpu_util:': 'None%',
@@ -79,7 +79,7 @@ def test_memory_is_the_peak_of_this_process():
     assert 195 < grown < 220  # it stays after the block is gone
 
 
-def test_absent_gpu_tools_do_not_hang(times, monkeypatch):
+def test_absent_gpu_tools_do_not_hang(stage_times, monkeypatch):
     monkeypatch.setenv('PATH', '')
-    lines = autolog.report(times, 'm', 'fp32', 1, '3x8x8', {**ENGINE, 'device': 'gpu'})
+    lines = autolog.report(stage_times, 'm', 'fp32', 1, '3x8x8', {**ENGINE, 'device': 'gpu'})
     assert ' runtime_device: gpu' in lines and ' drivier_version: None' in lines

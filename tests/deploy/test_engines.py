@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every engine at every precision: answers, batches of any size, and one line for what it cannot do."""
+"""Every engine at every precision: logits, batch sizes, and errors for unsupported options."""
 from __future__ import annotations
 
 import itertools
@@ -46,18 +46,18 @@ def exported(request, checks, tmp_path_factory):
 
 def logits(folder: str, backend: str, precision: str, kind: str, checks, count: int, batch: int = 8) -> np.ndarray:
     predictor = Predictor(folder, backend, Options(precision, kind, 2, batch))
-    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.image_shape)))
+    return predictor.logits(np.resize(checks.array(kind), (count, *predictor.input_shape)))
 
 
-def test_paddle_copies_no_attention(exported):
-    """Its oneDNN names every operation it runs: talking heads need no copy of the scores (2 images, 16 tokens)."""
+def test_paddle_does_not_copy_attention_scores(exported):
+    """From oneDNN's verbose log: talking heads need no copy of the scores (2 images, 16 tokens)."""
     script = ('import sys, numpy as np; from CaiT.deploy.engines import Options; '
               'from CaiT.deploy.predictor import Predictor; '
               "model = Predictor(sys.argv[1], 'paddle', Options('fp32', 'float', 2, 2)); "
-              'model.logits(np.zeros((2, *model.image_shape), np.float32))')
-    said = subprocess.run([sys.executable, '-c', script, exported[1]], capture_output=True, text=True, cwd=ROOT,
+              'model.logits(np.zeros((2, *model.input_shape), np.float32))')
+    output = subprocess.run([sys.executable, '-c', script, exported[1]], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, 'ONEDNN_VERBOSE': '1'}, check=True).stdout
-    run = [line.split(',') for line in said.splitlines() if line.startswith('onednn_verbose') and ',exec,' in line]
+    run = [line.split(',') for line in output.splitlines() if line.startswith('onednn_verbose') and ',exec,' in line]
     heads = exported[0].blocks[0].attn.num_heads
     tokens = exported[0].pos_embed.shape[1]
     values = 2 * heads * tokens * tokens
@@ -67,8 +67,8 @@ def test_paddle_copies_no_attention(exported):
 
 
 @pytest.mark.parametrize('backend, precision', PAIRS)
-def test_answers(exported, checks, backend, precision):
-    """fp32 is the same function; the others stay within a few hundredths, on both kinds of input."""
+def test_logits_of_every_engine(exported, checks, backend, precision):
+    """fp32 is equal up to rounding; the others differ by a few percent, for both kinds of input."""
     model, folder = exported
     if not offered(backend, precision):
         pytest.skip('no bf16 on this processor')
@@ -93,7 +93,7 @@ def test_parity_is_written_for_every_artifact(exported):
     artifacts = metadata.read(exported[1]).artifacts
     assert len(artifacts) == 2 * sum(offered(*pair) for pair in PAIRS)
     for one in artifacts:
-        assert one.parity['images'] == 7 and one.parity['relative'] <= parity.LIMITS[one.precision]
+        assert one.parity['images'] == 7 and one.parity['relative'] <= parity.TOLERANCES[one.precision]
         assert ('calibration' in one.parity) == (one.precision == 'int8')
 
 
@@ -141,16 +141,16 @@ def test_what_an_engine_would_ignore_is_an_error(backend, precision, message):
         engine_class(backend, precision)
 
 
-def test_backends_are_found_by_themselves():
+def test_backends_are_discovered():
     assert backends() == ['onnxruntime', 'openvino', 'paddle']
 
 
-def test_openvino_leaves_its_converter_out():
-    """It costs a third of a cold start and reports every import over the network."""
+def test_openvino_is_imported_without_its_converter():
+    """The converter takes a third of a cold start and sends telemetry."""
     pytest.importorskip('openvino')
     code = ('import sys; from CaiT.deploy.engines.openvino_engine import library; core = library().Core()\n'
             "assert not [m for m in sys.modules if m.startswith(('openvino.tools.ovc', 'openvino_telemetry'))]\n"
-            'import openvino.tools.ovc')  # who wants it still gets it
+            'import openvino.tools.ovc')  # it can still be imported
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -160,7 +160,7 @@ def test_openvino_file_is_for_one_image(exported):
     assert list(model.inputs[0].shape) == [1, 32, 32, 3]
 
 
-def test_a_file_that_is_no_model_is_said(tmp_path):
+def test_a_file_that_is_no_model_is_an_input_error(tmp_path):
     for backend, file in (('onnxruntime', 'm.onnx'), ('openvino', 'm.xml'), ('paddle', 'm.json')):
         pytest.importorskip(backend)
         (tmp_path / file).write_text('<nothing/>', encoding='utf-8')
@@ -211,7 +211,7 @@ def test_models_of_paddle_2_still_load(tmp_path):
     assert np.abs(engine.run(np.ones((2, 3, 4, 4), np.float32)) - expected).max() < 1e-6
 
 
-def test_wrong_order_of_precisions_share_files(exported):
+def test_fp32_and_bf16_have_the_same_files(exported):
     """fp32 and bf16 are one file, listed twice."""
     files = {one.key: list(one.files) for one in metadata.read(exported[1]).artifacts}
     assert not BF16 or files['openvino', 'bf16', 'float'] == files['openvino', 'fp32', 'float']

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export: what is written, and that a model which answers differently is refused with nothing left behind."""
+"""Export: the files, and errors for models with different logits, after which nothing is left."""
 from __future__ import annotations
 
 import json
@@ -45,6 +45,16 @@ def test_files_and_metadata(cait, checks, tmp_path):
     assert 0 < measured['relative'] <= 1e-5
 
 
+def test_metadata_of_an_earlier_version_is_read(cait, checks, tmp_path):
+    """Whose parity has the key 'pictures'."""
+    export(cait, tmp_path, 'cait_xxs24_224', small_data(), checks, WEIGHTS, TARGETS)
+    path = tmp_path / metadata.FILE
+    text = path.read_text(encoding='utf-8')
+    path.write_text(text.replace('"images"', '"pictures"'), encoding='utf-8')
+    assert '"pictures"' in path.read_text(encoding='utf-8')
+    assert metadata.read(tmp_path).artifacts[0].parity['images'] == 7
+
+
 @pytest.mark.parametrize('batch', [1, 2, 5, 9])
 def test_any_batch_equals_the_dynamic_model(cait, checks, tmp_path, batch):
     export(cait, tmp_path, 'cait_xxs24_224', small_data(), checks, WEIGHTS, TARGETS)
@@ -54,11 +64,11 @@ def test_any_batch_equals_the_dynamic_model(cait, checks, tmp_path, batch):
     assert np.abs(predictor.logits(images) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_a_different_answer_is_refused(cait, checks, tmp_path, monkeypatch):
+def test_different_logits_are_refused(cait, checks, tmp_path, monkeypatch):
     export(cait, tmp_path / 'm', 'cait_xxs24_224', small_data(), checks, WEIGHTS, TARGETS)
     before = snapshot(tmp_path / 'm')
-    honest = Engine.run_batch
-    monkeypatch.setattr(Engine, 'run_batch', lambda self, x, lane: honest(self, x, lane) * np.float32(1 + 3e-5))
+    run_batch = Engine.run_batch
+    monkeypatch.setattr(Engine, 'run_batch', lambda self, x, lane: run_batch(self, x, lane) * np.float32(1 + 3e-5))
     for folder in ('m', 'new'):
         with pytest.raises(InputError, match='differ from the dynamic model by .* nothing was written'):
             export(cait, tmp_path / folder, 'cait_xxs24_224', small_data(), checks, WEIGHTS, TARGETS)
@@ -89,7 +99,7 @@ def test_synthetic_images_are_always_the_same():
     assert np.array_equal(first.pixels, again.pixels) and first.pixels.std() > 40
 
 
-def test_missing_dataset_is_said(tmp_path):
+def test_missing_dataset_is_reported(tmp_path):
     checks = parity.from_dataset('imagenet2012', str(tmp_path / 'none'), 10, small_data(), 4)
     assert len(checks.pixels) == 4 and checks.source.startswith('synthetic images (') and 'none' in checks.source
 
@@ -110,7 +120,7 @@ def trained(cait, tmp_path_factory) -> Path:
     return folder
 
 
-def test_scripts_as_the_certification_calls_them(trained, images, tmp_path, cait):
+def test_scripts_as_tipc_calls_them(trained, images, tmp_path, cait):
     before = snapshot(trained), {path: Path(path).read_bytes() for path in images}
     made = run('CaiT/export_model.py', f'--pretrained={trained}/best', f'--save-inference-dir={tmp_path}/m')
     assert made.returncode == 0, made.stderr
@@ -138,7 +148,7 @@ def test_two_names_for_the_weights_must_agree(trained, tmp_path):
         f'error: --model_path other and --pretrained {trained}/best name two files, expected one')
 
 
-def test_missing_weights_say_how_to_get_them():
+def test_error_for_missing_weights():
     done = run('export_model.py', '-pretrained=nowhere/best')
     assert done.returncode == 2 and 'nowhere/best' in done.stderr and 'CaiT/main_single_gpu.py' in done.stderr
 

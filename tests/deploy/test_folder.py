@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders: decoding ahead, broken files, shards, results that can be gone on with."""
+"""Folders: prefetching, broken files, shards, resumable results."""
 from __future__ import annotations
 
 import csv
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def folder(images, tmp_path_factory) -> Path:
-    """Five good images and one that is none, in the middle."""
+    """Five images and an invalid file between them."""
     path = tmp_path_factory.mktemp('folder')
     for image in images:
         shutil.copy(image, path)
@@ -53,7 +53,7 @@ def infer(*words: str) -> subprocess.CompletedProcess:
 def test_order_and_errors(folder, workers):
     paths = sorted(str(path) for path in folder.iterdir()) * 8
     transform = eval_transform(small_data())
-    found = list(feed.decoded(paths, transform, workers))
+    found = list(feed.decode_all(paths, transform, workers))
     assert [path for path, _ in found] == paths
     for path, array in found:
         if path.endswith('2a.jpg'):
@@ -72,9 +72,9 @@ def die(path: str) -> None:
     os._exit(3)
 
 
-def test_a_dead_worker_is_said():
+def test_a_dead_worker_is_an_input_error():
     with pytest.raises(InputError, match='a decoding process died'):
-        list(feed.decoded(['a'] * 4, die, 1))
+        list(feed.decode_all(['a'] * 4, die, 1))
 
 
 def test_shards_are_everything_once():
@@ -87,7 +87,7 @@ def test_shards_are_everything_once():
 
 
 @pytest.mark.parametrize('ending', ['.csv', '.jsonl'])
-def test_an_interrupted_file_is_gone_on_with(tmp_path, ending):
+def test_an_interrupted_file_is_resumed(tmp_path, ending):
     path, names = tmp_path / f'r{ending}', 'name, "{}"'.format
     def put(paths, resume):
         results = ResultFile(str(path), 2, resume)
@@ -126,7 +126,7 @@ def test_progress_counts_and_measures(monkeypatch):
     progress.step(4)
     assert '4/8  1.0 images/s  ETA 0:00:04' in stream.getvalue()
     now[0] = 15
-    assert progress.busy == 0.5 and progress.rate == 0.8
+    assert progress.utilization == 0.5 and progress.images_per_second == 0.8
 
 
 def test_folder_from_the_command_line(exported, folder, tmp_path):

@@ -21,7 +21,7 @@ from small_models import small, small_data
 from CaiT.accelerate import accelerate
 from CaiT.deploy.engines import Options
 from CaiT.deploy.export import export
-from CaiT.deploy.paddle2 import described
+from CaiT.deploy.paddle2 import metadata_from_config
 from CaiT.deploy.predictor import Prediction, Predictor
 from CaiT.deploy.results import ResultFile
 from CaiT.errors import InputError
@@ -89,19 +89,19 @@ def test_a_graph_of_paddle_3_with_a_configuration(exported, cait, checks, tmp_pa
     config.write_text('MODEL: {NAME: cait_xxs24_224, NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 32, CROP_PCT: 1.0}\n',
                       encoding='utf-8')
     options = Options()
-    found = Predictor(str(tmp_path), 'paddle', options, described(tmp_path, config, 'paddle', options)).logits(
-        checks.array('float'))
+    meta = metadata_from_config(tmp_path, config, 'paddle', options)
+    found = Predictor(str(tmp_path), 'paddle', options, meta).logits(checks.array('float'))
     expected = cait(paddle.to_tensor(checks.array('float'))).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     with pytest.raises(InputError, match='metadata.json: no such file; for a model of Paddle without one'):
         Predictor(str(tmp_path), 'paddle', options)
     config.write_text('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 64}\n', encoding='utf-8')
-    predictor = Predictor(str(tmp_path), 'paddle', options, described(tmp_path, config, 'paddle', options))
+    predictor = Predictor(str(tmp_path), 'paddle', options, metadata_from_config(tmp_path, config, 'paddle', options))
     with pytest.raises(InputError, match='found images of 64x64 pixels, .* expected 32x32'):
         predictor.logits(np.zeros((1, 3, 64, 64), np.float32))
     shutil.copy(exported / 'inference.json', tmp_path / 'again.json')
     with pytest.raises(InputError, match='found 2 .pdmodel and .json files, expected one'):
-        described(tmp_path, config, 'paddle', options)
+        metadata_from_config(tmp_path, config, 'paddle', options)
 
 
 # Flags
@@ -137,16 +137,16 @@ def test_a_place_that_cannot_be_written(exported, images, tmp_path, where, reaso
 
 
 class Full:
-    """A file whose disk is full after ``room`` bytes, in the middle of a line."""
+    """A file whose disk is full after ``space`` bytes, in the middle of a line."""
 
-    def __init__(self, file, room: int) -> None:
-        self.file, self.room = file, room
+    def __init__(self, file, space: int) -> None:
+        self.file, self.space = file, space
 
     def write(self, data: bytes) -> int:
-        if not self.room:
+        if not self.space:
             raise OSError(errno.ENOSPC, 'No space left on device')
-        written = self.file.write(data[:self.room])
-        self.room -= written
+        written = self.file.write(data[:self.space])
+        self.space -= written
         return written
 
     def __getattr__(self, name: str):
@@ -154,17 +154,17 @@ class Full:
 
 
 @pytest.mark.parametrize('ending', ['.csv', '.jsonl'])
-@pytest.mark.parametrize('room', [0, 3, 25, 60, 111])
-def test_no_half_line_stays_on_a_full_disk(tmp_path, ending, room):
+@pytest.mark.parametrize('space', [0, 3, 25, 60, 111])
+def test_no_half_line_stays_on_a_full_disk(tmp_path, ending, space):
     path = tmp_path / f'r{ending}'
     results = ResultFile(str(path), 1, False)
     whole = [path.read_bytes()]
-    results._file = Full(results._file, room)
+    results._file = Full(results._file, space)
     with pytest.raises(InputError, match=f'--output .*r{ending}: cannot be written: No space left on device'):
         for index in range(9):
             results.write(Prediction(f'images/{index}.png', [(index, 0.5)]), str)
             whole.append(path.read_bytes())
-    assert path.read_bytes() == whole[-1] and (room < 111 or len(whole) > 1)
+    assert path.read_bytes() == whole[-1] and (space < 111 or len(whole) > 1)
     results._file.file.close()
     again = ResultFile(str(path), 1, True)
     assert len(again.done) == len(whole) - 1

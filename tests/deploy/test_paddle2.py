@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that Paddle 2 left: a .pdmodel, its weights, and no metadata."""
+"""A model exported by Paddle 2: a .pdmodel and its weights, without metadata."""
 from __future__ import annotations
 
 import shutil
@@ -14,7 +14,7 @@ from small_models import small_data
 
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy.engines import Options
-from CaiT.deploy.paddle2 import described
+from CaiT.deploy.paddle2 import metadata_from_config
 from CaiT.deploy.predictor import Predictor
 from CaiT.errors import InputError
 
@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """What Paddle 2 left, and in ``config.yaml`` what is known about it."""
+    """A model of Paddle 2 and its configuration ``config.yaml``."""
     path = tmp_path_factory.mktemp('paddle2')
     subprocess.run([sys.executable, str(HERE / 'write_pdmodel.py'), str(path / 'model')], cwd=ROOT, check=True,
                    capture_output=True, timeout=120)
@@ -42,7 +42,7 @@ def infer(*words: str) -> subprocess.CompletedProcess:
 
 def test_logits_are_the_dynamic_models(folder, cait, checks):
     options = Options()
-    meta = described(folder, folder / 'config.yaml', 'paddle', options)
+    meta = metadata_from_config(folder, folder / 'config.yaml', 'paddle', options)
     found = Predictor(str(folder), 'paddle', options, meta).logits(checks.array('float'))
     expected = cait(paddle.to_tensor(checks.array('float'))).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -65,13 +65,13 @@ def test_what_is_missing_is_one_line(folder, images):
     assert 'metadata.json: no such file; for a model of Paddle without one name its configuration' in done.stderr
 
 
-def test_a_wrong_description_is_said(folder, tmp_path):
+def test_a_wrong_config_is_an_input_error(folder, tmp_path):
     options, config = Options(), tmp_path / 'config.yaml'
     for text, message in (('MODEL: {NUM_CLASSES: 9}\nDATA: {IMAGE_SIZE: 32}', 'found 10 classes, but .* says 9'),
                           ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}',
                            'model.pdmodel: found images of 48x48 pixels, .*, expected 32x32 pixels')):
         config.write_text(text, encoding='utf-8')
-        meta = described(folder, config, 'paddle', options)
+        meta = metadata_from_config(folder, config, 'paddle', options)
         size = meta.data.image_size
         with pytest.raises(InputError, match=message):
             Predictor(str(folder), 'paddle', options, meta).logits(np.zeros((1, 3, size, size), np.float32))
@@ -82,15 +82,15 @@ def test_a_wrong_description_is_said(folder, tmp_path):
     ('paddle', Options(input='uint8'), "--input: found 'uint8', expected 'float' for a model without metadata.json")])
 def test_what_it_cannot_do(folder, backend, options, message):
     with pytest.raises(InputError, match=message):
-        described(folder, folder / 'config.yaml', backend, options)
+        metadata_from_config(folder, folder / 'config.yaml', backend, options)
 
 
 def test_folders_that_do_not_fit(folder, tmp_path):
     with pytest.raises(InputError, match='found 0 .pdmodel and .json files, expected one'):
-        described(tmp_path, folder / 'config.yaml', 'paddle', Options())
+        metadata_from_config(tmp_path, folder / 'config.yaml', 'paddle', Options())
     shutil.copy(folder / 'model.pdmodel', tmp_path)
     with pytest.raises(InputError, match='model.pdiparams: no such file, expected the weights of model.pdmodel'):
-        described(tmp_path, folder / 'config.yaml', 'paddle', Options())
+        metadata_from_config(tmp_path, folder / 'config.yaml', 'paddle', Options())
     (tmp_path / 'metadata.json').write_text('{}', encoding='utf-8')
     with pytest.raises(InputError, match='says already what -cfg would'):
-        described(tmp_path, folder / 'config.yaml', 'paddle', Options())
+        metadata_from_config(tmp_path, folder / 'config.yaml', 'paddle', Options())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmoothQuant is exact, and helps where it should."""
+"""SmoothQuant: exactness and effect."""
 from __future__ import annotations
 
 import numpy as np
@@ -43,8 +43,8 @@ def test_maxima_are_those_of_all_batches():
     assert set(whole) == set(parts) and all(np.allclose(whole[name], parts[name], rtol=1e-4) for name in whole)
 
 
-def test_only_gemms_with_weights_that_see_every_token_are_rounded():
-    names = quantize.weight_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
+def test_only_gemms_on_all_tokens_are_quantized():
+    names = quantize.quantized_layers(s.simplify(s.from_model(small('cait')), 'matmul', True))
     assert names and all(name.startswith('blocks.') for name in names)
     assert not [name for name in names if 'fc2' in name or 'proj_' in name or 'token_only' in name]
     assert sum(name.endswith('.mlp.fc1') for name in names) == 3

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_models import shaken, small, small_data
+from small_models import randomized, small, small_data
 
 from CaiT.accelerate import accelerate
 from CaiT.deploy import simplify as s
@@ -58,7 +58,7 @@ def half(self, x):
 
 def edit(make, change):
     def edited():
-        model = shaken(make(**SHAPE))
+        model = randomized(make(**SHAPE))
         change(model)
         return model.eval() or model
     return edited
@@ -75,10 +75,10 @@ def replace(path, make):
 
 
 PLAIN = {
-    'forward_head': (lambda: shaken(MeanHead(**SHAPE)), 'MeanHead overrides forward_head without to_network'),
-    'run_block': (lambda: shaken(WeakBlocks(**SHAPE)), 'WeakBlocks overrides run_block without to_network'),
-    'embed': (lambda: shaken(OtherTokens(**SHAPE)), 'OtherTokens overrides embed without to_network'),
-    'register': (lambda: shaken(Register(**SHAPE)), 'Register has 2 tokens before the patches without to_network'),
+    'forward_head': (lambda: randomized(MeanHead(**SHAPE)), 'MeanHead overrides forward_head without to_network'),
+    'run_block': (lambda: randomized(WeakBlocks(**SHAPE)), 'WeakBlocks overrides run_block without to_network'),
+    'embed': (lambda: randomized(OtherTokens(**SHAPE)), 'OtherTokens overrides embed without to_network'),
+    'register': (lambda: randomized(Register(**SHAPE)), 'Register has 2 tokens before the patches without to_network'),
     'hook': (edit(vit.ViT, lambda m: m.blocks[1].register_forward_post_hook(lambda layer, x, y: 0.5 * y)),
              'blocks.1 has a hook'),
     'pre hook': (edit(cait.CaiT, lambda m: m.register_forward_pre_hook(lambda layer, x: (0.5 * x[0],))),
@@ -119,19 +119,19 @@ def test_a_plain_graph_is_for_paddle_in_fp32(backend, precision, checks, tmp_pat
     with pytest.raises(InputError, match=f'--backend {backend} --precision {precision}: x is exported as its plain '
                                          r'Paddle graph \(MeanHead overrides forward_head .*\), expected --backend '
                                          'paddle --precision fp32'):
-        export(shaken(MeanHead(**SHAPE)), tmp_path / 'm', 'x', small_data(), checks, WEIGHTS,
+        export(randomized(MeanHead(**SHAPE)), tmp_path / 'm', 'x', small_data(), checks, WEIGHTS,
                [(backend, precision, 'float')])
     assert not (tmp_path / 'm').exists()
     with pytest.raises(InputError, match='MeanHead: its graph cannot be rewritten'):
-        s.from_model(shaken(MeanHead(**SHAPE)))
+        s.from_model(randomized(MeanHead(**SHAPE)))
 
 
 REWRITTEN = {
     'as it is': lambda: small('vit'),
-    'DeiT': lambda: shaken(vit.DeiT(**SHAPE)),
+    'DeiT': lambda: randomized(vit.DeiT(**SHAPE)),
     'two heads': lambda: small('distilled'),
-    'says so': lambda: shaken(Named(**SHAPE)),
-    'subclass that changes nothing': lambda: shaken(type('Mine', (cait.CaiT,), {})(**SHAPE)),
+    'says so': lambda: randomized(Named(**SHAPE)),
+    'subclass that changes nothing': lambda: randomized(type('Mine', (cait.CaiT,), {})(**SHAPE)),
     'no drop path': edit(cait.CaiT, replace('blocks.0.drop_path', nn.Identity)),
     'accelerated': edit(vit.ViT, accelerate),
     'own norm': edit(vit.ViT, replace('norm', lambda: nn.LayerNorm(48, epsilon=1e-6))),
@@ -146,7 +146,7 @@ def test_what_is_known_is_rewritten(case):
 @pytest.mark.parametrize('family', [cait.CaiT, vit.ViT, vit.DistilledDeiT])
 @pytest.mark.parametrize('attention, separate', [('matmul', True), ('folded', True), ('leading', False)])
 def test_attention_without_bias(family, attention, separate, checks):
-    model = shaken(family(qkv_bias=False, **SHAPE))
+    model = randomized(family(qkv_bias=False, **SHAPE))
     net = s.simplify(s.from_model(model), attention, separate)
     with paddle.no_grad():
         images = paddle.to_tensor(checks.array('float'))

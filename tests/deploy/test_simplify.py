@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rewrite, alone and all together, leaves the logits of every family where they were."""
+"""Every rewrite, alone and combined, preserves the logits of every family."""
 from __future__ import annotations
 
 import functools
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from small_models import shaken, small
+from small_models import randomized, small
 
 from CaiT.deploy import simplify as s
 from CaiT.deploy.engines.paddle_ops import InferenceLayer
@@ -50,7 +50,7 @@ TOGETHER = [together('matmul', True), together('matmul', False), together('leadi
 
 
 def images(size: int, batch: int, uint8: bool) -> tuple:
-    """(what the dynamic model reads, what the rewritten network reads)."""
+    """(input of the dynamic model, input of the rewritten network)."""
     pixels = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     floats = ((pixels / 255.0 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
     return floats, pixels if uint8 else floats
@@ -64,7 +64,7 @@ def logits(model, size: int, batch: int) -> np.ndarray:
 
 
 def distance(model, rewrite, size: int, batch: int) -> float:
-    """Largest difference of a logit in parts of the largest logit."""
+    """Largest difference of a logit, relative to the largest logit."""
     net, expected = rewrite(s.from_model(model)), logits(model, size, batch)
     _, given = images(size, batch, net.input == 'uint8')
     with paddle.no_grad():
@@ -86,7 +86,7 @@ def test_same_logits(model, rewrite, batch):
 @pytest.mark.parametrize('name', ['cait_xxs24_224', 'deit_tiny_distilled_patch16_224', 'vit_tiny_patch16_224'])
 @pytest.mark.parametrize('size', [224, 384])
 def test_same_logits_at_full_size(name, size):
-    model = shaken(create_model(name, image_size=size, depth=2))
+    model = randomized(create_model(name, image_size=size, depth=2))
     for batch in (1, 3):
         for rewrite in (*ALONE, *TOGETHER):
             assert distance(model, rewrite, size, batch) <= 1e-5, (rewrite.__name__, batch)
@@ -102,8 +102,8 @@ def test_same_logits_with_trained_weights():
     assert distance(model, together('matmul', True), 224, 3) <= 1e-5
 
 
-def test_rewrites_do_what_they_are_for(model):
-    """Nothing that could be folded is left, and the arrays that were there before are not touched."""
+def test_effect_of_the_rewrites(model):
+    """Everything that can be folded is folded, and the input network is unchanged."""
     before = s.from_model(model)
     copy = {name: value.copy() for name, value in before.arrays.items()}
     after = s.simplify(before, 'matmul', True)
@@ -124,7 +124,7 @@ def test_low_rank_is_left_out_where_it_would_leave_the_cache():
 
 
 def test_a_wrong_fold_is_seen(model):
-    """The tolerance is sharp: LayerNorm's shift left out of one layer's fold is far outside it."""
-    def forgetful(net):
+    """Omitting LayerNorm's bias in the fold of one layer exceeds the tolerance by far."""
+    def wrong_fold(net):
         return s.fold_norm_affine(net.with_arrays(arrays={**net.arrays, 'blocks.0.norm1.bias': np.zeros(net.dim)}))
-    assert distance(model, forgetful, 32, 1) > 1e-4
+    assert distance(model, wrong_fold, 32, 1) > 1e-4

@@ -52,7 +52,7 @@ def test_every_thread_gets_its_own_answers(exported, backend, streams, kind):
     predictor = Predictor(exported, backend, Options(input=kind, streams=streams))
     rng = np.random.default_rng(0)
     sizes = (1, 2, 5, 8, 1, 11, 3, 1)
-    batches = [rng.integers(0, 256, (size, *predictor.image_shape)).astype(np.uint8) for size in sizes]
+    batches = [rng.integers(0, 256, (size, *predictor.input_shape)).astype(np.uint8) for size in sizes]
     if kind == 'float':
         batches = [(batch / 64 - 2).astype(np.float32) for batch in batches]
     expected = [predictor.logits(batch) for batch in batches]
@@ -87,7 +87,7 @@ def test_as_many_run_at_a_time_as_there_are_lanes(limit, threads, at_once):
 
     def work():
         for _ in range(8):
-            with lanes.take() as lane:
+            with lanes.acquire() as lane:
                 assert lane[0] == 'first'
                 with lock:
                     running[0] += 1
@@ -102,9 +102,9 @@ def test_as_many_run_at_a_time_as_there_are_lanes(limit, threads, at_once):
 def test_one_thread_has_one_lane_and_an_error_gives_it_back():
     lanes = Lanes('lane', lambda lane: pytest.fail('nobody waited'), 4)
     for _ in range(3):
-        with pytest.raises(KeyError), lanes.take():
+        with pytest.raises(KeyError), lanes.acquire():
             raise KeyError
-    with lanes.take() as lane:
+    with lanes.acquire() as lane:
         assert lane == 'lane' and lanes.made == 1
 
 
@@ -114,7 +114,7 @@ def test_threads_take_turns():
 
     def work(name):
         for _ in range(6):
-            with lanes.take():
+            with lanes.acquire():
                 order.append(name)
                 time.sleep(0.003)
     assert in_threads([lambda n=name: work(n) for name in 'abc']) == []
@@ -127,7 +127,7 @@ def test_a_copy_that_fails_gives_the_lane_back():
     def work():
         for _ in range(3):
             try:
-                with lanes.take():
+                with lanes.acquire():
                     time.sleep(0.005)
             except ZeroDivisionError:
                 pass
@@ -137,7 +137,7 @@ def test_a_copy_that_fails_gives_the_lane_back():
 def test_paddle_computes_without_pythons_lock(exported):
     """Another thread counts on while a batch is computed."""
     engine = Predictor(exported, 'paddle', Options()).engine
-    with engine.lanes.take() as lane:
+    with engine.lanes.acquire() as lane:
         assert lane.free_run != lane.predictor.run and lane.free_run.func is paddle_run._library()[0]
 
 
@@ -149,7 +149,7 @@ def test_other_versions_run_by_paddles_own_function(exported, monkeypatch, versi
     paddle_run._library.cache_clear()
     try:
         predictor = Predictor(exported, 'paddle', Options())
-        with predictor.engine.lanes.take() as lane:
+        with predictor.engine.lanes.acquire() as lane:
             assert lane.free_run == lane.predictor.run
         assert predictor.logits(np.zeros((3, 3, 32, 32), np.float32)).shape == (3, 10)
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Really trained weights on real photographs: exactly the score of an independent PyTorch forward of the same weights.
+"""Published weights on real photographs: the accuracy equals that of PyTorch with the same weights.
 
 Needs the folder CAIT_REAL_DATA; the comparison of logits also CAIT_PEER_PYTHON, an interpreter with torch and timm.
 """
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not os.environ.get('CAIT_REAL_DATA'), reason='CA
 
 
 @pytest.mark.parametrize('data, top1, top5', [('imagenet_ccby', 264, 295), ('imagenette_lite', 219, 286)])
-def test_score(data, top1, top5, tmp_path, capsys):
+def test_evaluate(data, top1, top5, tmp_path, capsys):
     workers = max(1, runtime.cores() - 1)
     main(['-cfg', str(ROOT / 'CaiT/configs/vit_tiny_patch16_224.yaml'), '-eval', '-pretrained', str(WEIGHTS),
           '-data_path', str(FOLDER / data), '-output_dir', str(tmp_path), '-batch_size', '50',

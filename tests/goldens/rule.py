@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny CaiT of the goldens, by the rule of CaiT/tools/goldens.py."""
+"""The tiny CaiT of the golden files, with the generated weights of CaiT/tools/goldens.py."""
 from __future__ import annotations
 
 import json

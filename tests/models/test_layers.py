@@ -19,11 +19,12 @@ LAYER_SCALE = {'xxs24': 1e-5, 'xxs36': 1e-5, 'xs24': 1e-5, 's24': 1e-5, 's36': 1
 
 def test_drop_path_statistics():
     paddle.seed(0)
-    layer, count, rate = DropPath(0.3), 20000, 0.3
+    layer, count, drop_prob = DropPath(0.3), 20000, 0.3
     out = layer(paddle.ones([count, 3, 2])).numpy()
-    np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))  # a image is kept whole or not
+    np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))  # an image is kept whole or not
     np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
-    assert (out[:, 0, 0] == 0).mean() == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / count))
+    error = math.sqrt(drop_prob * (1 - drop_prob) / count)
+    assert (out[:, 0, 0] == 0).mean() == pytest.approx(drop_prob, abs=4 * error)
     layer.eval()
     np.testing.assert_array_equal(layer(paddle.ones([5, 3, 2])).numpy(), 1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays the interpreter of a certification chain: records each command line and leaves what the real program would.
+"""A stub for the interpreter of a certification chain: records command lines and writes the programs' outputs.
 
 STUB_LOG: file to record in, a JSON list [CUDA_VISIBLE_DEVICES or null, word, word, …] per line.
 STUB_BREAK: the step to break, as in ``BREAKS``.

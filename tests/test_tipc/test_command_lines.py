@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact command lines of every mode, form and chain: what the stub has recorded against ``expected/*.txt``.
+"""The exact command lines of every mode, form and chain, compared with ``expected/*.txt``.
 
 A line is ``[CUDA_VISIBLE_DEVICES] words``; test_tipc/output/ is written as …/. With CAIT_RECORD=1 the files are written
 anew, to be read before they are committed.
@@ -19,7 +19,8 @@ EVERYTHING = {  # lines of the 51-line form, so that its lists have several item
     4: 'gpu_list:0|0,1|192.168.0.1,192.168.0.2;0,1', 5: '-device:auto|gpu|gpu', 6: '-amp:null|amp',
     36: 'inference_dir:infer', 37: 'infer_model:./output/digits/best.pdparams|./output/int8',
     38: 'infer_export:CaiT/export_model.py|null', 39: 'infer_quant:False|True', 41: '--use-gpu:True|False',
-    42: '--use-mkldnn:True|False', 43: '--cpu-threads:2', 44: '--batch-size:8', 45: '--use-tensorrt:False|True', 46: '--precision:fp32|fp16|int8',
+    42: '--use-mkldnn:True|False', 43: '--cpu-threads:2', 44: '--batch-size:8', 45: '--use-tensorrt:False|True',
+    46: '--precision:fp32|fp16|int8',
     49: '--topk:5'}
 
 

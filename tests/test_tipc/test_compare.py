@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compare_results.py, compare_losses.py and analyse_speed.py: what passes, and that nothing passes by default."""
+"""compare_results.py, compare_losses.py and analyse_speed.py: passing and failing comparisons."""
 from __future__ import annotations
 
 import importlib.util
@@ -36,7 +36,7 @@ def compare(tmp_path):
     return run
 
 
-def test_same_answers(compare, capsys):
+def test_same_predictions(compare, capsys):
     assert compare(TABLE, 'args\n' + GOOD + '[2026] root INFO: x\n') == 0
     assert 'Assert allclose passed! The results of ' in capsys.readouterr().out
     assert compare(TABLE, GOOD.replace('d/', './d/')) == 0
@@ -56,7 +56,7 @@ def test_same_answers(compare, capsys):
     ('image_name', 'image', 'not in the log'),
     (GOOD, '', '2 of 2 stored images are not in the log'),
 ])
-def test_different_answers(compare, old, new, error):
+def test_different_predictions(compare, old, new, error):
     if error is None:
         assert compare(TABLE, GOOD.replace(old, new)) == 0
         return
@@ -73,13 +73,13 @@ def test_a_number_is_known_to_half_its_last_digit(compare):
         compare(TABLE.replace('0.9 0.1', '0.90106 0.1'), GOOD)
 
 
-def test_share(compare):
+def test_fraction(compare):
     wrong = GOOD.replace('class_id: 7', 'class_id: 1')
-    assert compare(TABLE, wrong, '--share=0.5') == 0
+    assert compare(TABLE, wrong, '--fraction=0.5') == 0
     with pytest.raises(InputError):
-        compare(TABLE, wrong, '--share=0.6')
-    with pytest.raises(InputError):  # a missing image is never part of the share
-        compare(TABLE, wrong.replace('d/b.png', 'd/c.png'), '--share=0.5')
+        compare(TABLE, wrong, '--fraction=0.6')
+    with pytest.raises(InputError):  # a missing image is never part of the fraction
+        compare(TABLE, wrong.replace('d/b.png', 'd/c.png'), '--fraction=0.5')
 
 
 def test_equally_likely_class_is_no_difference(compare):
@@ -148,7 +148,7 @@ def test_losses(tmp_path):
 
 
 @pytest.fixture
-def analyse(tmp_path):
+def analyze(tmp_path):
     def run(text, devices='N1C1'):
         (tmp_path / 'log').write_text(text, encoding='utf-8')
         speed.main([f'--filename={tmp_path}/log', f'--speed_log_file={tmp_path}/speed', '--model_name=m',
@@ -158,21 +158,21 @@ def analyse(tmp_path):
     return run
 
 
-def test_speed_is_the_trimmed_mean_times_the_cards(analyse):
+def test_speed_is_the_trimmed_mean_times_the_cards(analyze):
     values = [0.0, 0.0, *[1e6] * 5, *[0.001] * 5, 10.0, 20.0]  # two skipped, five dropped at either end
-    result = analyse(training_log(values), 'N1C4')
+    result = analyze(training_log(values), 'N1C4')
     assert result['ips'] == 60.0 and result['device_num'] == 'N1C4'
     assert result['convergence_value'] == 2.30259
 
 
-def test_too_few_speeds(analyse):
+def test_too_few_speeds(analyze):
     with pytest.raises(InputError, match='too few logs printed: found 12 speeds, expected at least 13'):
-        analyse(training_log([1.0] * 12))
+        analyze(training_log([1.0] * 12))
 
 
-def test_glued_number_is_refused_as_the_official_script_would(analyse):
+def test_glued_number_is_refused_as_the_official_script_would(analyze):
     with pytest.raises(InputError, match='expected a number'):
-        analyse(training_log([1.0] * 20).replace('ips: 1.0 ', 'ips: 1.0, '))
+        analyze(training_log([1.0] * 20).replace('ips: 1.0 ', 'ips: 1.0, '))
 
 
 def test_trainings_line_has_the_official_words():

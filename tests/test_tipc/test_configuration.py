@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration files: the shipped ones fit the programs they call, and a wrong one is one clear line."""
+"""Configuration files: the existing ones match the programs, errors are one line."""
 from __future__ import annotations
 
 import re
@@ -112,7 +112,7 @@ def test_wrong_calls(tree, script, arguments, error):
     assert result.status == 2 and not result.commands and error in result.error
 
 
-def test_interpreter_that_is_not_there(tree):
+def test_missing_interpreter(tree):
     assert 'nopython: no such interpreter; activate its environment' in tree.chain(PYTHON='nopython').error
 
 

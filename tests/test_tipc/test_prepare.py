@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""prepare.sh makes the embedded data, small, once, and leaves everything else alone."""
+"""prepare.sh creates the embedded data and changes nothing else."""
 from __future__ import annotations
 
 import shutil

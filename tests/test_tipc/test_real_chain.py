@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain with the real programs: it passes, and it notices an export that does nothing and a stale model."""
+"""The chain with the real programs: it passes, and it detects a missing export and a stale model."""
 from __future__ import annotations
 
 import os
@@ -47,7 +47,7 @@ def test_real_chain_and_two_sabotages(tree):
 @pytest.mark.slow
 @pytest.mark.skipif('CAIT_REAL_DATA' not in os.environ, reason='CAIT_REAL_DATA: folder of real images and weights')
 def test_stored_results(tree):
-    """The answers of public weights on the lite data are those that are committed."""
+    """Predictions of public weights on the lite data equal the stored results."""
     shutil.rmtree(tree.root / 'dataset')
     assert tree.run('prepare.sh', CONFIG, LITE, PYTHON=sys.executable).status == 0
     weights = f'{os.environ["CAIT_REAL_DATA"]}/weights/vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors'

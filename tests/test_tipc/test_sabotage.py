@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain fails when any of its stages is broken, and passes when none is."""
+"""The chain fails when any of its stages is broken."""
 from __future__ import annotations
 
 import pytest

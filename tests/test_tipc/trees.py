@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of the certification scripts, with a little data, that runs on a stub of the interpreter."""
+"""A copy of the certification scripts with a small dataset, run with a stub interpreter."""
 from __future__ import annotations
 
 import dataclasses
@@ -20,7 +20,7 @@ LITE = 'lite_train_lite_infer'
 
 @dataclasses.dataclass
 class Result:
-    """How a script ended, what it printed, and the command lines it gave to the interpreter."""
+    """A script's status, output and the command lines it ran."""
 
     status: int
     output: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alignment passes, fails when one weight is changed by 1e-3, and reprod_log's traps do not open."""
+"""The alignment passes, fails when one weight is changed by 1e-3, and handles reprod_log's pitfalls."""
 from __future__ import annotations
 
 import logging
@@ -42,7 +42,7 @@ def test_one_weight_changed_by_a_thousandth_fails(tmp_path, capsys):
     assert logged(tmp_path / 'loss_diff.log')[-1] == 'diff check failed'
 
 
-def test_a_weight_that_no_output_shows_is_seen_by_value(tmp_path):
+def test_a_parameter_without_effect_on_the_logits_is_compared(tmp_path):
     """Softmax cannot see proj_l.bias, of which the 476 sums hold 24; the mean of all of them would let it pass too."""
     sums = np.arange(476.0)
     changed = sums.copy()
@@ -54,7 +54,7 @@ def test_a_weight_that_no_output_shows_is_seen_by_value(tmp_path):
 
 def test_unknown_parameter():
     with pytest.raises(InputError, match='-perturb heads.weight: cait_xxs24_224 has no such parameter'):
-        align.ours(np.array([0, 1]), 'heads.weight')
+        align.computed(np.array([0, 1]), 'heads.weight')
 
 
 @pytest.mark.filterwarnings('ignore:invalid value encountered')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parity command: its table, its exit status, and folders that are not what they should be."""
+"""check_goldens: its table, its exit status, and invalid folders."""
 from __future__ import annotations
 
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded dataset: its images, its split, the lists tracked under txt/, and that it never changes."""
+"""The embedded dataset: its images, its split, the lists under txt/, and its determinism."""
 from __future__ import annotations
 
 import hashlib
@@ -20,27 +20,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """The dataset, written once."""
+    """The dataset."""
     output = tmp_path_factory.mktemp('digits') / 'new' / 'digits'
     assert make_digits.main(['-output', str(output)]) == 0
     return output
 
 
-def digest(folder: Path) -> str:
+def content_hash(folder: Path) -> str:
     """One hash over the names and pixels of all images (file bytes may differ between zlib versions)."""
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob('*.png')):
-        total.update(path.relative_to(folder).as_posix().encode() + np.asarray(Image.open(path)).tobytes())
-    return total.hexdigest()
+        digest.update(path.relative_to(folder).as_posix().encode() + np.asarray(Image.open(path)).tobytes())
+    return digest.hexdigest()
 
 
-def test_images_are_what_they_always_were(folder):
+def test_images_never_change(folder):
     assert len(list(folder.rglob('*.png'))) == 1797
     image = Image.open(folder / 'train/0/0000.png')
     assert image.size == (8, 8) and image.mode == 'L'
     # scikit-learn's first digit, a zero: its first two rows of ink are 0 0 5 13 9 1 0 0 and 0 0 13 15 10 15 5 0
     assert np.asarray(image)[:2].tolist() == [[0, 0, 80, 207, 143, 16, 0, 0], [0, 0, 207, 239, 159, 239, 80, 0]]
-    assert digest(folder) == 'd28891578fb18ef13748f25cabc29741d52bc81ce8b7f0475ea54eb07f220d7f'
+    assert content_hash(folder) == 'd28891578fb18ef13748f25cabc29741d52bc81ce8b7f0475ea54eb07f220d7f'
 
 
 def test_the_split_is_balanced_and_disjoint(folder):
@@ -49,8 +49,8 @@ def test_the_split_is_balanced_and_disjoint(folder):
         per_class = [len(list((folder / split / str(digit)).glob('*.png'))) for digit in range(10)]
         assert sum(per_class) == total
         counts[split] = np.array(per_class)
-    share = counts['valid'] / (counts['train'] + counts['valid'])
-    assert share.min() > 0.19 and share.max() <= 0.2
+    fraction = counts['valid'] / (counts['train'] + counts['valid'])
+    assert fraction.min() > 0.19 and fraction.max() <= 0.2
     names = [{path.relative_to(folder / split) for path in (folder / split).rglob('*.png')}
              for split in ('train', 'valid')]
     assert not names[0] & names[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists from class folders: ids, subsets, splits, and that no list of the user's is ever lost."""
+"""Lists from class folders: ids, subsets, splits; existing lists are never lost."""
 from __future__ import annotations
 
 import subprocess
@@ -82,8 +82,8 @@ def test_lists_that_are_there_survive(folder):
     assert read(folder / 'train_list.txt') == ['mine'] and not (folder / 'val_list.txt').exists()
     for _ in range(3):  # more than once in a second
         make_lists.main([str(folder), '--force'])
-    kept = sorted(path.read_text() for path in folder.glob('train_list.txt.bak-*'))
-    assert len(kept) == 3 and kept.count('mine\n') == 1
+    backups = sorted(path.read_text() for path in folder.glob('train_list.txt.bak-*'))
+    assert len(backups) == 3 and backups.count('mine\n') == 1
     assert read(folder / 'classes.txt') == ['mine'] and len(read(folder / 'train_list.txt')) == 21
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of models: in the documents as in the code, rows by hand, and a document without markers."""
+"""The table of models: up to date in the documents, correct rows, invalid markers."""
 from __future__ import annotations
 
 import pytest

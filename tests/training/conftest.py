@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset of a few noisy stripes and a CaiT that trains on it in seconds."""
+"""A dataset of noisy stripes and a CaiT that trains on it in seconds."""
 from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,15 +37,32 @@ def stripes(tmp_path_factory):
     return root
 
 
+def small_config(stripes, *opts, model=CAIT, **flags):
+    """The frozen config of a small CaiT, or of another small model, on the stripes."""
+    from CaiT.config import get_config
+    flags = {'data_path': str(stripes), 'num_classes': 3, 'batch_size': 4, 'epochs': 2, **flags}
+    return get_config(opts=[*model, *SMALL, *map(str, opts)], **flags)
+
+
 @pytest.fixture
 def config(stripes):
-    """config(*opts, **flags): the frozen config of a small CaiT, or of another small model, on the stripes."""
-    from CaiT.config import get_config
+    """config(*opts, **flags): see ``small_config``."""
+    return functools.partial(small_config, stripes)
 
-    def make(*opts, model=CAIT, **flags):
-        flags = {'data_path': str(stripes), 'num_classes': 3, 'batch_size': 4, 'epochs': 2, **flags}
-        return get_config(opts=[*model, *SMALL, *map(str, opts)], **flags)
-    return make
+
+@pytest.fixture(scope='session')
+def trained_once(stripes, tmp_path_factory):
+    """A run of one epoch, with a moving average."""
+    from CaiT.training import jobs
+    folder = tmp_path_factory.mktemp('trained') / 'run'
+    jobs.train(small_config(stripes, 'TRAIN.EMA_DECAY', 0.5, epochs=1, output_dir=str(folder)))
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of that run, to be resumed and broken."""
+    return Path(shutil.copytree(trained_once, tmp_path / 'run'))
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Distillation: losses, preprocessing for the teacher, errors."""
 from __future__ import annotations
 
 import numpy as np
@@ -52,7 +53,7 @@ def data(size, mean, std):
     return DataConfig(size, 1.0, 'bicubic', (mean,) * 3, (std,) * 3)
 
 
-def test_teacher_sees_the_same_pixels_normalized_its_way():
+def test_images_are_normalized_for_the_teacher():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     student, teacher = data(16, 0.45, 0.22), data(16, 0.5, 0.5)
     batch = paddle.to_tensor(normalize(pixels, student)[None])
@@ -62,7 +63,7 @@ def test_teacher_sees_the_same_pixels_normalized_its_way():
 
 
 @pytest.mark.parametrize('size', [8, 24])
-def test_teacher_of_another_size_sees_the_image_resampled(size):
+def test_images_are_resized_for_the_teacher(size):
     ramp = np.broadcast_to(np.linspace(0, 1, 16, dtype='float32'), (1, 3, 16, 16))
     seen = Teacher(paddle.nn.Identity(), data(size, 0.5, 0.5), data(16, 0.5, 0.5)).preprocess(paddle.to_tensor(ramp))
     assert seen.shape == [1, 3, size, size]
@@ -85,8 +86,8 @@ def test_teacher_is_in_eval_mode_and_has_no_gradients(config, tiny_teacher):
     assert teacher.size == 24 and not teacher.same_normalization
 
 
-def test_a_teacher_without_weight_changes_no_bit(config, tiny_teacher, tmp_path):
-    """Share 0: weights, and so first values, parameter names and random choices, are those without a teacher."""
+def test_alpha_0_equals_training_without_a_teacher(config, tiny_teacher, tmp_path):
+    """Weights, initial values, parameter names and random choices are those of a run without a teacher."""
     drop = ['MODEL.DROP_PATH_RATE', 0.2]
     jobs.train(config(*drop, epochs=1, output_dir=str(tmp_path / 'alone')))
     jobs.train(config(*drop, *distill_opts(tiny_teacher(), 'soft', 0.0), epochs=1, output_dir=str(tmp_path / 'taught')))
@@ -97,8 +98,8 @@ def test_a_teacher_without_weight_changes_no_bit(config, tiny_teacher, tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['hard', 'soft'])
-def test_the_student_learns_what_the_teacher_says(config, tiny_teacher, tmp_path, kind):
-    """A teacher that always says class 2, and nobody else to learn from."""
+def test_the_student_learns_from_the_teacher(config, tiny_teacher, tmp_path, kind):
+    """The teacher always predicts class 2, and alpha is 1."""
     opts = distill_opts(tiny_teacher(bias=(0, 0, 20)), kind, 1.0)
     jobs.train(config(*opts, 'TRAIN.WARMUP_EPOCHS', 0, epochs=2, output_dir=str(tmp_path / 'run')))
     bias = checkpoint.read(tmp_path / 'run' / 'last.pdstate')['model']['head.bias']
@@ -127,7 +128,7 @@ def test_a_missing_teacher_is_one_line(config, tiny_teacher, tmp_path):
         assert '\n' not in str(error.value)
 
 
-def test_paddles_own_models_teach(config, tmp_path):
+def test_paddle_vision_models_as_teachers(config, tmp_path):
     assert {'resnet50', 'mobilenet_v3_large'} <= set(vision_models()) and 'ResNet' not in vision_models()
     network = paddle.vision.models.shufflenet_v2_x0_25(num_classes=3)
     network.eval()

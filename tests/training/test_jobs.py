@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The jobs train, evaluate and predict."""
 from __future__ import annotations
 
 import csv
@@ -20,20 +21,35 @@ def run(config, tmp_path):
 
 @pytest.mark.parametrize('batch', [1, 4, 64])
 def test_every_image_counts_once_whatever_the_batch(config, run, batch):
-    score = jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run / 'eval'), batch_size_eval=batch))
-    whole = jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run / 'eval'), batch_size_eval=11))
-    assert score.images == 11 and (score.top1, score.top5) == (whole.top1, whole.top5)
-    assert score.loss == pytest.approx(whole.loss, rel=1e-6)
+    def evaluate(size):
+        return jobs.evaluate(config('DATA.BATCH_SIZE_EVAL', size, pretrained=str(run / 'best'),
+                                    output_dir=str(run / 'eval')))
+    result, whole = evaluate(batch), evaluate(11)
+    assert result.images == 11 and (result.top1, result.top5) == (whole.top1, whole.top5)
+    assert result.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
-def test_evaluation_logs_lines_as_known(config, run):
+def test_log_lines_of_evaluation(config, run):
     jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run)))
-    said = (run / 'log_eval.txt').read_text()
+    output = (run / 'log_eval.txt').read_text()
     assert re.search(r'^\d{4} \d\d:\d\d:\d\d [AP]M Validation Loss: \d\.\d{4}, Validation Acc@1: \d\.\d{4}, '
-                     r'Validation Acc@5: 1\.0000, time: \d+\.\d\d$', said, re.M)
+                     r'Validation Acc@5: 1\.0000, time: \d+\.\d\d$', output, re.M)
 
 
-def test_other_jobs_leave_the_runs_config_alone(config, run):
+def test_report_of_an_evaluation(config, run, stripes):
+    """What the report counts is what the evaluation counted, image by image."""
+    from CaiT.report import evaluation, predictions
+    result = jobs.evaluate(config('DATA.BATCH_SIZE_EVAL', 4, pretrained=str(run / 'best'),
+                                  output_dir=str(run / 'eval')),
+                           evaluation.write_for_job)
+    found = predictions.read(run / 'eval')
+    assert [float(found.correct.mean()), len(found.paths)] == [result.top1, result.images]
+    assert -np.log(found.label_probs).mean() == pytest.approx(result.loss, rel=1e-5)
+    assert found.paths[0] == str(stripes / (stripes / 'val_list.txt').read_text().split()[0])
+    assert 'report: ' in (run / 'eval' / 'log_eval.txt').read_text() and (run / 'eval' / 'report.html').is_file()
+
+
+def test_other_jobs_do_not_change_the_runs_config(config, run):
     before = (run / 'config.yaml').read_bytes()
     jobs.evaluate(config(pretrained=str(run / 'best'), output_dir=str(run)))
     jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run)))
@@ -41,13 +57,13 @@ def test_other_jobs_leave_the_runs_config_alone(config, run):
     assert (run / 'config_eval.yaml').exists() and (run / 'config_pred.yaml').exists()
 
 
-def test_a_random_head_is_neither_scored_nor_asked(config, run):
+def test_a_random_head_is_neither_evaluated_nor_used_for_prediction(config, run):
     for job in (jobs.evaluate, jobs.predict):
         with pytest.raises(InputError, match=r'does not hold head\.weight for 5 classes'):
             job(config(pretrained=str(run / 'best'), num_classes=5, output_dir=str(run / 'other')))
 
 
-def test_without_weights_there_is_nothing_to_score(config, tmp_path):
+def test_evaluation_needs_weights(config, tmp_path):
     with pytest.raises(InputError, match='-pretrained: found nothing'):
         jobs.evaluate(config(output_dir=str(tmp_path)))
 
@@ -65,7 +81,7 @@ def test_prediction_table(config, run, stripes):
 
 
 @pytest.mark.parametrize('what, count', [('val', 11), ('val/1/01.png', 1)])
-def test_a_folder_or_an_image_is_classified(config, run, stripes, what, count):
+def test_prediction_of_a_folder_or_an_image(config, run, stripes, what, count):
     table = jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run / 'pred'),
                                  data_path=str(stripes / what)))
     assert len(table.read_text().splitlines()) == 1 + count

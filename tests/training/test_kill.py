@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are killed, as a user's are: the scripts as processes of their own, signals from outside."""
+"""Runs that are killed: the scripts in separate processes, with signals from outside."""
 from __future__ import annotations
 
 import json
@@ -60,7 +60,7 @@ def children(process):
 
 
 def result(folder):
-    """What must not depend on how often a run was killed: the final state, the best one, the records but for times."""
+    """What must not depend on kills: the final and the best state, and the records except times."""
     last, best = (checkpoint.read(folder / f'{tag}.pdstate') for tag in ('last', 'best'))
     records = [{key: value for key, value in record.items() if key not in TIMES}
                for record in RunLogger(folder, 'x').records()]
@@ -79,7 +79,7 @@ def assert_same_run(one, two):
 
 @pytest.fixture(scope='module')
 def whole(stripes, tmp_path_factory):
-    """The result of a run that nobody disturbs."""
+    """The result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole') / 'run'
     finish(command(stripes, folder))
     return result(folder)
@@ -106,8 +106,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
         process.stdout.close()
         inside += checkpoint.read(saved)['progress']['step'] > 0
     assert kills >= 2 and inside >= 1
-    said = finish(command(stripes, folder))
-    assert f'resumed from {folder}/last.pdstate: epoch ' in said
+    output = finish(command(stripes, folder))
+    assert f'resumed from {folder}/last.pdstate: epoch ' in output
     assert_same_run(result(folder), whole)
     assert not list(folder.glob('.*.tmp'))
     assert readers and not any(Path(f'/proc/{pid}').exists() for pid in readers)
@@ -115,21 +115,21 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
 
 @pytest.mark.parametrize('group', [False, True], ids=['process', 'process group'])
 def test_sigterm_saves_and_leaves(stripes, whole, tmp_path, group):
-    """To the process alone (kill) or to its readers as well (a scheduler): status 143, a line, and the same bits."""
+    """To the process alone (kill) or also to its workers (a scheduler): status 143, a line, and the same bits."""
     folder = tmp_path / 'run'
     process = start(command(stripes, folder), start_new_session=True)
     assert wait_for(process, folder / 'last.pdstate')
     (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    assert f'go on with -resume {folder}' in said.splitlines()[-1] and 'stopped by SIGTERM at epoch' in said
-    assert 'Traceback' not in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert f'go on with -resume {folder}' in output.splitlines()[-1] and 'stopped by SIGTERM at epoch' in output
+    assert 'Traceback' not in output
     finish(command(stripes, folder))
     assert_same_run(result(folder), whole)
 
 
-def test_a_reader_that_dies_is_one_line(stripes, tmp_path):
-    """Out of memory, or /dev/shm full: the trainer says so wherever it is at that moment."""
+def test_a_worker_that_dies_is_one_line(stripes, tmp_path):
+    """Out of memory, or /dev/shm full: the trainer reports it at any point."""
     folder = tmp_path / 'run'
     process = start(command(stripes, folder, 50))
     assert wait_for(process, folder / 'last.pdstate')
@@ -137,13 +137,13 @@ def test_a_reader_that_dies_is_one_line(stripes, tmp_path):
     while not victims and process.poll() is None:  # between two epochs there are none
         victims = children(process)
     os.kill(victims[0], signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, said
-    assert 'error: a data worker died' in said.splitlines()[-1]
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert 'error: a data worker died' in output.splitlines()[-1]
 
 
-def test_a_half_written_state_is_never_chosen(stripes, tmp_path):
-    """What a crash in the middle of writing leaves is a file of another name; it is not read and goes away."""
+def test_an_incomplete_state_is_never_resumed(stripes, tmp_path):
+    """A crash while writing leaves a temporary file, which is not read and is removed."""
     folder = tmp_path / 'run'
     finish(command(stripes, folder, 1))
     half = folder / '.last.pdstate.x1y2z3.tmp'

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Losses and accuracy."""
 from __future__ import annotations
 
 import numpy as np

@@ -69,10 +69,10 @@ def one(stripes, tmp_path_factory):
 def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recompute):
     """Weights, average, losses and accuracies; 11 validation images in 5s: neither padded nor counted twice."""
     folder = tmp_path / 'two'
-    said, _ = (job := launch(stripes, folder, 2, 'TRAIN.RECOMPUTE', recompute)).communicate(timeout=200)
-    assert job.returncode == 0, said
+    output, _ = (job := launch(stripes, folder, 2, 'TRAIN.RECOMPUTE', recompute)).communicate(timeout=200)
+    assert job.returncode == 0, output
     assert_close(folder, one)
-    assert said.count('Now training epoch 1.') == 1  # the second process neither speaks nor writes
+    assert output.count('Now training epoch 1.') == 1  # the second process neither prints nor writes
     assert len((folder / 'log.jsonl').read_text().splitlines()) == 2
     second = (tmp_path / 'two-log' / 'workerlog.1').read_text()
     assert 'training epoch' not in second and 'Error' not in second
@@ -86,9 +86,9 @@ def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stri
         time.sleep(0.02)
     started = time.monotonic()
     os.kill(member(job.pid, 1), signal.SIGKILL)
-    said, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=60)
     assert job.returncode != 0 and time.monotonic() - started < 60
-    assert 'rank 1 status failed' in said or 'rank 0 status failed' in said
+    assert 'rank 1 status failed' in output or 'rank 0 status failed' in output
     assert checkpoint.read(folder / 'last.pdstate')['progress']['epoch'] <= 2
     alone(stripes, folder, 2)
     assert_close(folder, one)
@@ -100,9 +100,9 @@ def test_an_error_of_any_process_is_on_the_screen(stripes, tmp_path):
     shutil.copytree(stripes, broken)
     (broken / 'train/0/06.png').write_text('no image')
     started = time.monotonic()
-    said, _ = (job := launch(broken, tmp_path / 'run', 2, 'AUG.REPEATS', '1')).communicate(timeout=100)
+    output, _ = (job := launch(broken, tmp_path / 'run', 2, 'AUG.REPEATS', '1')).communicate(timeout=100)
     assert job.returncode != 0 and time.monotonic() - started < 90
-    assert 'line 7: image' in said and 'cannot be decoded' in said
+    assert 'line 7: image' in output and 'cannot be decoded' in output
 
 
 def member(launcher, rank):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules, parameter groups, optimizers and their state."""
 from __future__ import annotations
 
 import math

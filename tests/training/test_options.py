@@ -14,6 +14,7 @@ import pytest
 from CaiT.config import get_config
 from CaiT.data.mixing import Mixing
 from CaiT.errors import InputError
+from CaiT.report.run_page import Refresher
 from CaiT.training import checkpoint, jobs
 from CaiT.training.data import build_train_transform
 from CaiT.training.losses import build_loss
@@ -43,7 +44,7 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
                'TRAIN.DISTILL.TEACHER_WEIGHTS', tiny_teacher()]
     jobs.train(config(*EVERYTHING, *teacher, 'AUG.AUTO_AUGMENT', augment, 'TRAIN.LOSS', loss, 'TRAIN.LR_SCHEDULE',
                       schedule, 'TRAIN.OPTIMIZER.NAME', optimizer, 'TRAIN.OPTIMIZER.NESTEROV', True,
-                      'TRAIN.VISUALDL', True, amp=True, output_dir=str(tmp_path)))
+                      'TRAIN.VISUALDL', True, amp=True, output_dir=str(tmp_path)), Refresher)
     records = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     assert [record['epoch'] for record in records] == [1, 2]
     assert records[0].keys() == {
@@ -55,26 +56,26 @@ def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tm
                                                              ('step_lr', 8), ('step_grad_norm', 10)}
     assert dashboard[-1] == 'closed'
     files = {path.name for path in tmp_path.iterdir()}
-    assert files >= {'last.pdstate', 'best.pdparams', 'best_ema.pdparams', 'config.yaml', 'curves.png'}
+    assert files >= {'last.pdstate', 'best.pdparams', 'best_ema.pdparams', 'config.yaml', 'curves.png', 'run.html'}
 
 
 @pytest.fixture
 def dashboard(monkeypatch):
-    """What VisualDL is told, [(name, value, step), …, 'closed'], without VisualDL."""
-    told = []
+    """The calls of VisualDL's writer, [(name, value, step), …, 'closed'], without VisualDL."""
+    calls = []
 
     class LogWriter:
         def __init__(self, logdir):
             assert logdir.endswith('visualdl')
 
         def add_scalar(self, tag, value, step):
-            told.append((tag, float(value), step))
+            calls.append((tag, float(value), step))
 
         def close(self):
-            told.append('closed')
+            calls.append('closed')
 
     monkeypatch.setitem(sys.modules, 'visualdl', types.SimpleNamespace(LogWriter=LogWriter))
-    return told
+    return calls
 
 
 def test_a_run_with_every_option_off_finishes(config, tmp_path):
@@ -90,9 +91,9 @@ def test_the_dashboard_that_is_not_installed_is_one_line(config, monkeypatch, tm
 
 @pytest.mark.parametrize('opts, message', [
     (['AUG.MIXUP', 0.8, 'AUG.MIX_MODE', 'pair', 'DATA.BATCH_SIZE', 3], "'pair': found a batch of 3, expected an even"),
-    (['AUG.MIXUP', -1], 'found alphas -1.0 and 0.0'),
+    (['AUG.MIXUP', -1], r'AUG\.MIXUP: found -1\.0, expected at least 0'),
     (['AUG.AUTO_AUGMENT', 'randaugment'], "auto_augment: found 'randaugment'"),
-    (['AUG.ERASE_PROB', 2], 'erase_prob: found 2.0'),
+    (['AUG.ERASE_PROB', 2], r'AUG\.ERASE_PROB: found 2\.0, expected a number from 0 to 1'),
     (['TRAIN.EMA_DECAY', 1.5], r'TRAIN\.EMA_DECAY: found 1\.5, expected a number from 0 to 1'),
     (['TRAIN.DISTILL.TYPE', 'hard'], r'found no TRAIN\.DISTILL\.TEACHER'),
     (['TRAIN.DISTILL.TYPE', 'warm'], r"TRAIN\.DISTILL\.TYPE: found 'warm', expected one of none, hard, soft"),
@@ -100,7 +101,7 @@ def test_the_dashboard_that_is_not_installed_is_one_line(config, monkeypatch, tm
     (['TRAIN.OPTIMIZER.NAME', 'Adam'], "found 'Adam', expected one of AdamW, Momentum, LAMB"),
     (['DEVICE', 'gpu'], 'found no GPU'),
 ])
-def test_what_cannot_be_is_one_line(config, tmp_path, opts, message):
+def test_invalid_settings_are_one_line(config, tmp_path, opts, message):
     with pytest.raises(InputError, match=message) as error:
         jobs.train(config(*opts, batch_size=None, output_dir=str(tmp_path)))
     assert '\n' not in str(error.value)
@@ -129,10 +130,10 @@ def test_resume_with_another_optimizer_is_refused(config, tmp_path):
 
 
 def test_an_average_that_starts_on_resume_starts_at_the_resumed_weights(config, tmp_path):
-    """Not at the first values of a fresh model: one update later it is not_decayed next to the weights."""
+    """Not at the first values of a fresh model: one update later it is still close to the weights."""
     jobs.train(config('TRAIN.WARMUP_EPOCHS', 0, epochs=1, output_dir=str(tmp_path)))
     before = checkpoint.read(tmp_path / 'last.pdstate')['model']
-    jobs.train(config('TRAIN.EMA_DECAY', 1.0, output_dir=str(tmp_path), resume='auto'))
+    jobs.train(config('TRAIN.EMA_DECAY', 1.0, 'RESUME_ANYWAY', True, output_dir=str(tmp_path), resume='auto'))
     after = checkpoint.read(tmp_path / 'last.pdstate')
     assert all(np.array_equal(after['ema'][name], before[name]) for name in before)
 
@@ -144,8 +145,8 @@ def test_a_run_that_died_before_its_first_state_starts_its_log_afresh(config, tm
     assert [record['epoch'] for record in records] == [1] and records[0]['train_loss'] < 9
 
 
-def test_master_weights_travel_under_public_names():
-    """O2 needs a GPU; what it adds to an optimizer's state is kept and given back."""
+def test_master_weights_have_public_names():
+    """O2 needs a GPU; its part of the optimizer's state is saved and restored."""
     class Optimizer:
         def __init__(self, state):
             self.state = state

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the compiled model is training the model."""
+"""Training of the compiled model equals training of the dynamic model."""
 from __future__ import annotations
 
 import json

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The trainer: log lines, checkpoints, resuming, errors."""
 from __future__ import annotations
 
 import json
 import re
+import signal
 
 import numpy as np
 import paddle
 import pytest
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, NonFiniteError
 from CaiT.training import checkpoint, jobs
 from CaiT.training.logger import RunLogger
 from CaiT.training.trainer import Trainer, grouped, step_seed
@@ -18,7 +20,7 @@ def train(config, folder):
     return jobs.train(config(output_dir=str(folder)))
 
 
-def weights_of(folder, tag='last'):
+def load_weights_of(folder, tag='last'):
     return checkpoint.read(folder / f'{tag}.pdstate')['model']
 
 
@@ -35,7 +37,7 @@ def trainer(config, folder):
 def test_log_lines_files_and_records(config, tmp_path, capsys):
     jobs.train(config(output_dir=str(tmp_path / 'run')))
     run = tmp_path / 'run'
-    said = (run / 'log_train.txt').read_text()
+    output = (run / 'log_train.txt').read_text()
     stamp = r'\d{4} \d\d:\d\d:\d\d [AP]M '
     for pattern in (r'Now training epoch 1\. LR=0\.000001',
                     r'Epoch\[001/002\], Step\[0000/0006\], Avg Loss: \d+\.\d{4}, Avg Acc: \d\.\d{4}',
@@ -44,22 +46,22 @@ def test_log_lines_files_and_records(config, tmp_path, capsys):
                     r'Val Step\[0000/0003\], Avg Loss: \d+\.\d{4}, Avg Acc@1: \d\.\d{4}, Avg Acc@5: 1\.0000',
                     r'Validation Loss: \d+\.\d{4}, Validation Acc@1: \d\.\d{4}, Validation Acc@5: 1\.0000, '
                     r'time: \d+\.\d\d'):
-        assert re.search(f'^{stamp}{pattern}$', said, re.M), pattern
-    certified = next(line for line in said.splitlines() if '[Train][Epoch 2/2]' in line).split()
+        assert re.search(f'^{stamp}{pattern}$', output, re.M), pattern
+    certified = next(line for line in output.splitlines() if '[Train][Epoch 2/2]' in line).split()
     assert float(certified[certified.index('ips:') + 1]) > 0
     assert re.fullmatch(r'\d\.\d{5},', certified[certified.index('loss:') + 1])
-    assert said in capsys.readouterr().out.replace('\r', '')
+    assert output in capsys.readouterr().out.replace('\r', '')
     records = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
     assert [record['epoch'] for record in records] == [1, 2]
     assert records[1]['train_loss'] < records[0]['train_loss']
     assert {p.name for p in run.iterdir()} >= {'last.pdstate', 'last.pdparams', 'best.pdstate', 'best.pdparams',
-                                               'config.yaml', 'curves.png'}
+                                               'config.yaml'}
 
 
 def test_weights_file_is_what_paddle_reads(config, tmp_path):
     train(config, tmp_path)
     read = paddle.load(str(tmp_path / 'last.pdparams'))
-    assert_same({name: value.numpy() for name, value in read.items()}, weights_of(tmp_path))
+    assert_same({name: value.numpy() for name, value in read.items()}, load_weights_of(tmp_path))
 
 
 def test_resumed_run_ends_with_the_same_bits(config, tmp_path):
@@ -131,11 +133,11 @@ def test_the_average_has_its_own_best(config, tmp_path, monkeypatch):
     assert checkpoint.read(tmp_path / 'best.pdstate')['progress']['best_epoch'] == 1
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where(config, tmp_path):
+def test_a_non_finite_loss_is_an_input_error(config, tmp_path):
     job = trainer(config(), tmp_path)
     job._save('last')
     job.model.head.bias.set_value(np.array([np.nan, 0, 0], 'float32'))
-    with pytest.raises(InputError, match=r'loss is nan at epoch 1, step 0, LR 1e-06; last good checkpoint: .*last'):
+    with pytest.raises(NonFiniteError, match=r'loss is nan at epoch 1, step 0, LR 1e-06; last good checkpoint: .*last'):
         job.fit()
 
 
@@ -159,12 +161,27 @@ def test_resume_of_nothing_is_refused_and_auto_starts_afresh(config, tmp_path):
     assert jobs.train(config(output_dir=str(tmp_path / 'new'), resume='auto', epochs=1)).epoch == 2
 
 
+def test_a_checkpoint_of_an_earlier_version_is_resumed(config, tmp_path):
+    """Whose state['progress'] has the keys 'pictures' and 'rate'."""
+    for name in ('now', 'before'):
+        jobs.train(config(epochs=1, output_dir=str(tmp_path / name)))
+    state = checkpoint.read(tmp_path / 'before' / 'last.pdstate')
+    progress = state['progress']
+    progress['pictures'], progress['rate'] = progress.pop('images'), progress.pop('lr')
+    checkpoint.write(tmp_path / 'before', 'last', state)
+    for name in ('now', 'before'):
+        jobs.train(config(epochs=2, output_dir=str(tmp_path / name), resume='auto'))
+    assert_same(load_weights_of(tmp_path / 'now'), load_weights_of(tmp_path / 'before'))
+    states = [checkpoint.read(tmp_path / name / 'last.pdstate')['progress'] for name in ('now', 'before')]
+    assert states[0] == states[1] and 'images' in states[1]
+
+
 def test_last_epoch_starts_behind_it(config, tmp_path):
     state = jobs.train(config(output_dir=str(tmp_path), last_epoch=1))
     assert [record['epoch'] for record in RunLogger(tmp_path, 'x').records()] == [2] and state.epoch == 3
 
 
-def test_half_a_state_is_refused(config, tmp_path):
+def test_a_truncated_state_is_refused(config, tmp_path):
     train(config, tmp_path)
     path = tmp_path / 'last.pdstate'
     path.write_bytes(path.read_bytes()[:1000])
@@ -172,7 +189,7 @@ def test_half_a_state_is_refused(config, tmp_path):
         checkpoint.read(path)
 
 
-def test_amp_on_a_cpu_says_so_and_trains(config, tmp_path):
+def test_amp_on_a_cpu_trains_in_float32(config, tmp_path):
     jobs.train(config(amp=True, epochs=1, output_dir=str(tmp_path)))
     assert 'has no mixed precision in Paddle, training in float32' in (tmp_path / 'log_train.txt').read_text()
 
@@ -182,8 +199,8 @@ def test_seeds_and_groups():
     assert list(grouped(range(5), 2)) == [[0, 1], [2, 3], [4]]
 
 
-def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_path, monkeypatch):
-    """All steps of the epoch are done and saved; what is left of it is the evaluation and its record."""
+def test_an_evaluation_interrupted_by_sigterm_is_repeated_on_resume(config, tmp_path, monkeypatch):
+    """All steps of the epoch are saved; its evaluation and record remain."""
     from CaiT.training import trainer as module
     opts = ['DATA.NUM_WORKERS', 2, 'TRAIN.EMA_DECAY', 0.9]
     jobs.train(config(*opts, output_dir=str(tmp_path / 'whole')))
@@ -192,7 +209,7 @@ def test_told_to_stop_in_an_evaluation_it_evaluates_again_on_resume(config, tmp_
     def signalled(model, loader, *rest):
         calls.append(loader)
         if len(calls) == 2:  # in the middle of epoch 1's second evaluation, the average's
-            loader.preemption.received = True
+            loader.preemption.received = signal.SIGTERM
         return evaluate(model, loader, *rest)
 
     monkeypatch.setattr(module, 'evaluate', signalled)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model's weights as each publisher ships them, written by the tests themselves."""
+"""One model's weights in the format of each supported source."""
 from __future__ import annotations
 
 import pickle
@@ -35,7 +35,7 @@ def paddlevit(arrays: Arrays) -> Arrays:
 
 
 def paddlevit_vit(arrays: Arrays) -> Arrays:
-    """PaddleViT's ViT and DeiT have names of their own."""
+    """PaddleViT's names of ViT and DeiT."""
     return renamed(paddle_layout(arrays), (r'^patch_embed\.proj', 'patch_embedding.patch_embedding'),
                    (r'^pos_embed', 'position_embedding'), (r'^norm\.', 'encoder.encoder_norm.'),
                    (r'^head\.', 'classifier.'), (r'^head_dist\.', 'classifier_dist.'),
@@ -49,9 +49,9 @@ def passl(arrays: Arrays) -> Arrays:
 
 def mindcv(arrays: Arrays) -> Arrays:
     """MindCV's CaiT: no bias in attention, but for the class attention's last Linear."""
-    kept = {name: a for name, a in arrays.items()
+    without_biases = {name: a for name, a in arrays.items()
             if not re.search(r'\.attn\.\w+\.bias$', name) or 'token_only' in name and '.proj.' in name}
-    return renamed(kept, (r'(norm\d?)\.weight$', r'\1.gamma'), (r'(norm\d?)\.bias$', r'\1.beta'))
+    return renamed(without_biases, (r'(norm\d?)\.weight$', r'\1.gamma'), (r'(norm\d?)\.bias$', r'\1.beta'))
 
 
 def transformers(arrays: Arrays, family: str) -> Arrays:

@@ -18,9 +18,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append((self.path, dict(self.headers)))
             answers = self.server.answers
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            reply = answers.pop(0) if len(answers) > 1 else answers[0]
         with contextlib.suppress(ConnectionError):
-            answer(self)
+            reply(self)
 
     def start(self, status: int, headers: Dict[str, Any]) -> None:
         self.send_response(status)
@@ -63,7 +63,7 @@ def file(content: bytes, cut: int = 0, announce: int = 0, pause: float = 0.0, **
     named = {name.replace('_', '-'): value for name, value in headers.items()}
     named.setdefault('etag', '"one"')
 
-    def answer(handler: Handler) -> None:
+    def reply(handler: Handler) -> None:
         asked, status, body = handler.headers.get('Range', ''), 200, content
         if asked and handler.headers.get('If-Range') in (None, named['etag']):
             status, begin = 206, int(asked.split('=')[1].split('-')[0])
@@ -76,13 +76,13 @@ def file(content: bytes, cut: int = 0, announce: int = 0, pause: float = 0.0, **
         handler.wfile.flush()
         time.sleep(pause)
         handler.wfile.write(body[-1:])
-    return answer
+    return reply
 
 
 def status(code: int, body: bytes = b'', **headers: str) -> Answer:
-    """An answer without a file. ``headers`` with _ for -."""
-    def answer(handler: Handler) -> None:
+    """An reply without a file. ``headers`` with _ for -."""
+    def reply(handler: Handler) -> None:
         handler.start(code, {'Content-Length': len(body),
                              **{name.replace('_', '-'): value for name, value in headers.items()}})
         handler.wfile.write(body)
-    return answer
+    return reply

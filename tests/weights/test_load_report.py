@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report says everything, shortly."""
+"""The text of the load report."""
 from __future__ import annotations
 
 from CaiT.weights.load_report import LoadReport, brief
 
 
-def test_brief_gathers_blocks():
+def test_brief_combines_block_indices():
     names = [f'blocks.{i}.attn.qkv.weight' for i in (0, 1, 2, 5, 11)] + ['norm.weight', 'blocks.3.norm1.bias']
     assert brief(names) == ['blocks.0-2+5+11.attn.qkv.weight', 'norm.weight', 'blocks.3.norm1.bias']
     assert brief([]) == []
 
 
-def test_lines_name_everything_that_happened():
+def test_lines_of_a_report():
     report = LoadReport('w.ckpt', 'MindSpore', 'MindCV', '[out, in]', found=5, loaded=4)
     assert report.lines() == ['weights: w.ckpt (MindSpore file, MindCV names, Linear [out, in])',
                              '  loaded 4 arrays of 5 in the file']

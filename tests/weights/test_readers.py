@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every file format, whole and broken: arrays come out as they went in, or one line says why not."""
+"""Weight files of every format, valid and broken: arrays are read exactly, errors are one line."""
 from __future__ import annotations
 
 import collections
@@ -8,8 +8,6 @@ import os
 import pickle
 import struct
 import subprocess
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -34,7 +32,7 @@ def equal(found, expected=ARRAYS):
 
 
 def refused(path) -> str:
-    """The one line with which reading ``path`` ends, without the path."""
+    """The one-line error of reading ``path``, without the path."""
     with pytest.raises(InputError) as caught:
         read(path)
     text = str(caught.value)
@@ -47,7 +45,7 @@ LAYOUTS = {'.pdparams': PADDLE, '.safetensors': TORCH, '.ckpt': TORCH, '.npz': T
 
 
 @pytest.mark.parametrize('extension', WRITERS)
-def test_arrays_come_out_as_they_went_in(tmp_path, extension):
+def test_arrays_are_read_exactly(tmp_path, extension):
     path = WRITERS[extension](tmp_path / f'w{extension}', ARRAYS)
     checkpoint = read_checkpoint(path)
     equal(checkpoint.arrays)
@@ -133,7 +131,7 @@ def test_a_missing_file_lists_what_was_looked_for(tmp_path):
     assert 'folder' in refused(tmp_path)
 
 
-# --- what is no weight file ---
+# --- invalid files ---
 
 @pytest.mark.parametrize('extension', [*EXTENSIONS, ''])
 def test_empty_and_foreign_files(tmp_path, extension):
@@ -161,19 +159,21 @@ def test_truncated_files(tmp_path, extension):
 
 @pytest.mark.parametrize('content, reason', [
     ([1, 2], 'a list'), ({}, 'no arrays'), ({'a': 'text'}, "'a' holds a str"), ({1: ARRAYS['b']}, 'names'),
-    ({'a': np.array([{}, None], dtype=object)}, "'a' holds a ndarray"), ({'model': [1]}, "'model' holds a list")])
+    ({'a': np.array([{}, None], dtype=object)}, "'a' holds an array of object"),
+    ({'model': [1]}, "'model' holds a list")])
 def test_pickles_that_hold_no_weights(tmp_path, content, reason):
     assert reason in refused(write_pdparams(tmp_path / 'w.pdparams', content))
 
 
 def test_npz_with_objects_is_refused(tmp_path):
-    assert 'Object arrays' in refused(write_npz(tmp_path / 'w.npz', {'a': np.array([{}], dtype=object)}))
+    path = write_npz(tmp_path / 'w.npz', {'a': np.array([{}], dtype=object)})
+    assert 'arrays of objects are refused' in refused(path)
 
 
-# --- files that would run something ---
+# --- malicious files ---
 
-class Hostile:
-    """Unpickled by an ordinary unpickler, it creates ``path``."""
+class Malicious:
+    """Creates ``path`` when it is loaded by an ordinary unpickler."""
 
     def __init__(self, path, how):
         self.path, self.how = str(path), how
@@ -188,13 +188,13 @@ class Hostile:
 
 @pytest.mark.parametrize('how', ['system', 'eval', 'check_call'])
 @pytest.mark.parametrize('protocol', [0, 2, 4, 5])
-def test_a_hostile_pdparams_is_refused_and_does_nothing(tmp_path, how, protocol):
+def test_a_malicious_pdparams_is_refused_and_does_nothing(tmp_path, how, protocol):
     mark, path = tmp_path / 'mark', tmp_path / 'w.pdparams'
-    write_pdparams(path, {**ARRAYS, 'model': {'x': Hostile(mark, how)}}, protocol)
+    write_pdparams(path, {**ARRAYS, 'model': {'x': Malicious(mark, how)}}, protocol)
     reason = refused(path)
     assert not mark.exists()
     assert 'refused' in reason or protocol == 0 and 'first bytes' in reason
-    pickle.loads(path.read_bytes())  # it is hostile indeed
+    pickle.loads(path.read_bytes())  # the file is malicious
     assert mark.exists()
 
 
@@ -209,24 +209,10 @@ def test_a_codec_cannot_be_chosen(tmp_path):
 # --- PyTorch ---
 
 def torch_zip(path):
-    """What recognizes a file of torch.save, without torch."""
+    """A minimal file in the format of torch.save, written without torch."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('w/data.pkl', b'\x80\x02}.')
     return path
-
-
-def test_without_torch_the_error_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    old = tmp_path / 'old.pth'
-    old.write_bytes(b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.')
-    for path in (torch_zip(tmp_path / 'w.pth'), old):
-        assert 'pip install "torch>=2.6"' in refused(path)
-
-
-def test_an_old_torch_is_not_trusted(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(__version__='2.5.1+cpu'))
-    text = refused(torch_zip(tmp_path / 'w.pth'))
-    assert '2.5.1' in text and 'pip install "torch>=2.6"' in text
 
 
 @pytest.fixture
@@ -254,15 +240,15 @@ def test_torch_files(tmp_path, torch, zipped):
 
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('how', ['system', 'eval', 'check_call'])
-def test_a_hostile_pth_is_refused_and_does_nothing(tmp_path, torch, zipped, how):
+def test_a_malicious_pth_is_refused_and_does_nothing(tmp_path, torch, zipped, how):
     mark, path = tmp_path / 'mark', tmp_path / 'w.pth'
-    torch.save({'a': Hostile(mark, how)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({'a': Malicious(mark, how)}, path, _use_new_zipfile_serialization=zipped)
     assert 'refused' in refused(path) and not mark.exists()
-    torch.load(path, weights_only=False)  # it is hostile indeed
+    torch.load(path, weights_only=False)  # the file is malicious
     assert mark.exists()
 
 
-def test_a_torch_program_is_no_state_dict(tmp_path):
+def test_torchscript_is_refused(tmp_path):
     path = torch_zip(tmp_path / 'w.pt')
     with zipfile.ZipFile(path, 'a') as archive:
         archive.writestr('w/constants.pkl', b'\x80\x02).')

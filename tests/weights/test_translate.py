@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anyone's checkpoint gives the same model; what does not fit is said in one line."""
+"""Checkpoints of all sources give the same model; errors are one line."""
 from __future__ import annotations
 
 import os
@@ -36,7 +36,7 @@ def assert_golden(found: np.ndarray, name: str = 'cait_tiny') -> None:
 
 
 def reference(model) -> dict:
-    """Weights of the rule for a model, in PyTorch's layout; ``pos_embed`` etc. as the model has them."""
+    """Generated weights for a model, in PyTorch's layout."""
     return rule.weights({name: p.shape[::-1] if name.endswith('.weight') and p.ndim == 2 else p.shape
                          for name, p in model.state_dict().items()})
 
@@ -50,7 +50,7 @@ def assert_holds(model, torch_arrays: dict, but: tuple = ()) -> None:
 
 
 def fails(model, path, **options) -> str:
-    """The line with which loading ends; the model is as it was."""
+    """The one-line error of loading; the model must be unchanged."""
     before = {name: p.numpy() for name, p in model.state_dict().items()}
     with pytest.raises(InputError) as caught:
         load_weights(model, path, **options)
@@ -60,7 +60,7 @@ def fails(model, path, **options) -> str:
     return str(caught.value)
 
 
-# --- publishers ---
+# --- checkpoint sources ---
 
 def ours(arrays):
     return c.paddle_layout(arrays)
@@ -83,7 +83,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize('name', SHIPPED)
-def test_every_publisher_gives_the_golden_logits(tmp_path, name):
+def test_every_source_gives_the_golden_logits(tmp_path, name):
     change, write = SHIPPED[name]
     write(tmp_path / name, change(rule.tiny()))
     model = create_model('cait', **TINY)
@@ -121,7 +121,7 @@ def test_mindcv_without_biases_in_attention(tmp_path):
 @pytest.mark.parametrize('model, change', [
     (ViT, lambda a: c.transformers(a, 'vit')), (DistilledDeiT, lambda a: c.transformers(a, 'deit')),
     (ViT, c.paddlevit_vit), (DistilledDeiT, c.paddlevit_vit), (DistilledDeiT, c.passl), (DeiT, ours)])
-def test_vit_and_deit_of_every_publisher(tmp_path, model, change):
+def test_vit_and_deit_of_every_source(tmp_path, model, change):
     model = model(**TINY)
     arrays = change(reference(model))
     write = c.write_safetensors if any('query' in name for name in arrays) else c.write_pdparams
@@ -172,7 +172,8 @@ def test_a_file_laid_out_against_its_own_convention_is_an_error(tmp_path):
     assert 'blocks.0.attn.qkv.weight is laid out [out, in]' in text
     text = fails(model, c.write_safetensors(tmp_path / 'w.safetensors', ours(rule.tiny())))
     assert 'is laid out [in, out]' in text and "{'format': 'pd'}" in text
-    fails(model, c.write_safetensors(tmp_path / 'v.safetensors', c.passl(c.paddle_layout(rule.tiny()))))
+    text = fails(model, c.write_safetensors(tmp_path / 'v.safetensors', c.passl(rule.tiny()), format='pt'))
+    assert 'is laid out [in, out]' in text and 'mean [out, in]' in text
 
 
 # --- another number of patches ---
@@ -225,7 +226,7 @@ def test_another_number_of_classes_drops_the_heads(tmp_path, model, classes):
     assert f'  dropped, {len(heads)}: {", ".join(heads)}' in report.lines()
 
 
-def test_heads_go_together(tmp_path):
+def test_both_heads_are_dropped_together(tmp_path):
     arrays = reference(DistilledDeiT(**TINY))
     arrays['head_dist.weight'], arrays['head_dist.bias'] = np.zeros((7, 48), 'f'), np.zeros(7, 'f')
     report = load_weights(DistilledDeiT(**TINY), c.write_safetensors(tmp_path / 'w.safetensors', arrays))
@@ -245,10 +246,10 @@ def test_other_models_are_one_line(tmp_path):
     assert 'cls_token is [1, 1, 48], the model needs [1, 1, 32] (and 70 more)' in text
     fails(ViT(**TINY), path)
     other = c.write_safetensors(tmp_path / 'o.safetensors', {'conv1.weight': np.zeros((8, 3, 7, 7), 'f')})
-    assert '(conv1.weight, …) are of no publisher known here' in fails(ViT(**TINY), other)
+    assert '(conv1.weight, …) match no known checkpoint source' in fails(ViT(**TINY), other)
 
 
-def test_not_strict_takes_what_fits(tmp_path):
+def test_not_strict_loads_what_fits(tmp_path):
     arrays = {**rule.tiny(), 'extra': np.ones(3, np.float32)}
     del arrays['blocks.1.mlp.fc1.bias']
     path = c.write_safetensors(tmp_path / 'w.safetensors', arrays)
@@ -279,7 +280,7 @@ def test_distilled_and_undistilled(tmp_path):
     np.testing.assert_array_equal(model.pos_embed.numpy(), np.insert(plain['pos_embed'], 1, 0, axis=1))
 
 
-def test_names_that_meet_are_an_error(tmp_path):
+def test_two_keys_for_one_name_are_an_error(tmp_path):
     arrays = {**rule.tiny(), 'module.norm.bias': np.zeros(48, 'f')}
     path = c.write_safetensors(tmp_path / 'w.safetensors', arrays)
     assert 'norm.bias' in fails(create_model('cait', **TINY), path, strict=False)
@@ -319,7 +320,7 @@ def test_half_precision_files_and_models(tmp_path):
     np.testing.assert_array_equal(model.norm.weight.astype('float32').numpy(), expected)
 
 
-def test_integers_are_no_weights(tmp_path):
+def test_integer_weights_are_an_error(tmp_path):
     arrays = {**rule.tiny(), 'head.bias': np.arange(4)}
     path = c.write_safetensors(tmp_path / 'w.safetensors', arrays)
     assert 'head.bias holds int64' in fails(create_model('cait', **TINY), path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference engines behind one face, one file each: ``<backend>_engine.py`` with a class ``Engine``.
+"""Inference engines with a common interface, one file each: ``<backend>_engine.py`` with a class ``Engine``.
 
-A new backend is one new file here; it is found by its name. Modules import their engine's library only when it is
-used, so that choosing one never imports another.
+A new backend is one new file here, discovered by its name. Modules import their engine's library only when it is used,
+so that using one engine never imports the library of another.
 """
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from CaiT import runtime
 from CaiT.deploy.engines.lanes import Lanes
 from CaiT.errors import InputError
 
-BATCH = 8  # most images that go through an engine in one run: larger batches leave the cache and are slower
+BATCH = 8  # largest number of images in one run of an engine: larger batches exceed the cache and are slower
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to run. ``threads`` counts CPU threads; ``batch`` images are handed to the engine together, which cuts them
-    into runs of its own best size. ``streams``: how many Python threads the engine computes for at a time, each with
-    ``threads`` CPU threads; 0: as many as the cores hold."""
+    """Engine options. ``threads`` counts CPU threads; ``batch`` images are passed to the engine together, which splits
+    them into runs of at most BATCH. ``streams``: the number of Python threads that the engine computes for at a time,
+    each with ``threads`` CPU threads; 0: as many as the cores hold."""
 
     precision: str = 'fp32'
     input: str = 'float'
@@ -39,10 +39,10 @@ class Options:
 
 
 class BaseEngine:
-    """What every engine answers: ``run`` takes any number of images and returns their logits, float32 [N, classes].
+    """The interface of all engines: ``run`` maps any number of images to logits, float32 [N, classes].
 
-    Any number of threads may call ``run``. Class attributes say what the engine can do; ``endings`` are those of the
-    files it needs, the graph's first, and ``install`` is the line that installs its library.
+    Any number of threads may call ``run``. ``precisions`` are those it supports, ``endings`` those of its files, the
+    graph's first, ``module`` is its library and ``install`` the command that installs it.
     """
 
     name: ClassVar[str] = ''
@@ -53,7 +53,7 @@ class BaseEngine:
 
     @staticmethod
     def write(net: Any, folder: Path, options: Options, data: Any, calibration: Any) -> List[Path]:
-        """Write the ``graph.Network`` for this engine into ``folder``: the files, the one to load first.
+        """Write the ``graph.Network`` for this engine into ``folder``: returns the files, the graph to load first.
 
         ``data`` is the model's DataConfig; ``calibration`` a parity.CheckSet where ``options.precision`` is int8.
         """
@@ -67,16 +67,16 @@ class BaseEngine:
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits of ``images`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).
 
-        InputError when the graph takes other images, or cannot compute with these.
+        InputError when the graph's input has another shape or type, or the computation fails.
         """
         images = np.ascontiguousarray(images)
         self.check(images)
         try:
-            with self.lanes.take() as lane:
+            with self.lanes.acquire() as lane:
                 return self.run_all(images, lane)
         except InputError:
             raise
-        except Exception as error:  # engines raise types of their own
+        except Exception as error:  # each engine raises other exception types
             raise InputError(f'{self.graph}: cannot compute with images of shape {list(images.shape)} ({reason(error)})'
                              ) from None
 
@@ -104,11 +104,11 @@ class BaseEngine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def run_batch(self, images: np.ndarray, lane: Any) -> np.ndarray:
-        """Logits of at most ``chunk`` images in one go."""
+        """Logits of at most ``chunk`` images."""
         raise NotImplementedError
 
     def describe(self) -> Dict[str, Any]:
-        """What is really in force, for the line on the screen and the benchmark report."""
+        """The settings in effect, for the console and the benchmark report."""
         raise NotImplementedError
 
 
@@ -127,7 +127,8 @@ def backends() -> List[str]:
 
 
 def engine_class(backend: str, precision: str = 'fp32') -> type:
-    """The engine of that name; InputError when there is none, its library is missing or it cannot do ``precision``."""
+    """The engine of that name; InputError when there is none, its library is missing or does not support
+    ``precision``."""
     if backend not in backends():
         raise InputError(f'--backend: found {backend!r}, expected one of {", ".join(backends())}')
     engine = importlib.import_module(f'{__name__}.{backend}_engine').Engine
@@ -140,11 +141,11 @@ def engine_class(backend: str, precision: str = 'fp32') -> type:
 
 
 def stem(name: str, options: Options) -> str:
-    """File name, without extension, of an engine's graph: fp32 and bf16 share theirs."""
+    """File name, without extension, of an engine's graph: the same for fp32 and bf16."""
     return name + ('_int8' if options.precision == 'int8' else '') + ('_uint8' if options.input == 'uint8' else '')
 
 
 def reason(error: BaseException) -> str:
-    """The line of an engine's message that says most: the first with 'Error' or the first at all, cut to 200."""
+    """The most informative line of an engine's message: the first with 'Error' or the first; at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if 'Error' in line), lines[0])[:200]

@@ -24,7 +24,7 @@ class Lanes:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def take(self) -> Iterator[Any]:
+    def acquire(self) -> Iterator[Any]:
         """A lane for the length of a ``with`` block; threads get theirs in the order in which they came."""
         place = _Place()
         with self._lock:

@@ -2,7 +2,7 @@
 """The inference graph as ONNX (opset 20), for ONNX Runtime and OpenVINO.
 
 Written directly rather than converted from Paddle's format: weights are initializers under their public names, which
-is what quantizers look for, and no converter stands between the algebra and the engine.
+quantizers match, and the engine gets exactly the graph of simplify.py.
 """
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.1
 
 
 class OnnxOps:
-    """graph.Ops that writes nodes; a tensor is its name. The Linear layers named in ``rounded`` compute in int8."""
+    """graph.Ops for ONNX: appends nodes; a tensor is represented by its name. The Linear layers named in ``quantized``
+    compute in int8."""
 
-    def __init__(self, rounded: Iterable[str] = ()) -> None:
-        self.rounded = frozenset(rounded)
-        self.rounded_inputs: Dict[str, List[str]] = {}
+    def __init__(self, quantized: Iterable[str] = ()) -> None:
+        self.quantized = frozenset(quantized)
+        self.quantized_inputs: Dict[str, List[str]] = {}
         self.nodes: List[Any] = []
         self.initializers: Dict[str, Array] = {}
         self.ranks: Dict[str, int] = {'x': 4}  # number of axes of each tensor
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, name: str = '', **attributes: Any) -> Any:
-        """Append a node; the name of its output, or a list of names."""
+        """Append a node; returns the name of its output, or a list of names."""
         name = name or f'{kind}_{len(self.nodes)}'
         names = [f'{name}:{index}' for index in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
@@ -46,21 +47,21 @@ class OnnxOps:
         return self.constant('shape:' + ','.join(map(str, values)), np.asarray(values, np.int64))
 
     def linear(self, x: str, name: str, weight: Array, bias: Optional[Array]) -> str:
-        if name in self.rounded:
+        if name in self.quantized:
             y = self.linear_int8(x, name, weight)
         else:
             y = self.node('MatMul', [x, self.array(f'{name}.weight', weight)], name=name)
         return y if bias is None else self.add(y, self.array(f'{name}.bias', bias))
 
     def linear_int8(self, x: str, name: str, weight: Array) -> str:
-        """x W with W rounded to int8, one step per column, and x to uint8 by its range at run time."""
-        step = np.abs(weight).max(0) / 127
-        if x not in self.rounded_inputs:  # queries, keys and values read the same one
-            self.rounded_inputs[x] = self.node('DynamicQuantizeLinear', [x], 3)
-        values, x_step, zero = self.rounded_inputs[x]
-        levels = self.constant(f'{name}.weight_int8', np.round(weight / step).astype(np.int8))
-        y = self.node('MatMulInteger', [values, levels, zero], name=name)
-        return self.multiply(self.to_float(y), self.multiply(x_step, self.array(f'{name}.step', step)))
+        """x W with W quantized to int8, one scale per column, and x dynamically to uint8."""
+        scale = np.abs(weight).max(0) / 127
+        if x not in self.quantized_inputs:  # queries, keys and values have the same input
+            self.quantized_inputs[x] = self.node('DynamicQuantizeLinear', [x], 3)
+        values, x_scale, zero_point = self.quantized_inputs[x]
+        levels = self.constant(f'{name}.weight_int8', np.round(weight / scale).astype(np.int8))
+        y = self.node('MatMulInteger', [values, levels, zero_point], name=name)
+        return self.multiply(self.to_float(y), self.multiply(x_scale, self.array(f'{name}.scale_int8', scale)))
 
     def matmul(self, x: str, y: str, transpose_y: bool = False) -> str:
         if transpose_y:
@@ -95,7 +96,7 @@ class OnnxOps:
         return self.node('Gelu', [x])
 
     def layer_norm(self, x: str, name: str, weight: Optional[Array], bias: Optional[Array]) -> str:
-        if weight is None:  # the operator demands a scale
+        if weight is None:  # the operator requires a scale
             size = self.width
             inputs = [x, self.array(f'ones:{size}', np.ones(size))]
         else:
@@ -105,7 +106,7 @@ class OnnxOps:
         return self.node('LayerNormalization', inputs, axis=-1, epsilon=EPS)
 
     def conv(self, x: str, name: str, weight: Array, bias: Optional[Array]) -> str:
-        self.width = weight.shape[0]  # the model's C, which every token has from here on
+        self.width = weight.shape[0]  # the model's C, the width of all tokens
         inputs = [x, self.array(f'{name}.weight', weight)]
         if bias is not None:
             inputs.append(self.array(f'{name}.bias', bias))
@@ -115,15 +116,15 @@ class OnnxOps:
     def to_float(self, x: str) -> str:
         return self.node('Cast', [x], to=TensorProto.FLOAT)
 
-    def per_image(self, row: str, like: str) -> str:
+    def expand_batch(self, row: str, like: str) -> str:
         batch = self.node('Shape', [like], start=0, end=1)
         shape = self.concat([batch, self.integers(self.initializers[row].shape[1:])], 0)
         return self.node('Expand', [row, shape])
 
 
-def onnx_model(net: Network, rounded: Iterable[str] = ()) -> ModelProto:
-    """``net`` as a checked ONNX model with a free batch: input 'x', output 'logits'; see OnnxOps for ``rounded``."""
-    ops, size = OnnxOps(rounded), net.image_size
+def onnx_model(net: Network, quantized: Iterable[str] = ()) -> ModelProto:
+    """``net`` as a validated ONNX model: input 'x' with dynamic batch, output 'logits'. ``quantized``: see OnnxOps."""
+    ops, size = OnnxOps(quantized), net.image_size
     raw = net.input == 'uint8'
     shape = ['batch', size, size, 3] if raw else ['batch', 3, size, size]
     images = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)

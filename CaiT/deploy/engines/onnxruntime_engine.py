@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on CPU: fp32, and int8 weights with activations rounded as they come.
+"""ONNX Runtime on CPU: fp32, and int8 with dynamically quantized activations.
 
-bf16 is not offered: its CPU kernels would fall back to fp32 without a word.
+bf16 is not supported: the CPU kernels silently fall back to fp32.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
+if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
@@ -30,20 +30,20 @@ class Engine(BaseEngine):
     def write(net: Network, folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
         """One ``.onnx`` file. Talking heads as a small matmul, three GEMMs for queries, keys and values: the fastest
-        shape here. int8: SmoothQuant by ``calibration``, activations rounded by their range at run time."""
+        formulation here. int8: SmoothQuant with ``calibration``, activations quantized dynamically."""
         import onnx
 
         from CaiT.deploy import quantize
         from CaiT.deploy.engines.onnx_ops import onnx_model
         from CaiT.deploy.simplify import raw_input, simplify
         path = folder / f'{stem("onnxruntime", options)}.onnx'
-        net, rounded = simplify(net, 'matmul', True), []
+        net, quantized = simplify(net, 'matmul', True), []
         if options.precision == 'int8':
             net = quantize.smooth(net, quantize.input_maxima(net, calibration.array('float')))
-            rounded = quantize.weight_layers(net)
+            quantized = quantize.quantized_layers(net)
         if options.input == 'uint8':
             net = raw_input(net, data.mean, data.std)
-        onnx.save(onnx_model(net, rounded), str(path))
+        onnx.save(onnx_model(net, quantized), str(path))
         return [path]
 
     def __init__(self, graph: Path, options: Options) -> None:
@@ -56,7 +56,7 @@ class Engine(BaseEngine):
         settings.log_severity_level = 3
         try:
             self.session = onnxruntime.InferenceSession(str(graph), settings, providers=['CPUExecutionProvider'])
-        except Exception as error:  # its exceptions have no common base of their own
+        except Exception as error:  # its exceptions have no common base class
             raise InputError(f'{graph}: ONNX Runtime cannot load this model ({reason(error)})') from None
         self.input = self.session.get_inputs()[0].name
         self.version = onnxruntime.__version__

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO on CPU: fp32, bf16, and int8 by NNCF.
 
-The graph has the heads as first axis and a fixed batch: only then does the compiler make one kernel of a talking-heads
-sum. It is stored for one image, so that a start for one image hands the file to the compiler, whose cache knows it
-without reading it. More than one image is cut into parts that run side by side, one stream per part and thread.
+The graph has the heads as first axis and a static batch size: only then does the compiler fuse the sum of talking heads
+into one kernel. It is stored with batch size 1, so that for one image the file is passed to the compiler, which finds
+the compiled model in its cache. More images are split into parts that run in parallel, one stream per part and thread.
 """
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.deploy.engines.lanes import Lanes
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
+if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
 
-PART = 4  # images per stream and run: more leave the cache, fewer do not fill the kernels
+PART = 4  # images per stream and run: more exceed the cache, fewer underuse the kernels
 
 
 def cache_folder() -> str:
-    """Where compiled models are kept between processes."""
+    """The folder in which compiled models are cached between processes."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return os.path.join(base, 'paddle-cait', 'openvino')
 
@@ -47,10 +47,12 @@ def _writable(folder: str) -> bool:
 
 
 def library() -> Any:
-    """The openvino package without its model converter, unless that is there already. The package imports it only to
-    offer it; it takes as long as all the rest and reports the import to OpenVINO's makers over the network."""
+    """The openvino package, imported without its model converter unless that is imported already.
+
+    The converter is not needed, takes as long to import as the rest, and sends telemetry over the network. Temporarily
+    blocks its module in ``sys.modules``."""
     converter = 'openvino.tools.ovc'
-    sys.modules.setdefault(converter, None)  # None: an ImportError, for which the package is prepared
+    sys.modules.setdefault(converter, None)  # None makes the import an ImportError, which the package handles
     try:
         import openvino
     finally:
@@ -80,7 +82,7 @@ class Engine(BaseEngine):
                 net = raw_input(net, data.mean, data.std)
             model = openvino.Core().read_model(onnx_model(net).SerializeToString())
             if options.precision == 'int8':
-                model = _quantized(model, net, calibration.array(options.input))
+                model = _quantize(model, net, calibration.array(options.input))
             model.reshape(_with_batch(model, 1))
             openvino.save_model(model, str(path), compress_to_fp16=False)
         return [path, path.with_suffix('.bin')]
@@ -103,7 +105,7 @@ class Engine(BaseEngine):
         self.set_streams(max(1, min(options.threads, self.chunk // PART)))
 
     def set_streams(self, streams: int) -> None:
-        """Cut runs of ``chunk`` images into this many parts. The best number is set already; benchmarks ask for
+        """Split runs of ``chunk`` images into this many parts. The constructor sets the fastest number; benchmarks set
         others."""
         self.streams, self.part = streams, self.chunk // streams
         self.models: Dict[int, Any] = {}  # by the images in a part
@@ -111,8 +113,8 @@ class Engine(BaseEngine):
         self.lanes = Lanes({}, lambda lane: {}, self.lanes.limit)  # a lane: {images in a part: requests}
 
     def _model(self, part: int) -> Any:
-        """The model for a fixed batch of ``part``, compiled when first wanted: one image does not wait for the kernels
-        of four."""
+        """The model for the static batch size ``part``; compiled at first use, so that a single image does not wait for
+        the compilation of other batch sizes."""
         with self.compiling:
             if part not in self.models:
                 model: Any = str(self.graph)
@@ -138,7 +140,7 @@ class Engine(BaseEngine):
         return tuple(next(iter(self.models.values())).inputs[0].shape)[1:]
 
     def run_all(self, images: np.ndarray, lane: Dict[int, List[Any]]) -> np.ndarray:
-        """All images, part by part, every stream busy; the last part is filled up with its own last image."""
+        """All images, part by part, on all streams; the last part is padded with its last image."""
         part = self._part(len(images))
         if part not in lane:
             lane[part] = [self._model(part).create_infer_request() for _ in range(1 if part == 1 else self.streams)]
@@ -162,7 +164,7 @@ class Engine(BaseEngine):
 
 
 def _with_batch(model: Any, batch: int) -> List[int]:
-    """The shape of ``batch`` images for a model."""
+    """The input shape of a model for ``batch`` images."""
     return [batch, *[axis.get_length() for axis in list(model.inputs[0].partial_shape)[1:]]]
 
 
@@ -171,20 +173,22 @@ def _logits(request: Any) -> np.ndarray:
     return request.get_output_tensor(0).data.copy()
 
 
-def _quantized(model: Any, net: Network, calibration: np.ndarray) -> Any:
-    """NNCF int8 on the GEMMs that hold weights, SmoothQuant on, by ``calibration`` (as the graph takes images)."""
+def _quantize(model: Any, net: Network, calibration: np.ndarray) -> Any:
+    """NNCF int8 with SmoothQuant for ``quantized_layers``; ``calibration`` are images in the form of the graph's input.
+
+    Sets NNCF's log level to ERROR."""
     try:
         import nncf
     except ImportError:
         raise InputError('--precision int8: nncf is not installed; install it with: pip install nncf') from None
     import logging
 
-    from CaiT.deploy.quantize import weight_layers
+    from CaiT.deploy.quantize import quantized_layers
     nncf.set_log_level(logging.ERROR)
-    keep = set(weight_layers(net))
-    leave = [node.get_friendly_name() for node in model.get_ordered_ops()
-             if node.get_type_name() in ('MatMul', 'Convolution') and node.get_friendly_name() not in keep]
+    quantized = set(quantized_layers(net))
+    ignored = [node.get_friendly_name() for node in model.get_ordered_ops()
+             if node.get_type_name() in ('MatMul', 'Convolution') and node.get_friendly_name() not in quantized]
     return nncf.quantize(
         model, nncf.Dataset([image[None] for image in calibration]), preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(names=leave))
+        ignored_scope=nncf.IgnoredScope(names=ignored))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paddle Inference. What its Config does and does not do on CPU is dealt with here and nowhere else.
+"""Paddle Inference on CPU and GPU.
 
-Found with Paddle 3.3: oneDNN is on unless it is switched off; one thread is the default; ``enable_memory_optim`` makes
-``create_predictor`` raise for models of Paddle 3 and is never called; int8 switches are accepted and ignored, so int8
-is not offered; graphs whose first operation has only parameters as inputs crash oneDNN (the models expand their class
+Observed with Paddle 3.3 on CPU: oneDNN is enabled by default; the default is one thread; ``enable_memory_optim`` makes
+``create_predictor`` raise for models of Paddle 3 and is never called; int8 switches are accepted but ignored, so int8
+is not supported; graphs whose first operation has only parameters as inputs crash oneDNN (the models expand their class
 token to the batch for that reason).
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ from CaiT.deploy.engines.lanes import Lanes
 from CaiT.deploy.engines.paddle_run import runner
 from CaiT.errors import InputError
 
-if TYPE_CHECKING:  # of the export only: a start for one image would pay for them
+if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
     from paddle.nn import Layer
 
     from CaiT.data.transforms import DataConfig
@@ -73,9 +73,9 @@ class Engine(BaseEngine):
     @staticmethod
     def write(net: Union[Network, Layer], folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
-        """A graph with a free batch; the precision is chosen when it is loaded. Talking heads as a small matmul whose
-        reshapes oneDNN folds, three GEMMs for queries, keys and values: the fastest shape here. A dynamic model in the
-        network's place is written as it is."""
+        """A graph with a dynamic batch size; the precision is chosen when it is loaded. Talking heads as a small matmul
+        whose reshapes oneDNN fuses, three GEMMs for queries, keys and values: the fastest formulation here. A dynamic
+        model in the place of ``net`` is written as its plain graph."""
         import paddle
 
         from CaiT.deploy.engines.paddle_ops import InferenceLayer, PlainLayer
@@ -93,7 +93,9 @@ class Engine(BaseEngine):
         return [path.with_suffix('.json'), path.with_suffix('.pdiparams')]
 
     def __init__(self, graph: Path, options: Options) -> None:
-        """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; weights lie beside it."""
+        """``graph`` is a ``.json`` of Paddle 3 or a ``.pdmodel`` of Paddle 2; the weights are beside it.
+
+        Calls runtime.prepare, which sets process-wide environment variables."""
         super().__init__(graph, options)
         runtime.prepare(options.threads)
         from paddle import inference
@@ -129,7 +131,7 @@ class Engine(BaseEngine):
         if not paddle.is_compiled_with_cuda():
             raise InputError('--use-gpu True: this Paddle is built for CPU; install paddlepaddle-gpu')
         precision = inference.PrecisionType.Bfloat16 if options.precision == 'bf16' else inference.PrecisionType.Float32
-        self.config.enable_use_gpu(256, 0, precision)  # MiB of device memory to begin with, device
+        self.config.enable_use_gpu(256, 0, precision)  # initial device memory in MiB, device id
         if options.use_tensorrt:
             self.config.enable_tensorrt_engine(max_batch_size=options.batch, precision_mode=precision)
 

@@ -13,7 +13,7 @@ from CaiT.deploy.graph import EPS, Array, Network, compute
 
 
 class PaddleOps:
-    """graph.Ops on Paddle tensors; arrays become parameters of ``layer`` when they are first seen."""
+    """graph.Ops on Paddle tensors; arrays become parameters of ``layer`` when they are first used."""
 
     def __init__(self, layer: nn.Layer) -> None:
         self.layer = layer
@@ -24,7 +24,7 @@ class PaddleOps:
             value = np.ascontiguousarray(value, np.float32)
             initial = nn.initializer.Assign(value)
             self.layer.add_parameter(name, self.layer.create_parameter(list(value.shape), default_initializer=initial))
-        return getattr(self.layer, name)  # in a static trace this is its variable
+        return getattr(self.layer, name)  # in a static trace, its variable
 
     def linear(self, x: paddle.Tensor, name: str, weight: Array, bias: Optional[Array]) -> paddle.Tensor:
         return F.linear(x, self.array(f'{name}.weight', weight), self._maybe(f'{name}.bias', bias))
@@ -66,7 +66,7 @@ class PaddleOps:
     def to_float(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.astype('float32')
 
-    def per_image(self, row: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
+    def expand_batch(self, row: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
         return row.expand([paddle.shape(like)[0], *row.shape[1:]])
 
     def _maybe(self, name: str, value: Optional[Array]) -> Optional[paddle.Tensor]:
@@ -85,11 +85,11 @@ class InferenceLayer(nn.Layer):
 
     @property
     def dtype(self) -> str:
-        """Type of the images."""
+        """Data type of the images."""
         return 'uint8' if self.net.input == 'uint8' else 'float32'
 
     def shape(self, batch: Optional[int]) -> list:
-        """Shape of ``batch`` images; None where it is free."""
+        """Shape of ``batch`` images; None for a dynamic batch size."""
         size = self.net.image_size
         return [batch, size, size, 3] if self.net.input == 'uint8' else [batch, 3, size, size]
 
@@ -125,6 +125,6 @@ class PlainLayer(nn.Layer):
         return self.model(x)
 
 
-# Plain Python decides nothing by a tensor's value here: traced as it is, not rewritten line by line, which takes longer
-# than everything else in an export.
+# No control flow depends on a tensor's value, so the function is traced as it is. Rewriting it for dynamic control flow
+# would take longer than the rest of an export.
 _compute = paddle.jit.not_to_static(compute)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of settings that both the configuration and a constructor accept, each in one place.
+
+``CaiT.config`` calls them when a configuration is loaded and names the key (``DATA.CROP_PCT``); DataConfig,
+TrainOptions and Mixing call them when they are constructed and name the argument (``crop_pct``). Raise InputError.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Mapping, Sequence
+
+from CaiT.errors import InputError
+
+INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'lanczos')
+CROP_KINDS = ('random_resized_crop', 'pad_crop')
+ERASE_MODES = ('pixel', 'rand', 'const')
+MIX_MODES = ('batch', 'pair', 'elem')
+
+Name = Callable[[str], str]  # argument name -> the name that messages show
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        choices = ', '.join(word or "''" for word in allowed)
+        raise InputError(f'{name}: found {value!r}, expected one of {choices}')
+
+
+def at_least(name: str, value: float, minimum: float) -> None:
+    if not value >= minimum:
+        raise InputError(f'{name}: found {value}, expected at least {minimum}')
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f'{name}: found {value}, expected a number from {low} to {high}')
+
+
+def positive(name: str, value: float, maximum: float = math.inf) -> None:
+    if not 0 < value <= maximum:
+        limit = '' if maximum == math.inf else f', at most {maximum:g}'
+        raise InputError(f'{name}: found {value}, expected more than 0{limit}')
+
+
+def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
+    """The arguments of ``CaiT.data.transforms.DataConfig``."""
+    at_least(name('image_size'), values['image_size'], 1)
+    positive(name('crop_pct'), values['crop_pct'], 1)
+    one_of(name('interpolation'), values['interpolation'], INTERPOLATIONS)
+    for key in ('mean', 'std'):
+        if len(values[key]) != 3:
+            raise InputError(f'{name(key)}: found {len(values[key])} numbers, expected 3 (red, green, blue)')
+    for key, low, high in (('mean', 0.0, 1.0), ('std', 1e-3, 1.0)):  # also refuses NaN
+        if not all(low <= value <= high for value in values[key]):
+            raise InputError(f'{name(key)}: found {tuple(values[key])}, expected numbers from {low:g} to {high:g} '
+                             '(of pixels scaled to 0 .. 1)')
+
+
+def check_train_options(values: Mapping[str, Any], name: Name = str) -> None:
+    """The arguments of ``CaiT.data.train_transforms.TrainOptions``; ``auto_augment`` is checked where it is parsed."""
+    one_of(name('kind'), values['kind'], CROP_KINDS)
+    one_of(name('interpolation'), values['interpolation'], ('', 'random', *INTERPOLATIONS))
+    one_of(name('erase_mode'), values['erase_mode'], ERASE_MODES)
+    for key, low, high in (('scale', 0, 1), ('ratio', 0, math.inf)):
+        pair = tuple(values[key])
+        if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+            raise InputError(f'{name(key)}: found {pair}, expected two increasing numbers above {low}, at most {high}')
+    for key, high in (('shift', 1), ('zoom', 0.9), ('hflip', 1), ('erase_prob', 1), ('color_jitter', 1)):
+        between(name(key), values[key], 0, high)
+
+
+def check_mixing(values: Mapping[str, Any], name: Name = str) -> None:
+    """The arguments of ``CaiT.data.mixing.Mixing`` that can be checked one by one."""
+    one_of(name('mode'), values['mode'], MIX_MODES)
+    for key in ('mixup_alpha', 'cutmix_alpha'):
+        at_least(name(key), values[key], 0)
+    for key in ('prob', 'switch_prob', 'label_smoothing'):
+        between(name(key), values[key], 0, 1)

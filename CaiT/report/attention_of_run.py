@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of a few validation images with a run's weights, for its page."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import numpy as np
+from PIL import Image
+
+from CaiT.config import build_model, data_config, get_config
+from CaiT.data.datasets import build_dataset
+from CaiT.data.transforms import DataConfig, eval_transform
+from CaiT.report import attention, attention_sheet
+from CaiT.weights.translate import load_weights
+
+
+def tiles_of(config_file: Path, weights: Path, count: int) -> List[Image.Image]:
+    """Tiles of ``count`` images of the validation split, evenly spaced, and the color bar.
+
+    InputError when weights or images are not there.
+    """
+    config = get_config(str(config_file))
+    data = DataConfig(**data_config(config))
+    dataset = build_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, 'val', lambda image: image,
+                            config.MODEL.NUM_CLASSES, config.DATA.LABEL_MAP)
+    model = build_model(config, pretrained=False)
+    load_weights(model, str(weights), strict=True)
+    names = dataset.class_names
+    crop, normalized = eval_transform(data, False), eval_transform(data)
+    images, captions, maps = [], [], []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist():
+        image, label = dataset[index]
+        found = attention.explain(model, normalized(image)[None])
+        best = int(found.class_ids[0])
+        images.append(Image.fromarray(crop(image)))
+        captions.append((f'{names[best] if names else f"class {best}"} {100 * found.probs[0, best]:.1f}%',
+                         f'label: {names[int(label)] if names else int(label)}'))
+        shown = attention.patch_maps(found, 0)
+        maps.append([(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)])
+    top = attention_sheet.common_scale([values for one in maps for _, values in one])
+    tiles = [attention_sheet.tile(*one, top) for one in zip(images, captions, maps)]
+    return [*tiles, attention_sheet.bar(top)]

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON from strangers: bounded in size, depth and the length of its numbers; one line says what is wrong."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, Union
+
+from CaiT.errors import InputError
+
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 100
+MAX_DIGITS = 100
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
+
+
+def load_json(path: Union[str, 'os.PathLike[str]']) -> Any:
+    """The content of a JSON file; InputError when it is none or exceeds a limit. OSError stays one."""
+    path = Path(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f'{path}: found {path.stat().st_size:,} bytes of JSON, expected at most {MAX_BYTES:,}')
+    try:
+        return loads(path.read_text(encoding='utf-8-sig'))
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path}: not UTF-8 at byte {error.start}') from None
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text; InputError when it is none, is nested too deep or holds a number beyond float64."""
+    depth = deepest = 0
+    for bracket in re.findall(r'[\[\]{}]', _STRING.sub('', text)):
+        depth += 1 if bracket in '[{' else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise InputError(f'JSON nested {deepest} deep, expected at most {MAX_DEPTH}')
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+    except RecursionError:
+        raise InputError('JSON nested too deep') from None
+    except ValueError as error:
+        raise InputError(f'not JSON: {error}') from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f'an integer of {len(digits)} digits')
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    if not math.isfinite(float(digits)):
+        raise ValueError(f'{digits[:20]} is too large')
+    return float(digits)
+
+
+def _constant(word: str) -> Any:
+    raise ValueError(f'{word} is no number of JSON')

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: which one, made exclusively, and used by one process at a time."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import getpass
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Set
+
+from yacs.config import CfgNode
+
+from CaiT.errors import InputError
+from CaiT.training import checkpoint, distributed
+
+LOCK = '.lock'
+_held: Set[str] = set()  # by this process; the system's locks are between processes
+
+
+@contextlib.contextmanager
+def open_folder(config: CfgNode, job: str) -> Iterator[Path]:
+    """The folder of a job ('train', 'eval', 'pred'), locked by the first process of the job until the block ends.
+
+    It is OUTPUT_DIR; else that of the checkpoint to resume; else a new one named by job and time. A folder that was
+    made here and is still empty when the block raises is removed. InputError when another process uses the folder.
+    """
+    folder = _chosen(config, job)
+    if distributed.rank():
+        yield folder or Path('output') / f'{job}-rank'  # only the first process writes
+        return
+    is_new = folder is None or not folder.exists()
+    folder = _new_folder(job) if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder):
+            yield folder
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # fails unless empty
+
+
+def _chosen(config: CfgNode, job: str) -> Optional[Path]:
+    """The folder that the config names or implies; None: a new one."""
+    if config.OUTPUT_DIR:
+        return Path(config.OUTPUT_DIR)
+    if job == 'train' and config.RESUME == 'auto':
+        runs = sorted(Path('output').glob('train-*/last.pdstate'), key=lambda path: path.stat().st_mtime)
+        return runs[-1].parent if runs else None
+    if job == 'train' and config.RESUME:
+        return checkpoint.find(config.RESUME, '').parent
+    return None
+
+
+def _new_folder(job: str) -> Path:
+    """output/<job>-<date and time>, made exclusively: a second run of the same second gets -2 at its end."""
+    name = time.strftime(f'{job}-%Y%m%d-%H-%M-%S')
+    Path('output').mkdir(exist_ok=True)
+    for number in range(1, 1000):
+        folder = Path('output') / (name if number == 1 else f'{name}-{number}')
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise InputError(f'output/{name}: a thousand runs have this name, expected -output_dir')
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder/.lock`` while the block runs; InputError, naming the holder, when another run has it.
+
+    The file is locked by the system, which releases it when the process ends however it ends: what a killed run left
+    is taken over. The file also says who holds it, for file systems whose locks do not reach other hosts: a file that
+    another host left is never taken over, since whether that run lives cannot be seen from here.
+    """
+    path, key = folder / LOCK, os.path.realpath(folder)
+    if key in _held:
+        raise InputError(f'{folder}: is in use by another run of this process, expected another -output_dir')
+    descriptor = _acquire(path)
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # while it is locked: whoever waits for this file sees that it is gone
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    """The descriptor of the lock file, locked and with this process as its owner."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                supported = True
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise InputError(_in_use(path, _owner(descriptor))) from None
+                supported = False  # a file system without locks: what the file says has to do
+            if not (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
+                os.close(descriptor)  # the holder removed it in between
+                continue
+            owner = _owner(descriptor)
+            if owner and not _is_stale(owner, supported):
+                raise InputError(f'{_in_use(path, owner)}; if that run has ended, delete {path}')
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_this_process()).encode() + b'\n', 0)
+            return descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+
+
+def _this_process() -> Dict[str, Any]:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return {'owner': user, 'host': socket.gethostname(), 'pid': os.getpid(),
+            'since': time.strftime('%Y-%m-%d %H:%M:%S')}
+
+
+def _owner(descriptor: int) -> Dict[str, Any]:
+    """Who holds the file, as it says; {} when it says nothing that can be read."""
+    try:
+        values = json.loads(os.pread(descriptor, 4096, 0).decode('utf-8'))
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) and {'owner', 'host', 'pid', 'since'} <= set(values) else {}
+
+
+def _is_stale(owner: Dict[str, Any], supported: bool) -> bool:
+    """Whether a lock that this process could take, or that nothing can tell, is of a run that has ended."""
+    if owner['host'] != socket.gethostname():
+        return False
+    return supported or not (isinstance(owner['pid'], int) and os.path.exists(f'/proc/{owner["pid"]}'))
+
+
+def _in_use(path: Path, owner: Dict[str, Any]) -> str:
+    by = '{owner} on {host}, process {pid}, since {since}'.format(**owner) if owner else 'another process'
+    return f'{path.parent}: is in use by {by}; expected another -output_dir, or the end of that run'

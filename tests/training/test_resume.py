@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may go on from: whole and fitting checkpoints, with the settings that wrote them."""
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from CaiT.config import get_config
+from CaiT.errors import InputError
+from CaiT.training import checkpoint, jobs
+from CaiT.training.logger import RunLogger
+from CaiT.training.resume import check_same_model
+
+EMA = ('TRAIN.EMA_DECAY', 0.5)
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def change(path, edit):
+    """Edit a state in place; like one of an older version it then ends without a checksum."""
+    with open(path, 'rb') as file:
+        state = pickle.load(file)
+    edit(state)
+    path.write_bytes(pickle.dumps(state, protocol=4))
+
+
+def refused(config, folder, message):
+    """Resuming ``folder`` is refused with exactly this message, and nothing in the folder has changed."""
+    before = snapshot(folder)
+    with pytest.raises(InputError) as caught:
+        jobs.train(config)
+    assert str(caught.value) == message
+    assert snapshot(folder) == before
+
+
+BROKEN = {
+    "'optimizer' is missing": lambda s: s.pop('optimizer'),
+    "'progress' is missing": lambda s: s.pop('progress'),
+    "'steps': found float, expected int": lambda s: s.update(steps=6.0),
+    "'steps': found -1, expected at least 1": lambda s: s.update(steps=-1),
+    "'config': found no sections DATA, MODEL and TRAIN": lambda s: s.update(config='MODEL: 3'),
+    "config: TRAIN.EPOCHS: found 'x', expected an integer of at least 1":
+        lambda s: s.update(config=s['config'].replace('EPOCHS: 1\n', 'EPOCHS: x\n', 1)),
+    "model: 'head.bias' is missing": lambda s: s['model'].pop('head.bias'),
+    "model: 'extra' is not of this model": lambda s: s['model'].update(extra=np.zeros(1, 'float32')),
+    "model: 'norm.weight': found shape [1], expected [32]":
+        lambda s: s['model'].update({'norm.weight': np.zeros(1, 'float32')}),
+    "model: 'norm.bias': found int64, expected an array of floating-point numbers":
+        lambda s: s['model'].update({'norm.bias': np.zeros(32, 'int64')}),
+    "model: 'cls_token': found list, expected an array of floating-point numbers":
+        lambda s: s['model'].update(cls_token=[0.0]),
+    "model: 'pos_embed' holds NaN or infinite numbers": lambda s: s['model']['pos_embed'].fill(np.inf),
+    "ema: 'head.weight' is missing": lambda s: s['ema'].pop('head.weight'),
+    "ema: is empty, expected the moving average of all parameters": lambda s: s['ema'].clear(),
+    "ema: 'norm.bias' holds NaN or infinite numbers": lambda s: s['ema']['norm.bias'].fill(np.nan),
+    "optimizer: 'norm.bias/moment2_0' is missing": lambda s: s['optimizer'].pop('norm.bias/moment2_0'),
+    "optimizer: 'head.bias/moment1_0': found shape [5], expected [3]":
+        lambda s: s['optimizer'].update({'head.bias/moment1_0': np.zeros(5, 'float32')}),
+    "optimizer: 'head.bias/beta1_pow_acc_0' holds NaN or infinite numbers":
+        lambda s: s['optimizer']['head.bias/beta1_pow_acc_0'].fill(-np.inf),
+    'progress: epoch: found -5, expected an integer from 1 to 2': lambda s: s['progress'].update(epoch=-5),
+    'progress: epoch: found 3, expected an integer from 1 to 2': lambda s: s['progress'].update(epoch=3),
+    'progress: step: found 1000000000, expected an integer from 0 to 6': lambda s: s['progress'].update(step=10**9),
+    'progress: step: found 1.5, expected an integer from 0 to 6': lambda s: s['progress'].update(step=1.5),
+    "progress: epoch: found True, expected a number": lambda s: s['progress'].update(epoch=True),
+    'progress: best_top1: found nan, expected a number from -1 to 1':
+        lambda s: s['progress'].update(best_top1=float('nan')),
+    'progress: correct is missing': lambda s: s['progress'].pop('correct'),
+    "progress: unknown key 'momentum'": lambda s: s['progress'].update(momentum=1),
+    'progress: images: found 0 after 2 steps': lambda s: s['progress'].update(step=2, images=0, correct=0),
+}
+
+
+@pytest.mark.parametrize('message', BROKEN)
+def test_a_state_that_is_not_whole_is_refused_by_name(config, trained, message):
+    path = trained / 'last.pdstate'
+    change(path, BROKEN[message])
+    refused(config(*EMA, output_dir=str(trained), resume='auto'), trained, f'-resume {path}: {message}')
+
+
+@pytest.mark.parametrize('where', [0.3, 0.7, 1.0], ids=['first third', 'last third', 'checksum'])
+def test_a_flipped_bit_is_noticed(config, trained, where):
+    path = trained / 'last.pdstate'
+    content = bytearray(path.read_bytes())
+    content[int(where * (len(content) - 1))] ^= 4
+    path.write_bytes(content)
+    refused(config(*EMA, output_dir=str(trained), resume='auto'), trained,
+            f'{path}: damaged checkpoint: its content does not have the checksum at its end')
+
+
+def test_a_state_of_an_older_version_resumes_to_the_same_bits(config, trained, tmp_path):
+    """Without a checksum, with the older names of its keys, without settings that came later."""
+    def older(state):
+        progress = state['progress']
+        progress['pictures'] = progress.pop('images')
+        progress.pop('lr'), progress.pop('grad_norm')
+        settings = yaml.safe_load(state['config'])
+        settings['TRAIN'].pop('FREEZE'), settings.pop('RESUME_ANYWAY')
+        state['config'] = yaml.safe_dump({**settings, 'SHARDS': False})
+
+    new = Path(shutil.copytree(trained, tmp_path / 'new'))
+    change(trained / 'last.pdstate', older)
+    for folder in (trained, new):
+        jobs.train(config(*EMA, output_dir=str(folder), resume='auto'))
+    old_state, new_state = (checkpoint.read(folder / 'last.pdstate') for folder in (trained, new))
+    for part in ('model', 'ema', 'optimizer'):
+        assert old_state[part].keys() == new_state[part].keys()
+        assert all(np.array_equal(old_state[part][name], array) for name, array in new_state[part].items())
+    assert old_state['progress'] == new_state['progress']
+
+
+@pytest.mark.parametrize('opts, message', [
+    (['DATA.MEAN', '(0.1,0.2,0.3)', 'TRAIN.LOSS', 'BCE'],
+     'DATA.MEAN is [0.485, 0.456, 0.406] there and [0.1, 0.2, 0.3] in this run; TRAIN.LOSS is '
+     "'CE' there and 'BCE' in this run"),
+    (['SEED', 5], 'SEED is 0 there and 5 in this run'),
+    (['TRAIN.FREEZE', "['patch_embed.*']"], "TRAIN.FREEZE is [] there and ['patch_embed.*'] in this run"),
+    (['MODEL.DROP_PATH_RATE', 0.3], 'MODEL.DROP_PATH_RATE is 0.0 there and 0.3 in this run'),
+    (['AUG.MIXUP', 0.5], 'AUG.MIXUP is 0.0 there and 0.5 in this run')])
+def test_other_settings_are_listed_and_refused_unless_said(config, trained, opts, message):
+    path = trained / 'last.pdstate'
+    refused(config(*EMA, *opts, output_dir=str(trained), resume='auto'), trained,
+            f'-resume {path}: {message}; expected the same settings, or -opts RESUME_ANYWAY True to go on with those of '
+            'this run, or another -output_dir for a run of its own')
+    jobs.train(config(*EMA, *opts, 'RESUME_ANYWAY', True, output_dir=str(trained), resume='auto'))
+    assert f'warning: resumed although settings differ: {message}\n' in (trained / 'log_train.txt').read_text()
+    assert yaml.safe_load((trained / 'config.yaml').read_text())['RESUME_ANYWAY'] is False
+
+
+@pytest.mark.parametrize('opts, message', [
+    (['MODEL.NUM_HEADS', 8], 'MODEL.NUM_HEADS is 4 there and 8 in this run'),
+    (['DATA.IMAGE_SIZE', 32, 'DATA.CROP_PCT', 0.5], 'DATA.IMAGE_SIZE is 16 there and 32 in this run'),
+    (['TRAIN.OPTIMIZER.NAME', 'Momentum'], "TRAIN.OPTIMIZER.NAME is 'AdamW' there and 'Momentum' in this run")])
+def test_what_the_arrays_depend_on_is_refused_whatever_is_said(config, trained, opts, message):
+    refused(config(*EMA, *opts, 'RESUME_ANYWAY', True, output_dir=str(trained), resume='auto'), trained,
+            f'-resume {trained / "last.pdstate"}: {message}')
+
+
+def test_where_and_how_a_run_goes_on_is_free(config, stripes, trained, tmp_path):
+    """Workers, report frequency, an evaluation's batch; the same data by another path; the weights it began with gone."""
+    (tmp_path / 'link').symlink_to(stripes)
+    state = jobs.train(config(*EMA, 'DATA.BATCH_SIZE_EVAL', 3, 'REPORT_FREQ', 1, 'SAVE_STEPS', 2, output_dir=str(trained),
+                              resume='auto', data_path=str(tmp_path / 'link'), pretrained='/is/not/there'))
+    assert state.epoch == 3
+
+
+def test_batch_and_epochs_are_said(config, trained):
+    jobs.train(config(*EMA, output_dir=str(trained), resume='auto', batch_size=8, epochs=3))
+    said = (trained / 'log_train.txt').read_text()
+    assert ('resumed with other settings: DATA.BATCH_SIZE is 4 there and 8 in this run; '
+            'TRAIN.EPOCHS is 1 there and 3 in this run\n') in said
+    assert 'warning: resumed for 3 epochs instead of 1: the learning rate jumps from 1e-05 to 0.00075\n' in said
+
+
+def test_auto_without_a_folder_takes_the_newest_run_if_it_is_this_one(config, stripes, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, 'output/train-20200101-00-00-00')
+    other = tmp_path / 'other'
+    shutil.copytree(stripes, other)
+    with pytest.raises(InputError, match=r'DATA\.DATA_PATH is .*stripes.* there and .*other.* in this run; expected the '):
+        jobs.train(config(*EMA, resume='auto', data_path=str(other)))
+    assert os.listdir('output') == ['train-20200101-00-00-00']
+    jobs.train(config(*EMA, resume='auto'))
+    assert [r['epoch'] for r in RunLogger('output/train-20200101-00-00-00', 'x').records()] == [1, 2]
+
+
+def best_of(folder):
+    return {name: (folder / name).read_bytes() for name in ('best.pdstate', 'best.pdparams', 'best_ema.pdparams')}
+
+
+def test_best_goes_along_into_another_folder(config, trained, tmp_path, monkeypatch):
+    from CaiT.training import trainer as module
+    from CaiT.training.evaluator import EvalResult
+    monkeypatch.setattr(module, 'evaluate', lambda *_: EvalResult(1.0, 0.0, 0.0, 11))  # no later epoch is better
+    best = best_of(trained)
+    state = jobs.train(config(*EMA, output_dir=str(tmp_path / 'b'), resume=str(trained)))
+    assert best_of(tmp_path / 'b') == best == best_of(trained) and state.best_epoch == 1
+    assert f'weights: {tmp_path}/b/best.pdparams' in (tmp_path / 'b/log_train.txt').read_text()
+
+
+@pytest.mark.parametrize('lose', ['best.pdstate', 'best.pdparams', 'a later best'])
+@pytest.mark.parametrize('moved', [True, False])
+def test_best_that_is_not_there_starts_anew(config, trained, tmp_path, lose, moved):
+    if lose == 'a later best':
+        if not moved:
+            pytest.skip('in its own folder the run redoes that epoch')
+        change(trained / 'best.pdstate', lambda s: s['progress'].update(best_top1=1.0))
+    else:
+        (trained / lose).unlink()
+    folder = tmp_path / 'b' if moved else trained
+    state = jobs.train(config(*EMA, output_dir=str(folder), resume=str(trained / 'last')))
+    assert (state.best_epoch, (folder / 'best.pdparams').is_file()) == (2, True)
+    assert f'are not in {trained}: best starts anew' in (folder / 'log_train.txt').read_text()
+
+
+def test_a_run_in_the_other_folder_is_not_overwritten(config, trained, tmp_path):
+    other = Path(shutil.copytree(trained, tmp_path / 'b'))
+    refused(config(*EMA, output_dir=str(other), resume=str(trained)), other,
+            f'-output_dir {other}: holds a run already, which -resume {trained}/last.pdstate would overwrite; name another '
+            'folder, or add -resume auto to go on with it')
+
+
+@pytest.mark.parametrize('tag', ['last', 'best', 'best_ema'])
+@pytest.mark.parametrize('key, old, new, message', [
+    ('MEAN', '- 0.485', '- 0.5', 'DATA.MEAN is [0.485, 0.456, 0.406] in {} and [0.5, 0.456, 0.406] given'),
+    ('CROP_PCT', 'CROP_PCT: 1.0', 'CROP_PCT: 0.5', 'DATA.CROP_PCT is 1.0 in {} and 0.5 given')])
+def test_weights_and_a_config_of_another_training(trained, tag, key, old, new, message):
+    """What export asks before it makes a model of the weights and the config.yaml beside them."""
+    weights, text = trained / f'{tag}.pdparams', (trained / 'config.yaml').read_text()
+    state = f'{"last" if tag == "best_ema" else tag}.pdstate'
+    assert check_same_model(weights, get_config(str(trained / 'config.yaml'))) == (
+        f'settings: architecture, image size, mean and std are those of {state}')
+    (trained / 'config.yaml').write_text(text.replace(old, new, 1))
+    assert text.count(key) == 1
+    with pytest.raises(InputError) as caught:
+        check_same_model(weights, get_config(str(trained / 'config.yaml')))
+    assert str(caught.value) == f'{weights}: was trained with other settings than given: ' + message.format(state)
+
+
+def test_weights_without_a_training_state_are_not_compared(trained):
+    other = get_config()
+    (trained / 'last.pdstate').write_bytes(b'half')
+    assert check_same_model(trained / 'last.pdparams', other).startswith('warning: settings not compared')
+    for path in (trained / 'last.pdstate', trained / 'best.pdstate'):
+        path.unlink()
+    assert check_same_model(trained / 'last.pdparams', other) == ''
