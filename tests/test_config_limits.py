@@ -125,3 +125,15 @@ def test_choices(key):
         with pytest.raises(InputError, match=f"^{key}: found '{word}', expected one of ") as caught:
             get_config(opts=[key, word])
         assert str(caught.value).endswith('expected one of ' + ', '.join(one or "''" for one in CHOICES[key]))
+
+
+@pytest.mark.parametrize('bases, is_refused', [(19, False), (20, True)])
+def test_files_that_name_each_other(tmp_path, bases, is_refused):
+    for number in range(bases):
+        (tmp_path / f'{number}.yaml').write_text(f'BASE: {number + 1}.yaml')
+    (tmp_path / f'{bases}.yaml').write_text('SEED: 7')
+    if is_refused:
+        with pytest.raises(InputError, match=r'20\.yaml: more than 20 BASE files in a row'):
+            get_config(str(tmp_path / '0.yaml'))
+    else:
+        assert get_config(str(tmp_path / '0.yaml')).SEED == 7
