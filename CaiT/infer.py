@@ -39,8 +39,8 @@ def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag('img_path', nargs='+', metavar='PATH', help='images, folders and list files')
     flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'an exported model; default {MODEL_DIR}')
-    flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel of Paddle 2, which has '
-               'no metadata.json')
+    flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel or .json of Paddle '
+               'that has no metadata.json')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
@@ -60,8 +60,8 @@ def parser() -> Parser:
     return flags
 
 
-def _paddle2_metadata(args: Any, options: Options) -> Optional[Metadata]:
-    """The metadata of a Paddle 2 model from -cfg; None for exports of this project, which contain their metadata."""
+def _metadata_from_config(args: Any, options: Options) -> Optional[Metadata]:
+    """The metadata of a graph without its own from -cfg; None for exports of this project, which contain theirs."""
     if not args.config_dir:
         return None
     from CaiT.deploy.paddle2 import metadata_from_config
@@ -93,16 +93,23 @@ def main() -> int:
     for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
+    most = max(64, 4 * runtime.cores())
+    if args.cpu_threads > most:
+        raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {most} on this machine')
+    if args.use_tensorrt and not args.use_gpu:
+        raise InputError('--use-tensorrt True: has no effect on a CPU, expected --use-gpu True with it')
     paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
                       args.use_mkldnn, args.use_tensorrt)
-    predictor = Predictor(args.model_dir, args.backend, options, _paddle2_metadata(args, options))
+    predictor = Predictor(args.model_dir, args.backend, options, _metadata_from_config(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
-        results = ResultFile(args.output, max(args.topk, 1), args.resume)
+        results = ResultFile(args.output, max(args.topk, 1), args.resume, predictor.identity())
+        if results.unknown:
+            print(f'{args.output}: nothing beside it says which model wrote it; going on with this one')
     if results and results.done:
         print(f'{args.output}: {len(results.done)} images are done already')
         paths = [path for path in paths if path not in results.done]

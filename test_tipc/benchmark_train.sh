@@ -19,12 +19,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/forms.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/training.sh"
 SKIP_STEPS=2  # the first steps of a run, which also compile and fill caches
 
+benchmark_section() { [[ ${lines[52]-} = *train_benchmark_params* ]]; }
+
 # wanted_runs: the runs of the file into `runs_wanted`.
 wanted_runs() {
     local -a sizes precisions=(fp32)
     local size precision
     sizes=("${given[batch]}")
-    if [ "${#lines[@]}" -gt 52 ]; then
+    if benchmark_section; then
         expect 53 batch_size
         expect 54 fp_items
         expect 55 epoch
@@ -48,7 +50,7 @@ write_config() {
         set_line "${at[batch]}" "$size"
         set_line "${at[trainer]}" "$trainer"
         [ "$form" = 32 ] || set_line "${at[autocast]}" "$([ "$precision" = fp32 ] && echo null || echo amp)"
-        [ "${#lines[@]}" -lt 55 ] || set_line "${at[epochs]}" "$(value 55)"
+        ! benchmark_section || set_line "${at[epochs]}" "$(value 55)"
         printf '%s\n' "${lines[@]}"
     ) > "$1"
 }
@@ -85,7 +87,7 @@ $(argument --device_num "$devices") --speed_unit=images/s --convergence_key=loss
 MODE=$2
 one_of mode "$MODE" benchmark_train
 begin "$1" 32 51
-there "${at[data]}" "${given[data]}"
+there "$(line_of data)" "${given[data]}"
 find_python
 probe_paddle
 start_report "test_tipc/output/$model_name/benchmark"

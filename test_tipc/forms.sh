@@ -5,6 +5,7 @@
 
 declare -A at     # setting -> number of its line
 declare -A given  # setting -> its value in this mode, null where the form has no such setting
+declare -A from   # setting -> number of the line that its value is from, where that is another one
 SETTINGS=(device autocast epochs output batch pretrained weights train_images data trainer eval eval_data save_infer
     export_weights inference_dir whole_model whole_export quant inference use_gpu mkldnn threads infer_batch trt
     precision model_dir images infer_extra benchmark infer_last quantize_gpu calibration calibration_count
@@ -35,7 +36,7 @@ or line 23 (51-line form)" ;;
     model_name=$(value 2)
     read_settings
     allow use_gpu True False
-    allow autocast null fp32 amp
+    allow autocast null fp32 amp True
     [ -n "${at[trainer]-}" ] || return 0
     list trainer
     for trainer in "${items[@]}"; do trainer_line "$trainer" > /dev/null || exit; done
@@ -58,8 +59,37 @@ read_settings() {
     # The images of inference: in the long form, training modes may have a separate line for them.
     images=${given[images]}
     [ "$MODE" = whole_infer ] || empty "${given[train_images]}" || images=${given[train_images]}
+    read_data
     [ "$MODE" != benchmark_train ] || images=null
 }
+
+# read_data: what a section ===data_params=== says about the data of lite and of whole modes takes the place of the
+# lines above it, which the official scripts pass in every mode as they are.
+read_data() {
+    local first training=whole inference=whole number
+    first=$(grep -n -m 1 '^==*data_params=' "$config" | cut -d : -f 1 || true)
+    [ -n "$first" ] || return 0
+    for number in 1 2 3 4; do
+        expect $((first + number)) "$(cut -d ' ' -f $number <<< 'lite_data lite_images whole_data whole_images')"
+    done
+    lite_line=$((first + 1))
+    case $MODE in lite_train_*) training=lite ;; esac
+    case $MODE in *_lite_infer) inference=lite ;; esac
+    from_data data "$training" 1
+    from_data eval_data "$inference" 1
+    from_data images "$inference" 2
+    images=${given[images]}
+}
+
+# from_data SETTING KIND NUMBER: take the value of SETTING from line NUMBER of the part for KIND, lite or whole.
+from_data() {
+    from[$1]=$((first + $3 + ($([ "$2" = lite ]; echo $?) * 2)))
+    given[$1]=$(value "${from[$1]}")
+    [ "$MODE" != whole_infer ] || [ "$1" = images ] || given[$1]=null
+}
+
+# line_of SETTING: the number of the line that its value is from.
+line_of() { printf '%s' "${from[$1]-${at[$1]-}}"; }
 
 # allow NAME VALUE…: every item of a setting is one of these.
 allow() {
@@ -73,7 +103,7 @@ allow() {
 }
 
 read_32() {
-    expect_count 32
+    [[ ${lines[33]-} = *data_params* ]] || expect_count 32
     expect 10 train_model_name
     expect 13 trainer
     expect 17 eval
@@ -92,7 +122,7 @@ read_32() {
 
 read_51() {
     [ "${#lines[@]}" -ge 51 ] || die "$config: found ${#lines[@]} lines, expected 51"
-    [ "${#lines[@]}" -eq 51 ] || expect_title 52 train_benchmark_params
+    [ "${#lines[@]}" -eq 51 ] || [[ ${lines[52]} = *data_params* ]] || expect_title 52 train_benchmark_params
     expect 11 train_model_name
     expect 12 train_infer_img_dir
     expect 15 trainer

@@ -88,8 +88,10 @@ MODE=$2
 one_of mode "$MODE" "${MODES[@]}"
 begin "$1" 32 51 ptq paddle2onnx
 find_python
-present "${at[data]-}" "${given[data]}"
-empty "${given[data]}" || lists "${at[data]}" "${given[data]}"
+present "$(line_of data)" "${given[data]}"
+empty "${given[data]}" || lists "$(line_of data)" "${given[data]}"
+# The official scripts pass the lines of the lite data in every mode.
+[ -z "${from[data]-}" ] || present "$lite_line" "$(value "$lite_line")"
 if [ "$MODE" = whole_infer ] || [ "$form" = paddle2onnx ]; then
     list whole_model
     for model in "${items[@]}"; do present "${at[whole_model]-}" "$model"; done
@@ -97,4 +99,4 @@ fi
 [ "$form" != ptq ] || present "${at[export_weights]}" "${given[export_weights]}"
 present "${at[calibration]-}" "${given[calibration]}"
 present "${at[paddle_model]-}" "${given[paddle_model]}"
-present "${at[images]-}" "$images"
+present "$(line_of images)" "$images"

@@ -19,7 +19,7 @@ MODE=lite_train_lite_infer
 begin "$1" 51
 report_every_step norm_train
 report_every_step to_static_train
-there "${at[data]}" "${given[data]}"
+there "$(line_of data)" "${given[data]}"
 find_python
 probe_paddle
 start_report "test_tipc/output/$model_name/dy2static"

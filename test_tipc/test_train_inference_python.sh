@@ -79,9 +79,9 @@ if [ "$MODE" = whole_infer ]; then
     list whole_model
     for model in "${items[@]}"; do there "${at[whole_model]}" "$model"; done
 else
-    there "${at[data]}" "${given[data]}"
+    there "$(line_of data)" "${given[data]}"
 fi
-there "${at[images]}" "$images"
+there "$(line_of images)" "$images"
 find_python
 probe_paddle
 inner=${given[inference_dir]}  # where in its folder the export program writes

@@ -67,8 +67,8 @@ train() {
     [ "$form" = 32 ] || leg=${leg}_autocast_$autocast
     [ "$nodes" -eq 1 ] || { leg=${leg}_nodes_$nodes; tag=${tag}_nodes_$nodes; }
     [ "$trainer" = norm_train ] || tag=${tag}_$trainer
-    [ "$autocast" != amp ] || { amp=True; tag=${tag}_autocast_amp; }
-    case $gpus$autocast$trainer in 0amp* | 0*amp_train) why='mixed precision needs a GPU' ;; esac
+    case $autocast in amp | True) amp=True; tag=${tag}_autocast_amp ;; esac
+    case $gpus$amp$trainer in 0True* | 0*amp_train) why='mixed precision needs a GPU' ;; esac
     ! empty "$(value "$number")" || why="line $number is null"
     if [ -n "$why" ]; then
         not_run "train $leg" "$why"

@@ -160,7 +160,8 @@ def test_chinese_readme_has_its_sections_and_agrees_with_the_english_one():
 
 
 def test_the_model_in_one_file_works(tmp_path, monkeypatch):
-    """The file that docs/adding-a-model.md shows is found, built by name and keeps the contract of all models."""
+    """The file that docs/adding-a-model.md shows is found, built by name, keeps the contract of all models, and is
+    exported and inferred."""
     code = next(block for _, block in blocks(text_of('docs/adding-a-model.md'), 'python'))
     (tmp_path / 'meanpool.py').write_text(code, encoding='utf-8')
     monkeypatch.setattr(CaiT.models, '__path__', [*CaiT.models.__path__, str(tmp_path)])
@@ -182,9 +183,31 @@ def test_the_model_in_one_file_works(tmp_path, monkeypatch):
         assert {model.layer_id(name) for name in names} == set(range(model.num_layer_ids))
         node = config.get_config(None, ['MODEL.NAME', name, 'MODEL.DEPTH', '2'])
         assert len(config.build_model(node).blocks) == 2
+        exports_as_it_is(model, tmp_path)
     finally:
         registry._tables.cache_clear()
         sys.modules.pop('CaiT.models.meanpool', None)
+
+
+def exports_as_it_is(model, folder: Path) -> None:
+    """The exported graph answers as the model does, on both kinds of input and at any batch."""
+    import paddle
+
+    from CaiT.data.transforms import DataConfig
+    from CaiT.deploy import parity
+    from CaiT.deploy.engines import Options
+    from CaiT.deploy.export import export
+    from CaiT.deploy.predictor import Predictor
+    data = DataConfig(32, 0.9, 'bicubic', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    checks = parity.synthetic(data, 5)
+    made = export(model, folder / 'infer', 'meanpool_tiny_patch16_224', data, checks, {'file': 'w', 'sha256': ''},
+                  [('paddle', 'fp32', 'float'), ('paddle', 'fp32', 'uint8')])
+    assert [one.parity['graph'] for one in made.artifacts] == ['plain (MeanPoolViT overrides forward without '
+                                                               'to_network)'] * 2
+    expected = model(paddle.to_tensor(checks.array('float'))).numpy()
+    for kind in ('float', 'uint8'):
+        found = Predictor(str(folder / 'infer'), 'paddle', Options(input=kind)).logits(checks.array(kind))
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_chinese_readme_leads_to_a_prediction(tmp_path):

@@ -39,6 +39,7 @@ class FastGELU(nn.GELU):
 
 class FastPatchEmbed(layers.PatchEmbed):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        self.check_size(x)
         weight, bias = self.proj.weight, self.proj.bias
         if not x.stop_gradient or not is_plain(self.proj) or not functions.is_eligible(weight, bias) \
                 or not functions.is_eligible(x) or not divides(x, weight):

@@ -24,6 +24,7 @@ def _cases() -> List[Case]:
     mixing = [(HEADS, HEADS), (HEADS,)] * 2
     return [
         ('linear', functions.linear, F.linear, [x, *linear]),
+        ('linear of one output', functions.linear, F.linear, [(BATCH + 1, DIM), (DIM, 1), (1,)]),
         ('linear of many rows', functions.linear, F.linear, [(MANY, DIM), *linear]),
         ('LayerNorm', lambda *a: functions.layer_norm(*a, 1e-6), lambda y, *a: F.layer_norm(y, [DIM], *a, 1e-6),
          [x, *norm]),

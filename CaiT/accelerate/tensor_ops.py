@@ -207,7 +207,10 @@ class _View(NamedTuple):
     strides: Tuple[int, ...]
 
     def transposed(self) -> _View:
-        return _View(self.address, *((*one[:-2], one[-1], one[-2]) for one in self[1:]))
+        sizes, strides = ((*one[:-2], one[-1], one[-2]) for one in self[1:])
+        if sizes[-2] == 1 and strides[-1] == 1:  # one row: with its own stride of 1 oneDNN takes it for a column
+            strides = (*strides[:-2], sizes[-1], 1)
+        return _View(self.address, sizes, strides)
 
 
 def _matrix(x: Tensor, rows: int, columns: int) -> _View:

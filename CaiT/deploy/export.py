@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export of a dynamic model to the files of inference engines, each compared with the model.
 
-Files are written and checked in a temporary folder, which is then moved into place: a failed export leaves nothing.
+Files are written and checked in a temporary folder (folder.py), then moved into place: a failed export leaves nothing.
 """
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from paddle import nn
 import CaiT
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy import parity
-from CaiT.deploy.engines import Options, engine_class
-from CaiT.deploy.metadata import FILE, Artifact, Metadata, read
+from CaiT.deploy.engines import Options, engine_class, reason
+from CaiT.deploy.folder import check_space, renamed_into
+from CaiT.deploy.metadata import FILE, Artifact, Metadata, check_content, check_files, read, sha256
+from CaiT.deploy.rewritable import obstacle
 from CaiT.deploy.simplify import from_model
 from CaiT.errors import InputError
-from CaiT.files import PathLike, atomic_folder
+from CaiT.files import PathLike
 from CaiT.weights.load_report import LoadReport
 from CaiT.weights.translate import load_weights
 
 Target = Tuple[str, str, str]  # backend, precision, input
+ENDINGS = ('.json', '.pdiparams', '.onnx', '.xml', '.bin')  # of files that an export may replace
 
 
 def load(model: nn.Layer, path: PathLike, **options: Any) -> LoadReport:
@@ -57,25 +60,48 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
         engine_class(backend, precision)
         if precision == 'int8' and calibration is None:
             raise InputError('--precision int8: needs --calibration FOLDER, images like those of inference')
+    plain = obstacle(model)
+    for backend, precision, _ in targets:
+        if plain and (backend, precision) != ('paddle', 'fp32'):
+            raise InputError(f'--backend {backend} --precision {precision}: {name} is exported as its plain Paddle '
+                             f'graph ({plain}), expected --backend paddle --precision fp32')
+    model.eval()
     reference = reference_logits(model, checks.array('float'))
-    net = from_model(model)
+    net = model if plain else from_model(model)
     metadata = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
-    with atomic_folder(folder) as temporary:
+    with renamed_into(folder, FILE) as temporary:
         for backend, precision, input_kind in targets:
             engine, options = engine_class(backend, precision), Options(precision, input_kind, threads)
-            files = engine.write(net, temporary, options, data, calibration)
+            files = written(engine, net, temporary, options, data, calibration)
             measured = parity.measure(reference, engine(files[0], options).run, checks.array(input_kind))
             parity.check(measured, precision, f'{backend} {precision} {input_kind}')
             measured['source'] = checks.source
+            if plain:
+                measured['graph'] = f'plain ({plain})'
             if precision == 'int8':
                 measured['calibration'] = f'{len(calibration.pixels)} images, {calibration.source}'
             sizes = {file.name: file.stat().st_size for file in files}
+            metadata.sha256.update({file.name: sha256(file) for file in files if file.name not in metadata.sha256})
             metadata.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
         stale = _merge_existing(metadata, folder)
         metadata.write(temporary / FILE)
     for file in stale:
         (Path(folder) / file).unlink()
     return metadata
+
+
+def written(engine: Any, net: Any, folder: Path, options: Options, data: DataConfig,
+            calibration: Optional[parity.CheckSet]) -> List[Path]:
+    """The files that ``engine`` writes; OSError when the disk is full, InputError for a model that cannot be traced."""
+    try:
+        files = engine.write(net, folder, options, data, calibration)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # of libraries; what they raise on a full disk blames something else
+        check_space(folder)
+        raise InputError(f'--backend {engine.name}: cannot write this model ({reason(error)})') from error
+    check_space(folder)  # nor do all of them notice
+    return files
 
 
 def _merge_existing(metadata: Metadata, folder: PathLike) -> List[str]:
@@ -87,11 +113,26 @@ def _merge_existing(metadata: Metadata, folder: PathLike) -> List[str]:
     keys = {artifact.key for artifact in metadata.artifacts}
     same = (earlier.weights, earlier.data, earlier.versions, earlier.num_classes) == (
         metadata.weights, metadata.data, metadata.versions, metadata.num_classes)
-    if same:
-        metadata.artifacts.extend(artifact for artifact in earlier.artifacts if artifact.key not in keys)
+    for artifact in earlier.artifacts if same else ():
+        if artifact.key not in keys and _is_whole(folder, artifact, earlier.sha256):
+            metadata.artifacts.append(artifact)
+            for name in artifact.files:
+                metadata.sha256.setdefault(name, earlier.sha256[name])
     listed = {file for artifact in metadata.artifacts for file in artifact.files}
-    return sorted({file for artifact in earlier.artifacts for file in artifact.files
-                   if file not in listed and (Path(folder) / file).is_file()})
+    return sorted({file for artifact in earlier.artifacts for file in artifact.files if file not in listed
+                   and Path(file).suffix in ENDINGS and (Path(folder) / file).is_file()})
+
+
+def _is_whole(folder: PathLike, artifact: Artifact, hashes: Dict[str, str]) -> bool:
+    """Whether the files of an earlier artifact are what its metadata says: not those of a killed export."""
+    if not set(artifact.files) <= set(hashes):
+        return False
+    try:
+        check_files(folder, artifact, ())
+        check_content(folder, artifact.files, hashes)
+    except InputError:
+        return False
+    return True
 
 
 def _versions() -> Dict[str, str]:
@@ -107,5 +148,5 @@ def summary(folder: PathLike, metadata: Metadata) -> List[str]:
         lines.append(f'{Path(folder) / next(iter(artifact.files))}: {artifact.engine} {artifact.precision} '
                      f'{artifact.input}, largest difference to the dynamic model {measured["relative"]:.1e} of '
                      f'max|logit|, same class on {measured["argmax_agreement"]} of {measured["images"]} images '
-                     f'({measured["source"]})')
+                     f'({measured["source"]})' + (f'; graph: {measured["graph"]}' if 'graph' in measured else ''))
     return lines

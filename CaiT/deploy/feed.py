@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import os
+import threading
+import time
 from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
@@ -11,13 +14,22 @@ from CaiT.errors import InputError
 
 Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or the error
 PREFETCH = 8  # images per worker that are submitted ahead of the engine
+PARENT_INTERVAL = 0.5  # seconds between two checks that the parent process is alive
 
 _transform: Callable
 
 
-def _init_worker(transform: Callable) -> None:
+def _init_worker(transform: Callable, parent: int) -> None:
     global _transform  # of the worker process: sent once instead of with every image
     _transform = transform
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+
+
+def _exit_with_parent(parent: int) -> None:
+    """End this worker soon after its parent process, which cannot stop its workers when it is killed."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_INTERVAL)
+    os._exit(1)
 
 
 def _decode(path: str) -> Decoded:
@@ -43,7 +55,7 @@ def decode_all(paths: Sequence[str], transform: Callable, workers: int) -> Itera
 
     # Spawned: a forked process would inherit locks held by the engine's threads.
     context = multiprocessing.get_context('spawn')
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (transform,))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (transform, os.getpid()))
     pending: Deque[Any] = collections.deque()
     try:
         for path in paths:

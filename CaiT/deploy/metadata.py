@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
@@ -21,6 +21,8 @@ FILE = 'metadata.json'
 FORMAT = 1
 INPUTS = ('float', 'uint8')  # normalized float32 NCHW, raw uint8 NHWC
 PRECISIONS = ('fp32', 'bf16', 'int8')
+MAX_BYTES = 16 << 20  # of the file: names of a hundred thousand classes
+MAX_SIDE, MAX_CLASSES = 16384, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Metadata:
     weights: Dict[str, str]
     versions: Dict[str, str]
     artifacts: List[Artifact]
+    sha256: Dict[str, str] = dataclasses.field(default_factory=dict)  # of every file; empty in exports before 0.2
 
     def artifact(self, engine: str, precision: str, input_kind: str) -> Optional[Artifact]:
         """The artifact of that engine, precision and input, None when it was not exported."""
@@ -69,33 +72,102 @@ def read(folder: PathLike) -> Metadata:
     """The metadata of an exported folder; InputError when it is missing, damaged or of another format."""
     path = Path(folder) / FILE
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f'found {path.stat().st_size} bytes, expected at most {MAX_BYTES}')
         values = safe_json.loads(path.read_text(encoding='utf-8'))
         if values.pop('format') != FORMAT:
             raise ValueError(f'its format is not {FORMAT}')
-        values['data'] = DataConfig.from_dict(values['data'])
-        values['artifacts'] = [_artifact(one) for one in values['artifacts']]
-        return Metadata(**values)
+        values['data'] = _data(values['data'])
+        values['artifacts'] = [_artifact(one) for one in _typed('artifacts', values['artifacts'], list)]
+        return _checked(Metadata(**values))
     except FileNotFoundError:
-        if any(Path(folder).glob('*.pdmodel')):
-            raise InputError(f'{path}: no such file; for a .pdmodel of Paddle 2 name the configuration of its model: '
+        if any(Path(folder).glob('*.pdmodel')) or any(Path(folder).glob('*.pdiparams')):
+            raise InputError(f'{path}: no such file; for a model of Paddle without one name its configuration: '
                              '-cfg=FILE') from None
         raise InputError(f'{path}: no such file; make the folder with: python export_model.py '
                          f'--save-inference-dir={os.fspath(folder)}') from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except KeyError as error:
+        raise InputError(f'{path}: not the metadata of an exported model (no {error})') from None
+    except NotADirectoryError:
+        raise InputError(f'{os.fspath(folder)}: found a file, expected the folder that export wrote') from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, InputError) as error:
         raise InputError(f'{path}: not the metadata of an exported model ({error})') from None
 
 
-def _artifact(values: Dict[str, Any]) -> Artifact:
+def _typed(name: str, value: Any, kind: type, of: Optional[type] = None) -> Any:
+    """``value``, when it is a ``kind`` (of ``of`` alone); ValueError otherwise. True is no number."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f'{name}: found {_shown(value)}, expected {kind.__name__}')
+    if of:
+        for one in value.values() if kind is dict else value:
+            _typed(f'{name}: one of its values', one, of)
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:60]}…'
+
+
+def _data(values: Any) -> DataConfig:
+    """The data config, which checks its numbers; ValueError for other types or an image of another size than exist."""
+    size = _typed('image_size', _typed('data', values, dict)['image_size'], int)
+    if size > MAX_SIDE:
+        raise ValueError(f'image_size: found {size}, expected 1 to {MAX_SIDE}')
+    for name in ('mean', 'std'):
+        for number in _typed(name, values[name], list):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise ValueError(f'{name}: found {_shown(number)}, expected a number')
+    if isinstance(values['crop_pct'], bool) or not isinstance(values['crop_pct'], (int, float)):
+        raise ValueError(f'crop_pct: found {_shown(values["crop_pct"])}, expected a number')
+    return DataConfig.from_dict(values)
+
+
+def _artifact(values: Any) -> Artifact:
     """An artifact from its JSON; older exports call the number of compared images 'pictures'."""
-    measured = values['parity']
+    measured = _typed('parity', _typed('artifacts', values, dict)['parity'], dict)
     if 'pictures' in measured:
         values = {**values, 'parity': {'images': measured['pictures'],
                                        **{key: value for key, value in measured.items() if key != 'pictures'}}}
-    return Artifact(**values)
+    artifact = Artifact(**values)
+    for name in ('engine', 'precision', 'input'):
+        _typed(name, getattr(artifact, name), str)
+    for name in _typed('files', artifact.files, dict, int):
+        _bare(name)
+    if not artifact.files:
+        raise ValueError(f'files of {"/".join(artifact.key)}: found none')
+    return artifact
 
 
-def check_files(folder: PathLike, artifact: Artifact) -> Path:
-    """The graph file of ``artifact``; InputError when a file is missing or is not the one the metadata describes."""
+def _bare(name: str) -> None:
+    """ValueError for what is not the name of a file in the folder itself."""
+    if name in ('', '.', '..') or set(name) & set('/\\:\0'):
+        raise ValueError(f'files: found {_shown(name)}, expected the names of files in this folder')
+
+
+def _checked(meta: Metadata) -> Metadata:
+    _typed('model', meta.model, str)
+    if not 0 < _typed('num_classes', meta.num_classes, int) <= MAX_CLASSES:
+        raise ValueError(f'num_classes: found {meta.num_classes}, expected 1 to {MAX_CLASSES}')
+    if meta.class_names is not None and len(_typed('class_names', meta.class_names, list, str)) != meta.num_classes:
+        raise ValueError(f'class_names: found {len(meta.class_names)}, expected num_classes, {meta.num_classes}')
+    for name in ('weights', 'versions', 'sha256'):
+        _typed(name, getattr(meta, name), dict, str)
+    _typed('file', meta.weights['file'], str)
+    for name in meta.sha256:
+        _bare(name)
+    return meta
+
+
+def check_files(folder: PathLike, artifact: Artifact, endings: Sequence[str]) -> Path:
+    """The graph file of ``artifact``; InputError when a file is missing or has another size than the metadata says.
+
+    ``endings`` are the engine's, empty where it does not matter which.
+    """
+    graph = next(iter(artifact.files))
+    if endings and [Path(name).suffix for name in artifact.files] not in (list(endings), ['.pdmodel', '.pdiparams']):
+        raise InputError(f'{Path(folder) / FILE}: found the files {", ".join(artifact.files)} for {artifact.engine}, '
+                         f'expected one each that ends in {", ".join(endings)}')
     for name, size in artifact.files.items():
         path = Path(folder) / name
         if not path.is_file():
@@ -103,12 +175,26 @@ def check_files(folder: PathLike, artifact: Artifact) -> Path:
         if path.stat().st_size != size:
             raise InputError(f'{path}: found {path.stat().st_size} bytes, but {FILE} beside it describes a file of '
                              f'{size}: they are not of one export')
-    return Path(folder) / next(iter(artifact.files))
+    return Path(folder) / graph
+
+
+def check_content(folder: PathLike, names: Iterable[str], hashes: Dict[str, str]) -> None:
+    """InputError when one of the files ``names`` is not what ``hashes``, {name: SHA-256}, says. Files of exports before
+    0.2 have none."""
+    for name in names:
+        path = Path(folder) / name
+        try:
+            found = sha256(path) if name in hashes else ''
+        except OSError as error:
+            raise InputError(f'{path}: {error.strerror}') from None
+        if found != hashes.get(name, ''):
+            raise InputError(f'{path}: its content is not what {FILE} beside it describes: damaged, or not of one '
+                             'export; export the model again')
 
 
 def sha256(path: PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
-    import hashlib  # for export only: inference compares sizes
+    import hashlib  # slow to import
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):

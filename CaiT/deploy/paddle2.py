@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models exported by Paddle 2: a ``.pdmodel`` with its ``.pdiparams`` and no metadata.json.
+"""Paddle models without metadata.json: a ``.pdmodel`` of Paddle 2 or a ``.json`` of Paddle 3, with ``.pdiparams``.
 
 The metadata comes from a configuration of this project instead: model name, classes, image size, crop, interpolation,
 mean, std, and the class names if it has a label map.
@@ -17,17 +17,17 @@ from CaiT.files import PathLike
 
 
 def metadata_from_config(folder: PathLike, config_file: PathLike, backend: str, options: Options) -> Metadata:
-    """The metadata of the only ``.pdmodel`` in ``folder``; InputError when ``folder`` has a metadata.json or not
-    exactly one ``.pdmodel``, or for an unsupported backend or option."""
+    """The metadata of the only graph in ``folder``; InputError when ``folder`` has a metadata.json or not exactly one
+    graph, or for an unsupported backend or option."""
     folder = Path(folder)
     if (folder / FILE).is_file():
         raise InputError(f'-cfg {config_file}: {folder / FILE} says already what -cfg would; leave it out')
     for flag, found, expected in (('backend', backend, 'paddle'), ('input', options.input, 'float')):
         if found != expected:
-            raise InputError(f'--{flag}: found {found!r}, expected {expected!r} for a .pdmodel of Paddle 2')
-    graphs = sorted(folder.glob('*.pdmodel'))
+            raise InputError(f'--{flag}: found {found!r}, expected {expected!r} for a model without {FILE}')
+    graphs = sorted([*folder.glob('*.pdmodel'), *folder.glob('*.json')])
     if len(graphs) != 1:
-        raise InputError(f'{folder}: found {len(graphs)} .pdmodel files, expected one')
+        raise InputError(f'{folder}: found {len(graphs)} .pdmodel and .json files, expected one')
     weights = graphs[0].with_suffix('.pdiparams')
     if not weights.is_file():
         raise InputError(f'{weights}: no such file, expected the weights of {graphs[0].name}')

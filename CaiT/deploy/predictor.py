@@ -2,8 +2,10 @@
 """Prediction of image classes on any engine. Needs the engine's library, NumPy and Pillow."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -38,19 +40,45 @@ class Predictor:
         self.meta, self.options = meta or metadata.read(folder), options
         artifact = self.meta.artifact(backend, options.precision, options.input)
         if artifact is None:
-            found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts)
+            found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
             raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: python '
                              f'export_model.py --save-inference-dir={folder} --backend={backend} '
                              f'--precision={options.precision} --input={options.input}{calibration} '
                              f'-pretrained={self.meta.weights["file"]}')
-        graph = metadata.check_files(folder, artifact)
-        self.engine: BaseEngine = engine(graph, options)
+        graph = metadata.check_files(folder, artifact, engine.endings)
+        metadata.check_content(folder, [graph.name], self.meta.sha256)
+        with self._checked(folder, [name for name in artifact.files if name != graph.name]):
+            self.engine: BaseEngine = engine(graph, options)
         self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
 
+    @contextlib.contextmanager
+    def _checked(self, folder: str, names: Sequence[str]) -> Iterator[None]:
+        """Compares the weights with their checksums while the engine loads them."""
+        problems: List[InputError] = []
+
+        def check() -> None:
+            try:
+                metadata.check_content(folder, names, self.meta.sha256)
+            except InputError as error:
+                problems.append(error)
+        thread = threading.Thread(target=check)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+            if problems:  # says more than what the engine finds wrong with them
+                raise problems[0] from None
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] of transformed images; InputError when the graph does not match the metadata."""
+        """Logits [N, classes] of transformed images; InputError when the graph does not match the metadata.
+
+        Any number of threads may call this and ``predict``; ``Options.streams`` of them compute at a time.
+        """
         logits = self.engine.run(batch)
+        if len(logits) != len(batch):
+            raise InputError(f'{self.engine.graph}: found {len(logits)} rows of logits for {len(batch)} images')
         if logits.shape != (len(batch), self.meta.num_classes):
             raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
                              f'(or -cfg) says {self.meta.num_classes}')
@@ -99,6 +127,14 @@ class Predictor:
         """The name of a class, empty when the model was exported without names."""
         names = self.meta.class_names
         return names[class_id] if names else ''
+
+    def identity(self) -> Dict[str, Any]:
+        """What the predictions depend on: model, weights, graph, preprocessing, engine, precision and input."""
+        artifact = self.meta.artifact(self.engine.name, self.options.precision, self.options.input)
+        return {'model': self.meta.model, 'weights': self.meta.weights, 'data': self.meta.data.as_dict(),
+                'files': {name: self.meta.sha256.get(name, size) for name, size in artifact.files.items()},
+                'class_names': self.meta.class_names, 'backend': self.engine.name,
+                'precision': self.options.precision, 'input': self.options.input}
 
     def describe(self) -> Dict[str, Any]:
         """The settings in effect, for the console."""

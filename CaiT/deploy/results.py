@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction files, written line by line so that an interrupted run can be resumed."""
+"""Prediction files, written line by line so that an interrupted run can be resumed.
+
+``<name>.run.json`` beside the file records the model and the options; a run with others does not continue the file.
+"""
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, Dict, List, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError
+from CaiT.files import write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
 
@@ -18,11 +23,13 @@ EXTENSIONS = ('.csv', '.jsonl')
 class ResultFile:
     """A ``.csv`` (path, class_id, class_name, prob, then class_id_2 …) or a ``.jsonl`` of the same keys.
 
-    Every line is flushed to the file when ``write`` returns. ``done`` is the set of paths of a resumed file.
+    Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
+    true when no record of the run that wrote them exists.
     """
 
-    def __init__(self, path: str, topk: int, resume: bool) -> None:
-        """InputError when the file exists without ``resume``, or has other columns."""
+    def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None) -> None:
+        """``run``: what the predictions depend on, as JSON. InputError when the file exists without ``resume``, has
+        other columns or is of another run, and when it cannot be written."""
         self.path = Path(path)
         if self.path.suffix not in EXTENSIONS:
             raise InputError(f'--output {path}: expected a name that ends in {" or ".join(EXTENSIONS)}')
@@ -33,12 +40,60 @@ class ResultFile:
         exists = self.path.is_file() and self.path.stat().st_size > 0
         if exists and not resume:
             raise InputError(f'--output {path}: exists; --resume continues it, or choose another name')
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if exists:
-            self._read_existing()
-        self._file: IO[str] = open(self.path, 'a', encoding='utf-8', newline='')
-        if not self.path.stat().st_size and self.path.suffix == '.csv':
+        self.unknown = False
+        with self._reported():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, 'ab', buffering=0)
+            self._lock()
+            if exists:
+                self._same_run(run)
+                self._read_existing()
+            elif run:
+                write_json(self.run_file, run)
+            self._end = self.path.stat().st_size
+        if not self._end and self.path.suffix == '.csv':
             self._write_line(csv_line(self.columns))
+
+    @property
+    def run_file(self) -> Path:
+        """What the predictions were made with."""
+        return self.path.with_name(f'{self.path.name}.run.json')
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """An OSError becomes one line that names the flag."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f'--output {self.path}: cannot be written: {error.strerror}') from None
+
+    def _lock(self) -> None:
+        """Two runs would write into each other's lines; the system lets go of the file when this process ends."""
+        try:
+            import fcntl
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f'--output {self.path}: another run is writing to it; name another file') from None
+        except (ImportError, OSError):  # not on Windows, nor on every file system
+            pass
+
+    def _same_run(self, run: Optional[Dict[str, Any]]) -> None:
+        """InputError when the file was written by another model or with other options."""
+        if not run:
+            return
+        try:
+            earlier = json.loads(self.run_file.read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            self.unknown = True
+            return
+        except (ValueError, RecursionError) as error:
+            raise InputError(f'{self.run_file}: not the record of a run ({error})') from None
+        run = json.loads(json.dumps(run))  # lists, as they come back
+        for key in run:
+            found = earlier.get(key) if isinstance(earlier, dict) else None
+            if found != run[key]:
+                raise InputError(f'--output {self.path}: was written with {key} {found}, this run has {run[key]}; '
+                                 'give the same, or name another file')
 
     def _read_existing(self) -> None:
         """Read the paths that are done; truncates an incomplete last row."""
@@ -72,13 +127,21 @@ class ResultFile:
             self._write_line(json_line(row))
 
     def _write_line(self, line: str) -> None:
-        self._file.write(line)
-        self._file.flush()
+        """Append a line; where that fails, for one on a full disk, no half of it stays."""
+        data = line.encode('utf-8')
+        with self._reported():
+            try:
+                while data:
+                    data = data[self._file.write(data):]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._end)
+                raise
+        self._end += len(line.encode('utf-8'))
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file, self._reported():
+            os.fsync(self._file.fileno())
 
 
 def _complete_rows(data: bytes, is_csv: bool) -> bytes:

@@ -14,20 +14,27 @@ from typing import Any, List, Sequence
 import numpy as np
 
 from CaiT.deploy.graph import Array, Network
+from CaiT.errors import InputError
 
 LOW_RANK_BYTES = 16 << 20  # its two matrices must fit into the last-level cache to be faster
 
 
 def from_model(model: Any) -> Network:
-    """The network of a dynamic model (CaiT, ViT, DeiT), formulated as in the papers."""
+    """The network of a dynamic model (CaiT, ViT, DeiT), formulated as in the papers.
+
+    Raises InputError for a model that is not one of these to the last layer: see ``rewritable.obstacle``.
+    """
+    from CaiT.deploy.rewritable import obstacle
+    problem = obstacle(model)
+    if problem:
+        raise InputError(f'{type(model).__name__}: its graph cannot be rewritten ({problem})')
+    said = model.to_network()
     arrays = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
-    prefix = tuple(name for name in model.tokens if name != 'pos_embed')
-    dim, _, patch, _ = arrays['patch_embed.proj.weight'].shape
-    heads = model.blocks[0].attn.num_heads
-    family = 'cait' if 'blocks_token_only' in model.stacks else 'vit'
-    net = Network(family, patch * int(round(model.patch_embed.num_patches ** 0.5)), patch, heads, prefix, arrays)
+    side = int(round(model.patch_embed.num_patches ** 0.5))
+    net = Network(said['family'], said['patch_size'] * side, said['patch_size'], said['num_heads'],
+                  tuple(said['prefix']), arrays)
     for name in attentions(net):
-        arrays[f'{name}.scale'] = np.array((dim // heads) ** -0.5)
+        arrays[f'{name}.scale'] = np.array((net.dim // net.num_heads) ** -0.5)
     return net
 
 

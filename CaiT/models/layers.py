@@ -96,13 +96,21 @@ class PatchEmbed(nn.Layer):
 
     def __init__(self, image_size: int, patch_size: int, in_channels: int, embed_dim: int) -> None:
         super().__init__()
+        self.image_size = image_size
         self.num_patches = (image_size // patch_size) ** 2
         bound = 1 / math.sqrt(in_channels * patch_size ** 2)  # the convolution's default in timm
         self.proj = nn.Conv2D(in_channels, embed_dim, patch_size, stride=patch_size,
                               weight_attr=paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound)),
                               bias_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
 
+    def check_size(self, x: paddle.Tensor) -> None:
+        """InputError for images of another size: the convolution would cut them or give other patches."""
+        height, width = x.shape[2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise InputError(f'images: found {width}x{height} pixels, expected {self.image_size}x{self.image_size}')
+
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        self.check_size(x)
         x = self.proj(x)  # [B, C, S/P, S/P]
         return x.flatten(2).transpose([0, 2, 1])  # [B, (S/P)^2, C]
 

@@ -2,6 +2,7 @@
 """The accelerated operations: the plain formulation's numbers, and only where they are eligible."""
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,6 +183,19 @@ def test_attention_at_many_sizes():
                     1, 3, 0, 2, 4).reshape(batch, tokens, -1))):
             np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max(),
                                        err_msg=str((batch, tokens, heads, each)))
+
+
+@pytest.mark.parametrize('rows', [1, 2, 5, 257])
+def test_linear_at_small_sizes(rows):
+    """One input, one output, one row: layouts that can be read in two ways."""
+    rng = np.random.default_rng(0)
+    for inputs, outputs in itertools.product((1, 2, 3, 8, 32), repeat=2):
+        shapes = (rows, inputs), (inputs, outputs), (outputs,), (rows, outputs)
+        x, weight, bias, grad = (rng.normal(0, 1, shape).astype('float32') for shape in shapes)
+        given = [paddle.to_tensor(one) for one in (x, weight, bias, grad)]
+        found = (tensor_ops.linear(*given[:3]), *tensor_ops.linear_grad(*given[:2], given[3]))
+        for one, other in zip(found, (x @ weight + bias, grad @ weight.T, x.T @ grad, grad.sum(0))):
+            np.testing.assert_allclose(one.numpy(), other, rtol=1e-5, atol=1e-4, err_msg=str((inputs, outputs)))
 
 
 def test_threads_do_not_disturb_each_other():

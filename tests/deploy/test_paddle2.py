@@ -62,13 +62,14 @@ def test_from_the_command_line(folder, cait, images):
 def test_what_is_missing_is_one_line(folder, images):
     done = infer('--model-dir', str(folder), '--img-path', images[0])
     assert done.returncode == 2 and done.stderr.count('\n') == 1
-    assert 'metadata.json: no such file; for a .pdmodel of Paddle 2 name the configuration' in done.stderr
+    assert 'metadata.json: no such file; for a model of Paddle without one name its configuration' in done.stderr
 
 
 def test_a_wrong_config_is_an_input_error(folder, tmp_path):
     options, config = Options(), tmp_path / 'config.yaml'
     for text, message in (('MODEL: {NUM_CLASSES: 9}\nDATA: {IMAGE_SIZE: 32}', 'found 10 classes, but .* says 9'),
-                          ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}', 'cannot take images of shape .3, 48')):
+                          ('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 48}',
+                           'model.pdmodel: found images of 48x48 pixels, .*, expected 32x32 pixels')):
         config.write_text(text, encoding='utf-8')
         meta = metadata_from_config(folder, config, 'paddle', options)
         size = meta.data.image_size
@@ -77,15 +78,15 @@ def test_a_wrong_config_is_an_input_error(folder, tmp_path):
 
 
 @pytest.mark.parametrize('backend, options, message', [
-    ('openvino', Options(), "--backend: found 'openvino', expected 'paddle' for a .pdmodel"),
-    ('paddle', Options(input='uint8'), "--input: found 'uint8', expected 'float' for a .pdmodel")])
+    ('openvino', Options(), "--backend: found 'openvino', expected 'paddle' for a model without metadata.json"),
+    ('paddle', Options(input='uint8'), "--input: found 'uint8', expected 'float' for a model without metadata.json")])
 def test_what_it_cannot_do(folder, backend, options, message):
     with pytest.raises(InputError, match=message):
         metadata_from_config(folder, folder / 'config.yaml', backend, options)
 
 
 def test_folders_that_do_not_fit(folder, tmp_path):
-    with pytest.raises(InputError, match='found 0 .pdmodel files, expected one'):
+    with pytest.raises(InputError, match='found 0 .pdmodel and .json files, expected one'):
         metadata_from_config(tmp_path, folder / 'config.yaml', 'paddle', Options())
     shutil.copy(folder / 'model.pdmodel', tmp_path)
     with pytest.raises(InputError, match='model.pdiparams: no such file, expected the weights of model.pdmodel'):

@@ -18,8 +18,9 @@ FOLDER = 'test_tipc/configs/CaiT'
 EVERYTHING = {  # lines of the 51-line form, so that its lists have several items
     4: 'gpu_list:0|0,1|192.168.0.1,192.168.0.2;0,1', 5: '-device:auto|gpu|gpu', 6: '-amp:null|amp',
     36: 'inference_dir:infer', 37: 'infer_model:./output/digits/best.pdparams|./output/int8',
-    38: 'infer_export:CaiT/export_model.py|null', 39: 'infer_quant:False|True', 42: '--use-mkldnn:True|False',
-    43: '--cpu-threads:2', 44: '--batch-size:8', 45: '--use-tensorrt:False|True', 46: '--precision:fp32|fp16|int8',
+    38: 'infer_export:CaiT/export_model.py|null', 39: 'infer_quant:False|True', 41: '--use-gpu:True|False',
+    42: '--use-mkldnn:True|False', 43: '--cpu-threads:2', 44: '--batch-size:8', 45: '--use-tensorrt:False|True',
+    46: '--precision:fp32|fp16|int8',
     49: '--topk:5'}
 
 
@@ -56,6 +57,7 @@ def test_short_form(trained, mode):
 
 def test_short_form_on_gpus(tree):
     tree.edit(CONFIG, 4, 'gpu_list:1|0,1|-1')
+    tree.edit(CONFIG, 28, '--use-gpu:True|False')
     result = tree.chain(STUB_GPUS='2')
     assert result.status == 0, result.output
     assert_recorded('short_gpus', result)

@@ -54,11 +54,12 @@ def test_programs_know_the_arguments(config):
     (4, 'gpu_list 0', "line 4: found 'gpu_list 0', expected key:value"),
     (6, '-epochs:whole_infer=2', "line 6: found '-epochs:whole_infer=2', expected a value for mode " + LITE),
     (11, '--data-path:C:/data', "line 11: found a second ':' in '--data-path:C:/data', a value cannot hold one"),
-    (11, '--data-path:./nowhere', 'line 11: ./nowhere is not there; run bash test_tipc/prepare.sh ' + CONFIG),
+    (34, 'lite_data:./nowhere', 'line 34: ./nowhere is not there; run bash test_tipc/prepare.sh ' + CONFIG),
     (12, '', 'line 12: found a blank line'),
     (16, '===infer_params===', 'found ===eval_params=== in line none, expected line 16'),
     (28, '--use-gpu:yes', "line 28: found 'yes', expected True False"),
-    (31, '--img-path:./nothing.png', 'line 31: ./nothing.png is not there'),
+    (35, 'lite_images:./nothing.png', 'line 35: ./nothing.png is not there'),
+    (36, 'whole:./dataset/digits', "line 36: found 'whole:./dataset/digits', expected whole_data:…"),
 ])
 def test_wrong_line_of_the_short_form(tree, number, line, error):
     tree.edit(CONFIG, number, line)
@@ -82,7 +83,7 @@ def test_wrong_line_of_the_long_form(tree, number, line, error):
 
 @pytest.mark.parametrize('count, error', [(31, 'found 31 lines, expected 32'), (33, 'found 33 lines, expected 32')])
 def test_wrong_number_of_lines(tree, count, error):
-    tree.write(CONFIG, '\n'.join([*tree.read(CONFIG).splitlines(), 'null:null'][:count]) + '\n')
+    tree.write(CONFIG, '\n'.join([*tree.read(CONFIG).splitlines()[:32], 'null:null'][:count]) + '\n')
     assert error in tree.chain().error
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from stub_python import BREAKS
-from trees import LITE
+from trees import CONFIG, LITE
 
 OUTPUT = f'test_tipc/output/CaiT/{LITE}'
 
 
 def test_unbroken_chain_passes(tree):
+    tree.edit(CONFIG, 28, '--use-gpu:True|False')
     result = tree.chain()
     assert result.status == 0, result.output
     lines = tree.read(f'{OUTPUT}/results_python.log').splitlines()

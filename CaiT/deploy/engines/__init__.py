@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import pkgutil
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Tuple
+from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from CaiT import runtime
+from CaiT.deploy.engines.lanes import Lanes
 from CaiT.errors import InputError
 
 BATCH = 8  # largest number of images in one run of an engine: larger batches exceed the cache and are slower
@@ -23,7 +25,8 @@ BATCH = 8  # largest number of images in one run of an engine: larger batches ex
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Engine options. ``threads`` counts CPU threads; ``batch`` images are passed to the engine together, which splits
-    them into runs of at most BATCH."""
+    them into runs of at most BATCH. ``streams``: the number of Python threads that the engine computes for at a time,
+    each with ``threads`` CPU threads; 0: as many as the cores hold."""
 
     precision: str = 'fp32'
     input: str = 'float'
@@ -32,16 +35,19 @@ class Options:
     use_gpu: bool = False
     use_mkldnn: bool = True
     use_tensorrt: bool = False
+    streams: int = 0
 
 
 class BaseEngine:
     """The interface of all engines: ``run`` maps any number of images to logits, float32 [N, classes].
 
-    ``precisions`` are those it supports, ``module`` is its library and ``install`` the command that installs it.
+    Any number of threads may call ``run``. ``precisions`` are those it supports, ``endings`` those of its files, the
+    graph's first, ``module`` is its library and ``install`` the command that installs it.
     """
 
     name: ClassVar[str] = ''
     precisions: ClassVar[Tuple[str, ...]] = ()
+    endings: ClassVar[Tuple[str, ...]] = ()
     module: ClassVar[str] = ''
     install: ClassVar[str] = ''
 
@@ -56,32 +62,62 @@ class BaseEngine:
     def __init__(self, graph: Path, options: Options) -> None:
         self.graph, self.options = graph, options
         self.chunk = min(options.batch, BATCH)
+        self.lanes = Lanes(None, lambda lane: lane, options.streams or max(1, runtime.cores() // options.threads))
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits of ``images`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).
 
-        InputError when the graph's input has another shape.
+        InputError when the graph's input has another shape or type, or the computation fails.
         """
+        images = np.ascontiguousarray(images)
+        self.check(images)
         try:
-            return self.run_all(np.ascontiguousarray(images))
+            with self.lanes.acquire() as lane:
+                return self.run_all(images, lane)
         except InputError:
             raise
         except Exception as error:  # each engine raises other exception types
-            raise InputError(f'{self.graph}: cannot take images of shape {list(images.shape[1:])}, which '
-                             f'the metadata beside it (or -cfg) states ({reason(error)})') from None
+            raise InputError(f'{self.graph}: cannot compute with images of shape {list(images.shape)} ({reason(error)})'
+                             ) from None
 
-    def run_all(self, images: np.ndarray) -> np.ndarray:
-        """All images, ``chunk`` at a time."""
-        parts = [self.run_batch(images[start:start + self.chunk]) for start in range(0, len(images), self.chunk)]
+    def check(self, images: np.ndarray) -> None:
+        """InputError, naming what was found and expected, for images that the graph would cut or take for others."""
+        wanted, dtype = self.image_shape, 'uint8' if self.options.input == 'uint8' else 'float32'
+        if images.dtype != dtype:
+            raise InputError(f'{self.graph}: found images of type {images.dtype}, expected {dtype}')
+        found = images.shape[1:]
+        if not len(images):
+            raise InputError(f'{self.graph}: found no images, expected one at least')
+        if wanted is not None and (len(found) != len(wanted) or any(
+                isinstance(size, int) and 0 < size != other for size, other in zip(wanted, found))):
+            raise InputError(f'{self.graph}: found images of {_described(found, dtype)}, expected '
+                             f'{_described(wanted, dtype)}')
+
+    @property
+    def image_shape(self) -> Optional[Tuple[Any, ...]]:
+        """Shape of one image as the graph has it, None when it is not known; what is no positive number is free."""
+        raise NotImplementedError
+
+    def run_all(self, images: np.ndarray, lane: Any) -> np.ndarray:
+        """All images, ``chunk`` at a time. ``lane`` is this thread's alone until the end."""
+        parts = [self.run_batch(images[start:start + self.chunk], lane) for start in range(0, len(images), self.chunk)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def run_batch(self, images: np.ndarray) -> np.ndarray:
+    def run_batch(self, images: np.ndarray, lane: Any) -> np.ndarray:
         """Logits of at most ``chunk`` images."""
         raise NotImplementedError
 
     def describe(self) -> Dict[str, Any]:
         """The settings in effect, for the console and the benchmark report."""
         raise NotImplementedError
+
+
+def _described(shape: Sequence[Any], dtype: str) -> str:
+    """'32x32 pixels, shape [3, 32, 32]'."""
+    if len(shape) != 3:
+        return f'shape {list(shape)}'
+    height, width = shape[:2] if dtype == 'uint8' else shape[1:]
+    return f'{width}x{height} pixels, shape {list(shape)}'
 
 
 def backends() -> List[str]:

@@ -6,7 +6,7 @@ bf16 is not supported: the CPU kernels silently fall back to fp32.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for export only: importing them would slow down the start o
 class Engine(BaseEngine):
     name = 'onnxruntime'
     precisions = ('fp32', 'int8')
+    endings = ('.onnx',)
     module = 'onnxruntime'
     install = 'pip install onnxruntime onnx'
 
@@ -60,7 +61,12 @@ class Engine(BaseEngine):
         self.input = self.session.get_inputs()[0].name
         self.version = onnxruntime.__version__
 
-    def run_batch(self, images: np.ndarray) -> np.ndarray:
+    @property
+    def image_shape(self) -> Tuple[Any, ...]:
+        return tuple(self.session.get_inputs()[0].shape[1:])
+
+    def run_batch(self, images: np.ndarray, lane: None) -> np.ndarray:
+        """Sessions take any number of threads; a lane only counts them."""
         return self.session.run(None, {self.input: images})[0]
 
     def describe(self) -> Dict[str, Any]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.engines.lanes import Lanes
 from CaiT.errors import InputError
 
 if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
@@ -30,6 +33,17 @@ def cache_folder() -> str:
     """The folder in which compiled models are cached between processes."""
     base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return os.path.join(base, 'paddle-cait', 'openvino')
+
+
+def _writable(folder: str) -> bool:
+    """Whether compiled models can be kept in ``folder``; where not, every start compiles anew, and that is said."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        print(f'openvino: compiled models are not kept: {folder}: {error.strerror}', file=sys.stderr)
+        return False
 
 
 def library() -> Any:
@@ -50,6 +64,7 @@ def library() -> Any:
 class Engine(BaseEngine):
     name = 'openvino'
     precisions = ('fp32', 'bf16', 'int8')
+    endings = ('.xml', '.bin')
     module = 'openvino'
     install = 'pip install openvino onnx nncf'
 
@@ -82,38 +97,54 @@ class Engine(BaseEngine):
         openvino = library()
         self.version = openvino.__version__.split('-')[0]
         self.core = openvino.Core()
-        self.core.set_property({'CACHE_DIR': cache_folder()})
+        if _writable(cache_folder()):
+            self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
-                         'INFERENCE_NUM_THREADS': options.threads}
+                         'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit}
         self.set_streams(max(1, min(options.threads, self.chunk // PART)))
 
     def set_streams(self, streams: int) -> None:
         """Split runs of ``chunk`` images into this many parts. The constructor sets the fastest number; benchmarks set
         others."""
         self.streams, self.part = streams, self.chunk // streams
-        self.requests: Dict[int, List[Any]] = {}
+        self.models: Dict[int, Any] = {}  # by the images in a part
+        self.compiling = threading.Lock()
+        self.lanes = Lanes({}, lambda lane: {}, self.lanes.limit)  # a lane: {images in a part: requests}
 
-    def _compiled(self, part: int) -> List[Any]:
-        """Inference requests, one per stream, for the static batch size ``part``; compiled at first use, so that a
-        single image does not wait for the compilation of other batch sizes."""
-        if part not in self.requests:
-            streams = 1 if part == 1 else self.streams
-            model: Any = str(self.graph)
-            try:
-                if part > 1:
-                    model = self.core.read_model(model)
-                    model.reshape(_with_batch(model, part))
-                compiled = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
-            except RuntimeError as error:
-                raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
-            self.requests[part] = [compiled.create_infer_request() for _ in range(streams)]
-        return self.requests[part]
+    def _model(self, part: int) -> Any:
+        """The model for the static batch size ``part``; compiled at first use, so that a single image does not wait for
+        the compilation of other batch sizes."""
+        with self.compiling:
+            if part not in self.models:
+                model: Any = str(self.graph)
+                streams = (1 if part == 1 else self.streams) * self.lanes.limit
+                try:
+                    if part > 1:
+                        model = self.core.read_model(model)
+                        model.reshape(_with_batch(model, part))
+                    self.models[part] = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
+                except RuntimeError as error:
+                    raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
+            return self.models[part]
 
-    def run_all(self, images: np.ndarray) -> np.ndarray:
-        """All images, part by part on all streams; the last part is padded with its last image."""
-        part = 1 if len(images) == 1 else self.part
-        requests, starts = self._compiled(part), range(0, len(images), part)
+    def _part(self, images: int) -> int:
+        return 1 if images == 1 else self.part
+
+    def check(self, images: np.ndarray) -> None:
+        self._model(self._part(len(images)))  # the shape is known by the model that is needed anyway
+        super().check(images)
+
+    @property
+    def image_shape(self) -> Tuple[Any, ...]:
+        return tuple(next(iter(self.models.values())).inputs[0].shape)[1:]
+
+    def run_all(self, images: np.ndarray, lane: Dict[int, List[Any]]) -> np.ndarray:
+        """All images, part by part, on all streams; the last part is padded with its last image."""
+        part = self._part(len(images))
+        if part not in lane:
+            lane[part] = [self._model(part).create_infer_request() for _ in range(1 if part == 1 else self.streams)]
+        requests, starts = lane[part], range(0, len(images), part)
         results: List[np.ndarray] = []
         for index, start in enumerate(starts):
             request = requests[index % len(requests)]

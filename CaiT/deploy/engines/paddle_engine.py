@@ -8,40 +8,86 @@ token to the batch for that reason).
 """
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.engines.lanes import Lanes
+from CaiT.deploy.engines.paddle_run import runner
 from CaiT.errors import InputError
 
 if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
+    from paddle.nn import Layer
+
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy.graph import Network
     from CaiT.deploy.parity import CheckSet
 
 
+def declared_shape(graph: Path, name: str) -> Optional[Tuple[int, ...]]:
+    """Shape of one of the images that the graph's input ``name`` takes; None where the file does not say. Paddle's
+    predictor has no word for it and computes with any shape that the operations happen to take."""
+    try:
+        if graph.suffix == '.pdmodel':
+            from paddle.base.core import ProgramDesc
+            program = ProgramDesc(graph.read_bytes())  # owns what follows
+            return next(tuple(one.shape()[1:]) for one in program.block(0).all_vars() if one.name() == name)
+        for operation in json.loads(graph.read_bytes())['program']['regions'][0]['blocks'][0]['ops']:
+            values = {one['N']: one['AT']['D'] for one in operation['A']} if operation['#'] == '1.data' else {}
+            if values.get('name') == name:
+                return tuple(values['shape'][1:])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, RuntimeError, StopIteration):
+        pass  # another format's version
+    return None
+
+
+class Lane:
+    """A predictor, or a clone of it that shares its weights, and the places where its images and logits go."""
+
+    def __init__(self, predictor: Any) -> None:
+        self.predictor, self.free_run = predictor, runner(predictor)
+        self.inputs = predictor.get_input_handle(predictor.get_input_names()[0])
+        self.outputs = predictor.get_output_handle(predictor.get_output_names()[0])
+        self.known: Set[Tuple[int, ...]] = set()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """The first run of a shape can fail, and is Paddle's own."""
+        self.inputs.reshape(images.shape)
+        self.inputs.copy_from_cpu(images)
+        (self.free_run if images.shape in self.known else self.predictor.run)()
+        self.known.add(images.shape)
+        return self.outputs.copy_to_cpu()
+
+
 class Engine(BaseEngine):
     name = 'paddle'
     precisions = ('fp32', 'bf16')
+    endings = ('.json', '.pdiparams')  # or .pdmodel, of Paddle 2
     module = 'paddle'
     install = 'pip install paddlepaddle==3.3.1'
 
     @staticmethod
-    def write(net: Network, folder: Path, options: Options, data: DataConfig,
+    def write(net: Union[Network, Layer], folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
         """A graph with a dynamic batch size; the precision is chosen when it is loaded. Talking heads as a small matmul
-        whose reshapes oneDNN fuses, three GEMMs for queries, keys and values: the fastest formulation here."""
+        whose reshapes oneDNN fuses, three GEMMs for queries, keys and values: the fastest formulation here. A dynamic
+        model in the place of ``net`` is written as its plain graph."""
         import paddle
 
-        from CaiT.deploy.engines.paddle_ops import InferenceLayer
+        from CaiT.deploy.engines.paddle_ops import InferenceLayer, PlainLayer
         from CaiT.deploy.simplify import raw_input, simplify
         path = folder / stem('inference', options)
         if not path.with_suffix('.json').is_file():
-            net = simplify(net, 'folded', True)
-            layer = InferenceLayer(raw_input(net, data.mean, data.std) if options.input == 'uint8' else net)
+            raw = options.input == 'uint8'
+            if isinstance(net, paddle.nn.Layer):
+                layer = PlainLayer(net, data.image_size, (data.mean, data.std) if raw else None)
+            else:
+                net = simplify(net, 'folded', True)
+                layer = InferenceLayer(raw_input(net, data.mean, data.std) if raw else net)
             spec = [paddle.static.InputSpec(layer.shape(None), layer.dtype, 'x')]
             paddle.jit.save(layer, str(path), input_spec=spec)
         return [path.with_suffix('.json'), path.with_suffix('.pdiparams')]
@@ -60,11 +106,12 @@ class Engine(BaseEngine):
         else:
             self._cpu(options)
         try:
-            self.predictor = inference.create_predictor(config)
+            lane = Lane(inference.create_predictor(config))
         except (RuntimeError, ValueError) as error:
             raise InputError(f'{graph}: Paddle Inference cannot load this model ({reason(error)})') from None
-        self.inputs = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
-        self.outputs = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
+        name = lane.predictor.get_input_names()[0]
+        self.shape = declared_shape(graph, name)
+        self.lanes = Lanes(lane, lambda lane: Lane(lane.predictor.clone()), self.lanes.limit)
 
     def _cpu(self, options: Options) -> None:
         self.config.set_cpu_math_library_num_threads(options.threads)
@@ -88,11 +135,12 @@ class Engine(BaseEngine):
         if options.use_tensorrt:
             self.config.enable_tensorrt_engine(max_batch_size=options.batch, precision_mode=precision)
 
-    def run_batch(self, images: np.ndarray) -> np.ndarray:
-        self.inputs.reshape(images.shape)
-        self.inputs.copy_from_cpu(images)
-        self.predictor.run()
-        return self.outputs.copy_to_cpu()
+    @property
+    def image_shape(self) -> Optional[Tuple[Any, ...]]:
+        return self.shape
+
+    def run_batch(self, images: np.ndarray, lane: Lane) -> np.ndarray:
+        return lane.run(images)
 
     def describe(self) -> Dict[str, Any]:
         import paddle

@@ -97,6 +97,34 @@ class InferenceLayer(nn.Layer):
         return _compute(self.net, self.ops, x)
 
 
+class PlainLayer(nn.Layer):
+    """A model as it is, for families whose graph is not rewritten; with ``mean`` and ``std`` it takes raw images."""
+
+    def __init__(self, model: nn.Layer, image_size: int, statistics: Optional[Sequence[Sequence[float]]]) -> None:
+        super().__init__()
+        self.model, self.image_size, self.raw = model, image_size, statistics is not None
+        if statistics:
+            mean, std = (np.asarray(values, np.float64).reshape(1, 3, 1, 1) for values in statistics)
+            self.register_buffer('factor', paddle.to_tensor((1 / (255 * std)).astype(np.float32)))
+            self.register_buffer('shift', paddle.to_tensor((mean / std).astype(np.float32)))
+        self.eval()
+
+    @property
+    def dtype(self) -> str:
+        """Type of the images."""
+        return 'uint8' if self.raw else 'float32'
+
+    def shape(self, batch: Optional[int]) -> list:
+        """Shape of ``batch`` images; None where it is free."""
+        size = self.image_size
+        return [batch, size, size, 3] if self.raw else [batch, 3, size, size]
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if self.raw:
+            x = x.astype('float32').transpose([0, 3, 1, 2]) * self.factor - self.shift
+        return self.model(x)
+
+
 # No control flow depends on a tensor's value, so the function is traced as it is. Rewriting it for dynamic control flow
 # would take longer than the rest of an export.
 _compute = paddle.jit.not_to_static(compute)
