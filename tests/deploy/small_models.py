@@ -2,7 +2,10 @@
 """Small models with randomized weights."""
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
+import pytest
 
 from CaiT import runtime
 
@@ -13,6 +16,7 @@ import paddle  # noqa: E402
 from CaiT.data.transforms import DataConfig  # noqa: E402
 from CaiT.models.registry import create_model  # noqa: E402
 
+LIBRARIES = {'paddle': ('paddle',), 'onnxruntime': ('onnx', 'onnxruntime'), 'openvino': ('onnx', 'openvino')}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -47,3 +51,14 @@ def small(family: str, image_size: int = 32, **more: int) -> 'paddle.nn.Layer':
 
 def small_data(image_size: int = 32) -> DataConfig:
     return DataConfig(image_size, 1.0, 'bicubic', MEAN, STD)
+
+
+def is_installed(backend: str) -> bool:
+    """Whether an engine's libraries, for export and inference, are there."""
+    return all(map(importlib.util.find_spec, LIBRARIES[backend]))
+
+
+def need(backend: str) -> None:
+    """Skip a test of an engine that is not installed; those of the others run."""
+    if not is_installed(backend):
+        pytest.skip(f'{backend} is not installed')

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_models import randomized, small, small_data
+from small_models import need, randomized, small, small_data
 
 from CaiT.accelerate import accelerate
 from CaiT.deploy import simplify as s
@@ -115,7 +115,7 @@ def test_what_is_not_known_is_exported_as_it_is(case, kind, checks, tmp_path):
 
 @pytest.mark.parametrize('backend, precision', [('onnxruntime', 'fp32'), ('openvino', 'fp32'), ('paddle', 'bf16')])
 def test_a_plain_graph_is_for_paddle_in_fp32(backend, precision, checks, tmp_path):
-    pytest.importorskip(backend)
+    need(backend)
     with pytest.raises(InputError, match=f'--backend {backend} --precision {precision}: x is exported as its plain '
                                          r'Paddle graph \(MeanHead overrides forward_head .*\), expected --backend '
                                          'paddle --precision fp32'):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # in a clone that is not installed
 os.environ['FLAGS_enable_pir_api'] = '0'  # read when Paddle is imported
 
 import paddle

@@ -36,7 +36,8 @@ def test_forward(name):
     x, width = images(model), 8 * get_variant(name).arch['num_heads']
     features = model.forward_features(x)
     assert features.shape == [2, len(tokens(name)) + SIDE ** 2, width]
-    assert model.forward_head(features, pre_logits=True).shape == [2, width]
+    pre_logits = sum(features[:, i] for i in range(len(heads(name)))) / len(heads(name))
+    close(model.forward_head(features, pre_logits=True), pre_logits)
     logits = model(x)
     assert logits.shape == [2, CLASSES]
     close(model.forward_head(features), logits)
@@ -70,7 +71,7 @@ def test_reset_classifier(name):
     model.reset_classifier(0)
     remaining = {key for key in before if key.split('.')[0] not in heads(name)}
     assert {key for key, _ in model.named_parameters()} == remaining
-    assert model(images(model)).shape == [2, model.embed_dim]
+    assert model.num_classes == 0 and model(images(model)).shape == [2, model.embed_dim]
 
 
 def test_weight_decay_and_depths(name):
@@ -123,7 +124,12 @@ def test_intermediates(name):
     assert inner.attention == []
     close(inner.tokens, model.forward_features(x))
     patches, prefix = SIDE ** 2, len(tokens(name))
+    used = []  # what each block's attention multiplies its values by
+    for block in [*model.blocks, *getattr(model, 'blocks_token_only', [])]:
+        block.attn.attn_drop.register_forward_post_hook(lambda layer, inputs, output: used.append(output))
     inner = model.forward_intermediates(x, attention=True)
+    for found, expected in zip(inner.attention, used[-len(inner.attention):]):
+        close(found, expected)
     close(inner.tokens, model.forward_features(x))
     count = get_variant(name).arch['num_heads']
     if is_cait(name):
