@@ -5,12 +5,13 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint parity-all tipc tipc-all align align-live notebook clean
+.PHONY: help demo test test-slow mutants lint parity-all tipc tipc-all align align-live notebook clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
+	@echo 'make mutants     whether a test fails for each deliberate fault of tests/mutants.tsv (an hour)'
 	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
 	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
@@ -31,6 +32,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) python -m pytest -m slow $(TESTS)
+
+mutants: $(READY)
+	$(RUN) python tests/mutants.py $(FAULTS)
 
 lint: $(READY)
 	$(RUN) ruff check .
