@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Callable, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -65,11 +65,11 @@ def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., st
 
 
 @worker_failures()
-def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> EvalResult:
+def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> EvalResult:
     """Evaluate MODEL.PRETRAINED on the validation split.
 
-    ``report(folder, collected, dataset, config)`` writes about the predictions, in the first process; the line that it
-    returns is logged (``CaiT.report.evaluation.write_for_job``).
+    ``report(folder, collected, dataset, config)`` writes about the predictions, in the first process
+    (``CaiT.report.evaluation.write_for_job``).
     """
     _check_images(config)
     _set_device(config)
@@ -80,6 +80,8 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> Ev
         for note in loader.notes:
             logger.info(note)
         collector = Collector() if report else None
+        if report:  # said before: the last line of an evaluation is its result, which tools read
+            logger.info(f'report: {folder / "report.html"}, at the end')
         result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
@@ -87,7 +89,7 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., str]] = None) -> Ev
         if report:
             collected = collector.gather(len(loader.dataset))
             if logger.active:
-                logger.info(report(folder, collected, loader.dataset, config))
+                report(folder, collected, loader.dataset, config)
     return result
 
 
