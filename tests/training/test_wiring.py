@@ -11,11 +11,9 @@ import pytest
 
 from CaiT import create_model
 from CaiT.data.train_transforms import TrainTransform
-from CaiT.errors import InputError
-from CaiT.training import evaluator, jobs, meter
+from CaiT.training import jobs
 from CaiT.training.amp import Amp
 from CaiT.training.data import build_prediction_loader, build_train_loader, build_train_transform, build_val_loader
-from CaiT.training.ema import Ema
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss
 from CaiT.training.optim import build_optimizer, build_schedule
@@ -28,21 +26,6 @@ def trainer(config, folder):
 
 def records(folder):
     return [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-
-
-@pytest.mark.parametrize('decay', [0.5, 0.9])
-def test_average_by_value(decay):
-    model = paddle.nn.Linear(1, 1)
-    model.weight.set_value(np.float32([[2]]))
-    ema, expected = Ema(model, decay), 2.0
-    for value in (4, -1, 7):
-        model.weight.set_value(np.float32([[value]]))
-        ema.update(model)
-        expected = decay * expected + (1 - decay) * value
-    assert ema.arrays()['weight'].item() == pytest.approx(expected, rel=1e-6)
-    with ema.applied(model):
-        assert model.weight.item() == pytest.approx(expected, rel=1e-6)
-    assert model.weight.item() == 7
 
 
 def targets_of_epochs(config, epochs=3):
@@ -193,77 +176,6 @@ def test_every_schedule_option_arrives(config, opts, expected):
     assert [schedule.at(position) for position in (0, 1, 2, 5)] == pytest.approx(expected)
 
 
-def test_top5_is_neither_top1_nor_everything(tmp_path):
-    """Nine classes; the label is on rank 1, 5, 6 and 9 of four images."""
-    ranks = [1, 5, 6, 9]
-    logits = np.zeros((4, 9), np.float32)
-    for row, rank in enumerate(ranks):
-        others = np.delete(np.arange(9), row)
-        order = np.insert(others, rank - 1, row)  # from the largest logit to the smallest
-        logits[row, order] = np.linspace(4, 0, 9)
-    table = paddle.to_tensor(logits)
-
-    class Model(paddle.nn.Layer):
-        def forward(self, ids):
-            return paddle.gather(table, ids)
-
-    labels = paddle.arange(4)
-    for k, expected in ((1, 1), (4, 1), (5, 2), (6, 3), (100, 4)):
-        assert evaluator.count_topk_correct(table, labels, k) == expected
-    batches = [(labels[:3], labels[:3]), (labels[3:], labels[3:])]
-    result = evaluator.evaluate(Model(), batches, RunLogger(tmp_path, 'log.txt'), 1)
-    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    assert (result.top1, result.top5, result.images) == (0.25, 0.5, 4)
-    assert result.loss == pytest.approx(-np.diag(log_softmax).mean(), rel=1e-6)
-    lines = (tmp_path / 'log.txt').read_text()
-    assert 'Val Step[0000/0002], ' in lines and 'Avg Acc@1: 0.3333, Avg Acc@5: 0.6667' in lines
-    assert 'Validation Acc@1: 0.2500, Validation Acc@5: 0.5000' in lines
-    ids, values = next(evaluator.predict(Model(), [labels], topk=2))
-    assert ids.tolist() == logits[0].argsort()[::-1][:2].tolist() and values[0] > values[1]
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.mark.parametrize('world_size', [1, 4])
-def test_throughput_by_value(monkeypatch, world_size):
-    """Batches of 8 and 6 after 2 s of waiting and 3 s of work each; then one of 10 without waiting."""
-    clock = Clock()
-    monkeypatch.setattr(meter.time, 'perf_counter', clock)
-    monkeypatch.setattr(meter, 'peak_memory', lambda: 7.0)
-
-    def loader():
-        for count, wait in ((8, 2), (6, 2), (10, 0)):
-            clock.now += wait
-            yield None, [0] * count
-    found, lines = meter.Meter(world_size), []
-    for number, _ in enumerate(found.measure(loader())):
-        clock.now += 3
-        if number:
-            lines.append(found.report(2, 5, number + 3, 6, 0.125, 1.5, 0.75))
-    assert lines[0] == (f'[Train][Epoch 2/5][Iter: 4/6] lr: 0.12500000, loss: 1.50000, top1: 0.75000, avg_reader_cost: '
-                        f'2.00000 sec, avg_batch_cost: 5.00000 sec, avg_samples: {7 * world_size:.1f}, avg_ips: '
-                        f'{1.4 * world_size:.5f} images/sec, ips: {1.4 * world_size:.5f} images/sec, eta: 0:01:35')
-    assert f'avg_reader_cost: 0.00000 sec, avg_batch_cost: 3.00000 sec, avg_samples: {10 * world_size:.1f}' in lines[1]
-    assert f'ips: {10 / 3 * world_size:.5f} images/sec, eta: 0:00:54' in lines[1]
-    summary = found.summary()
-    assert summary == pytest.approx({'data_time': 4 / 3, 'batch_time': 13 / 3, 'memory_mib': 7.0,
-                                     'images_per_second': 24 * world_size / 13})
-
-
-def test_remaining_time_of_a_record(config, tmp_path):
-    jobs.train(config(epochs=3, output_dir=str(tmp_path)))
-    for record in records(tmp_path):
-        assert record['eta'] == pytest.approx((3 - record['epoch']) * 6 * record['batch_time'])
-        assert 0 < record['data_time'] < record['batch_time']
-        assert record['images_per_second'] == pytest.approx(4 / record['batch_time'])
-
-
 @pytest.mark.parametrize('dtype, level, scaled', [('float16', 'O1', True), ('bfloat16', 'O2', False)])
 def test_mixed_precision_where_there_is_a_gpu(config, monkeypatch, dtype, level, scaled):
     """Only what is decided, since no GPU is here: what is scaled, and what is handed to Paddle."""
@@ -281,21 +193,3 @@ def test_mixed_precision_where_there_is_a_gpu(config, monkeypatch, dtype, level,
     assert bool(calls) is (level == 'O2')
     assert not calls or (calls[0]['dtype'], calls[0]['master_weight'], calls[0]['master_grad']) == (dtype, True, True)
     assert Amp(config()).note == '' and not Amp(config()).enabled
-
-
-def test_predictions_appear_whole_or_not_at_all(config, trained, tmp_path, monkeypatch):
-    """An error in the middle leaves the table of the prediction before."""
-    chosen = config(pretrained=str(trained / 'best'), output_dir=str(tmp_path / 'pred'))
-    table = jobs.predict(chosen)
-    before, predict = table.read_bytes(), evaluator.predict
-
-    def broken(model, loader):
-        for number, row in enumerate(predict(model, loader)):
-            if number == 7:
-                raise InputError('broken')
-            yield row
-    monkeypatch.setattr(jobs.evaluator, 'predict', broken)
-    with pytest.raises(InputError, match='broken'):
-        jobs.predict(chosen)
-    assert table.read_bytes() == before and len(before.splitlines()) == 12
-    assert not [path for path in table.parent.iterdir() if path.name.endswith('.tmp')]
