@@ -88,8 +88,8 @@ def test_dropout_is_called_on_what_the_papers_drop(name):
 
 def test_stochastic_depth_is_drawn_for_each_image():
     paddle.seed(0)
-    kept = DropPath(0.5).keep_mask(paddle.zeros([64, 3, 2]))
-    assert kept.shape == [64, 1, 1] and 16 < int(kept.sum()) < 48
+    retained = DropPath(0.5).keep_mask(paddle.zeros([64, 3, 2]))
+    assert retained.shape == [64, 1, 1] and 16 < int(retained.sum()) < 48
 
 
 @pytest.mark.parametrize('name', NAMES)

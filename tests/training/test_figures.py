@@ -62,7 +62,7 @@ def test_top5_is_neither_top1_nor_everything(tmp_path):
     assert ids.tolist() == logits[0].argsort()[::-1][:2].tolist() and values[0] > values[1]
 
 
-class Clock:
+class FakeTime:
     def __init__(self):
         self.now = 100.0
 
@@ -73,17 +73,17 @@ class Clock:
 @pytest.mark.parametrize('world_size', [1, 4])
 def test_throughput_by_value(monkeypatch, world_size):
     """Batches of 8 and 6 after 2 s of waiting and 3 s of work each; then one of 10 without waiting."""
-    clock = Clock()
-    monkeypatch.setattr(meter.time, 'perf_counter', clock)
+    fake_time = FakeTime()
+    monkeypatch.setattr(meter.time, 'perf_counter', fake_time)
     monkeypatch.setattr(meter, 'peak_memory', lambda: 7.0)
 
     def loader():
         for count, wait in ((8, 2), (6, 2), (10, 0)):
-            clock.now += wait
+            fake_time.now += wait
             yield None, [0] * count
     found, lines = meter.Meter(world_size), []
     for number, _ in enumerate(found.measure(loader())):
-        clock.now += 3
+        fake_time.now += 3
         if number:
             lines.append(found.report(2, 5, number + 3, 6, 0.125, 1.5, 0.75))
     assert lines[0] == (f'[Train][Epoch 2/5][Iter: 4/6] lr: 0.12500000, loss: 1.50000, top1: 0.75000, avg_reader_cost: '
