@@ -16,7 +16,7 @@ from CaiT.training.amp import Amp
 from CaiT.training.data import build_prediction_loader, build_train_loader, build_train_transform, build_val_loader
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss
-from CaiT.training.optim import build_optimizer, build_schedule
+from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients
 from CaiT.training.trainer import Trainer
 
 
@@ -87,8 +87,8 @@ def test_repeats_seed_and_batch_size_arrive(config):
     found, _ = order('AUG.REPEATS', 3)
     assert found[0] == found[1] == found[2] != found[3] and len(set(found)) == 8
     assert order('SEED', 1)[0] != order('SEED', 2)[0] and order('SEED', 1)[0] == order('SEED', 1)[0]
-    sizes = [len(targets) for _, targets in build_val_loader(config('DATA.BATCH_SIZE_EVAL', 4))]
-    assert sizes == [4, 4, 3]
+    sizes = [len(targets) for _, targets in build_val_loader(config('DATA.BATCH_SIZE_EVAL', 3))]
+    assert sizes == [3, 3, 3, 2]  # -batch_size is 4
     assert [len(batch[1]) for batch in build_prediction_loader(config('DATA.BATCH_SIZE_EVAL', 6))[0]] == [6, 5]
 
 
@@ -193,3 +193,22 @@ def test_mixed_precision_where_there_is_a_gpu(config, monkeypatch, dtype, level,
     assert bool(calls) is (level == 'O2')
     assert not calls or (calls[0]['dtype'], calls[0]['master_weight'], calls[0]['master_grad']) == (dtype, True, True)
     assert Amp(config()).note == '' and not Amp(config()).enabled
+
+
+def test_each_epoch_has_an_order_and_randomness_of_its_own(config, tmp_path, monkeypatch):
+    from CaiT.training import trainer as module
+    seeds, epochs, seed = [], [], module.step_seed
+    monkeypatch.setattr(module, 'step_seed', lambda *of: seeds.append(of) or seed(*of))
+    job = trainer(config('SEED', 5, 'TRAIN.ACCUM_ITER', 2), tmp_path)
+    set_epoch = job.sampler.set_epoch
+    monkeypatch.setattr(job.sampler, 'set_epoch', lambda *given: epochs.append(given) or set_epoch(*given))
+    job.fit()
+    assert epochs == [(1, 0), (2, 0)] and seeds == [(5, epoch, step, 0) for epoch in (1, 2) for step in range(6)]
+
+
+def test_small_gradients_are_not_scaled_up():
+    weight = paddle.to_tensor([3.0, 4.0], stop_gradient=False)
+    (weight * paddle.to_tensor([0.6, 0.8])).sum().backward()
+    for largest in (5.0, 1.0001, 0.0):
+        assert clip_gradients([weight], largest) == pytest.approx(1.0)
+        np.testing.assert_allclose(weight.grad.numpy(), [0.6, 0.8], rtol=1e-6)
