@@ -184,24 +184,24 @@ def test_tolerances(precision, allowed):
 class FakeEngine:
     """Two runs cost 100 s each, as compilation does; later ones 5 s."""
 
-    def __init__(self, clock):
-        self.clock, self.runs, self.graph = clock, 0, 'g'
+    def __init__(self, fake_time):
+        self.fake_time, self.runs, self.graph = fake_time, 0, 'g'
 
     def run(self, images):
         self.runs += 1
-        self.clock.now += 100 if self.runs <= predictor.WARM_UP else 5
+        self.fake_time.now += 100 if self.runs <= predictor.WARM_UP else 5
         return np.zeros((len(images), 10), np.float32)
 
 
 def test_benchmark_leaves_the_warm_up_out(exported, images, monkeypatch):
     """Decoding costs 1 s an image, a run 5 s; the first images are decoded again, so that their time counts."""
-    clock = SimpleNamespace(now=50.0)
-    monkeypatch.setattr(autolog.time, 'perf_counter', lambda: clock.now)
+    fake_time = SimpleNamespace(now=50.0)
+    monkeypatch.setattr(autolog.time, 'perf_counter', lambda: fake_time.now)
     found = Predictor(exported, 'paddle', Options(batch=2))
-    found.engine, transform = FakeEngine(clock), found.transform
+    found.engine, transform = FakeEngine(fake_time), found.transform
 
     def slow(path):
-        clock.now += 1
+        fake_time.now += 1
         return transform(path)
     found.transform = slow
     times = autolog.StageTimes()

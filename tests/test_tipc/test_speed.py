@@ -16,11 +16,11 @@ speed, results = load('analyse_speed'), load('compare_results')
 def test_five_percent_are_trimmed_at_either_end(count, trimmed):
     """Of 1, 4, 9, … the mean depends on how many are left out."""
     values = [float(number ** 2) for number in range(1, count + 1)]
-    kept = values[trimmed:count - trimmed]
-    assert speed.speed([7.0, 7.0, *reversed(values)], 2, 1) == pytest.approx(sum(kept) / len(kept))
+    remaining = values[trimmed:count - trimmed]
+    assert speed.speed([7.0, 7.0, *reversed(values)], 2, 1) == pytest.approx(sum(remaining) / len(remaining))
 
 
-def test_the_report_has_the_last_loss_and_what_it_was_told(tmp_path, monkeypatch):
+def test_the_report_has_the_last_loss_and_its_arguments(tmp_path, monkeypatch):
     monkeypatch.setenv('model_commit', 'abc')
     (tmp_path / 'log').write_text(''.join(f'loss: {2 - number / 100:.5f}, ips: 10.0 images/sec\n'
                                           for number in range(13)))
