@@ -8,11 +8,11 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from small_models import need, small_data
+from small_models import need, small, small_data
 
 from CaiT import export_model, infer, runtime
 from CaiT.data.transforms import eval_transform
-from CaiT.deploy import autolog, metadata, parity, predictor
+from CaiT.deploy import autolog, metadata, parity, predictor, quantize, simplify
 from CaiT.deploy import export as export_module
 from CaiT.deploy.engines import Options, engine_class
 from CaiT.deploy.export import export
@@ -43,7 +43,7 @@ def test_files_are_normalized_once(exported, cait, images, kind):
 
 
 def test_top_classes_by_value():
-    logits = np.log(np.array([[0.1, 0.6, 0.3], [0.25, 0.25, 0.5]], np.float32)) + 100
+    logits = np.log(np.array([[0.1, 0.6, 0.3], [0.25, 0.25, 0.5]], np.float32)) + 800  # beyond the range of exp
     rows = top_classes(logits, 2)
     assert [[k for k, _ in row] for row in rows] == [[1, 2], [2, 0]]  # of equal ones the first
     np.testing.assert_allclose([[p for _, p in row] for row in rows], [[0.6, 0.3], [0.5, 0.25]], atol=1e-5)
@@ -156,18 +156,17 @@ def test_counts_of_nothing(monkeypatch, flag):
 
 
 def test_the_largest_difference_of_both_batch_sizes_counts():
-    reference = np.array([[4.0, 1.0], [2.0, 1.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
+    reference = np.array([[4.0, 1.0], [2.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [3.0, 0.0]], np.float32)
 
-    def run(images):
-        """Wrong by 0.5 alone, by 0.25 among others, there with another best class in one row."""
-        rows = reference[images[:, 0]] + (0.5 if len(images) == 1 else -0.25)
-        return rows[:, ::-1] if len(images) == 3 and images[0, 0] == 3 else rows
-    measured = parity.measure(reference, run, np.arange(4)[:, None])
-    assert (measured['max_abs_difference'], measured['max_abs_logit'], measured['relative']) == (0.5, 4, 0.125)
-    assert measured['images'] == measured['argmax_agreement'] == 4
-    flipped = parity.measure(reference, lambda x: reference[x[:, 0]] * [1, 3 if len(x) == 3 else 1],
-                             np.arange(4)[:, None])
-    assert flipped['argmax_agreement'] == 3 and flipped['max_abs_difference'] == 2
+    def by(alone, among_others):
+        """A run that adds this to the logits of batches of one, and of three images."""
+        return parity.measure(reference, lambda x: reference[x[:, 0]] + (alone if len(x) == 1 else among_others),
+                              np.arange(6)[:, None])
+    for measured in (by(0.5, -0.25), by(0.25, -0.5)):
+        assert (measured['max_abs_difference'], measured['max_abs_logit'], measured['relative']) == (0.5, 4, 0.125)
+        assert measured['images'] == measured['argmax_agreement'] == 6
+    for first, second in ((0, 1.5), (1.5, 0)):  # of the second class: the best one of rows 1, 2 and 4 changes
+        assert by(np.array([0, first]), np.array([0, second]))['argmax_agreement'] == 3
 
 
 @pytest.mark.parametrize('precision, allowed', [('fp32', 1e-5), ('bf16', 0.1), ('int8', 0.5)])
@@ -209,3 +208,27 @@ def test_benchmark_leaves_the_warm_up_out(exported, images, monkeypatch):
     assert times.stages == [[2, 2, 1], [5, 5, 5], [0, 0, 0]] and found.engine.runs == predictor.WARM_UP + 3
     assert times.batches == 3 and times.total_seconds == 20
     assert [times.mean_ms(stage) for stage in range(3)] == pytest.approx([5000 / 3, 5000, 0])
+
+
+@pytest.mark.parametrize('batch, chunk', [(1, 1), (3, 3), (8, 8), (32, 8)])
+def test_an_engine_runs_eight_images_at_most(exported, batch, chunk):
+    found, sizes = Predictor(exported, 'paddle', Options(batch=batch)), []
+    run_batch = found.engine.run_batch
+    found.engine.run_batch = lambda images, lane: sizes.append(len(images)) or run_batch(images, lane)
+    found.logits(np.zeros((17, 3, 32, 32), np.float32))
+    assert sizes == [chunk] * (17 // chunk) + [17 % chunk] * (17 % chunk > 0)
+
+
+@pytest.mark.parametrize('alpha', [0.8, 0.25])
+def test_smoothing_by_value(alpha):
+    """s = max|x|^alpha / max|W|^(1 - alpha) of each channel, 1 on average; the norm is divided by it, W multiplied."""
+    net = simplify.fold_norm_affine(simplify.from_model(small('vit')))
+    maxima = {name: np.linspace(0.5, 8, net.dim) for name in ('blocks.0.attn.qkv', 'blocks.0.mlp.fc1')}
+    others = {name: np.ones(net.dim) for layers in quantize.smoothed_layers(net).values() for name in layers}
+    weight = net.arrays['blocks.0.attn.qkv.weight']
+    scale = maxima['blocks.0.attn.qkv'] ** alpha / np.abs(weight).max(1) ** (1 - alpha)
+    scale /= np.exp(np.log(scale).mean())
+    found = quantize.smooth(net, {**others, **maxima}, alpha).arrays
+    np.testing.assert_allclose(found['blocks.0.norm1.weight'], 1 / scale, rtol=1e-12)
+    np.testing.assert_allclose(found['blocks.0.attn.qkv.weight'], weight * scale[:, None], rtol=1e-12)
+    assert quantize.ALPHA == 0.8

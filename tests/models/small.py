@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registered models at a size that builds in milliseconds: their own heads and patch, few blocks, few channels."""
+"""The small models of all tests: registered ones at a size that builds in milliseconds."""
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -13,13 +14,37 @@ from CaiT.tools import goldens
 DEPTH, CLASSES, SIDE = 3, 5, 4  # blocks, classes, patches per side
 
 
-def small(name: str, **overrides: Any) -> nn.Layer:
-    """The model ``name`` with the rule's weights, in evaluation mode, without stochastic depth."""
+def small_model(name: str, fill: Callable[[nn.Layer], Any] = goldens.fill, **overrides: Any) -> nn.Layer:
+    """The model ``name`` in evaluation mode: its own heads and patch, few blocks, few channels, no stochastic depth.
+
+    ``fill`` sets the weights: those of the goldens' rule, or ``randomized``. ``overrides`` are create_model's.
+    """
     arch = get_variant(name).arch
     shape = dict(image_size=SIDE * arch['patch_size'], embed_dim=8 * arch['num_heads'], depth=DEPTH,
                  num_classes=CLASSES, drop_path_rate=0.0)
     model = create_model(name, **{**shape, **overrides})
-    goldens.fill(model)
+    fill(model)
+    model.eval()
+    return model
+
+
+def randomized(model: nn.Layer, seed: int = 0) -> nn.Layer:
+    """Every parameter random: norms about 1, LayerScale about 0.3, biases not zero, so that no fold is an identity."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for name, parameter in model.named_parameters():
+        noise = rng.standard_normal(parameter.shape).astype(np.float32)
+        if 'gamma_' in name:
+            value = 0.3 + 0.1 * noise
+        elif parameter.ndim == 1 and name.endswith('weight'):
+            value = 1 + 0.2 * noise
+        elif parameter.ndim == 1:
+            value = 0.1 * noise
+        elif name.endswith(('cls_token', 'dist_token', 'pos_embed')):
+            value = 0.3 * noise
+        else:
+            fan_in = parameter.shape[0] if parameter.ndim == 2 else int(np.prod(parameter.shape[1:]))
+            value = noise / np.sqrt(fan_in)
+        parameter.set_value(value.astype(np.float32))
     model.eval()
     return model
 

@@ -8,7 +8,7 @@ import pytest
 
 from CaiT import create_model, get_variant
 from CaiT.errors import InputError
-from tests.models.small import CLASSES, DEPTH, SIDE, gradients, images, small
+from tests.models.small import CLASSES, DEPTH, SIDE, gradients, images, small_model
 
 ARCHITECTURES = ['cait_xxs24_224', 'cait_m36_384', 'deit_tiny_patch16_224', 'deit_tiny_distilled_patch16_224',
                  'vit_base_patch32_224', 'vit_large_patch16_224']
@@ -32,7 +32,7 @@ def close(found: paddle.Tensor, expected: paddle.Tensor) -> None:
 
 
 def test_forward(name):
-    model = small(name)
+    model = small_model(name)
     x, width = images(model), 8 * get_variant(name).arch['num_heads']
     features = model.forward_features(x)
     assert features.shape == [2, len(tokens(name)) + SIDE ** 2, width]
@@ -52,13 +52,13 @@ def test_forward(name):
 
 
 def test_images_do_not_mix(name):
-    model = small(name)
+    model = small_model(name)
     x = images(model, 3)
     close(model(x)[1:2], model(x[1:2]))
 
 
 def test_reset_classifier(name):
-    model = small(name)
+    model = small_model(name)
     before = {key: p.numpy() for key, p in model.named_parameters()}
     model.reset_classifier(7)
     assert model.num_classes == 7 and model(images(model)).shape == [2, 7]
@@ -75,7 +75,7 @@ def test_reset_classifier(name):
 
 
 def test_weight_decay_and_depths(name):
-    model = small(name)
+    model = small_model(name)
     names = [key for key, _ in model.named_parameters()]
     assert model.no_weight_decay() == {*tokens(name), 'pos_embed'} and model.no_weight_decay() < set(names)
     last = DEPTH + (2 if is_cait(name) else 0) + 1
@@ -92,7 +92,7 @@ def test_weight_decay_and_depths(name):
 
 def test_every_parameter_receives_a_gradient(name):
     """Not zero either, but for the biases that softmax cannot see, where rounding alone is left."""
-    _, found = gradients(small(name), images(small(name)))
+    _, found = gradients(small_model(name), images(small_model(name)))
     for key, gradient in found.items():
         assert gradient is not None and np.isfinite(gradient).all(), key
         blind = key.endswith('proj_l.bias') or (key.startswith('blocks_token_only') and key.endswith('.k.bias'))
@@ -101,7 +101,7 @@ def test_every_parameter_receives_a_gradient(name):
 
 def test_checkpointing_changes_nothing(name):
     """Output and gradients with blocks run again in the backward pass, stochastic depth included, are the same."""
-    model = small(name, drop_path_rate=0.5)
+    model = small_model(name, drop_path_rate=0.5)
     model.train()
     runs = []
     model.blocks[0].register_forward_post_hook(lambda *_: runs.append(1))
@@ -118,7 +118,7 @@ def test_checkpointing_changes_nothing(name):
 
 
 def test_intermediates(name):
-    model = small(name)
+    model = small_model(name)
     x = images(model)
     inner = model.forward_intermediates(x)
     assert inner.attention == []
@@ -147,7 +147,7 @@ def test_intermediates(name):
 
 def test_stochastic_depth_rates(name):
     """Uniform and absent in class attention for CaiT, a ramp from 0 for the others."""
-    model = small(name, drop_path_rate=0.3)
+    model = small_model(name, drop_path_rate=0.3)
     rates = [block.drop_path.drop_prob for block in model.blocks]
     assert rates == pytest.approx([0.3] * DEPTH if is_cait(name) else [0.0, 0.15, 0.3])
     assert [block.drop_path.drop_prob for block in getattr(model, 'blocks_token_only', [])] == [0.0] * 2 * is_cait(name)
@@ -157,10 +157,10 @@ def test_impossible_shapes(name):
     arch = get_variant(name).arch
     heads_, patch = arch['num_heads'], arch['patch_size']
     with pytest.raises(InputError, match=f'embed_dim {8 * heads_ + 1} is not divisible by num_heads {heads_}'):
-        small(name, embed_dim=8 * heads_ + 1)
+        small_model(name, embed_dim=8 * heads_ + 1)
     with pytest.raises(InputError, match=f'image_size {4 * patch + 1} is not divisible by patch_size {patch}'):
-        small(name, image_size=4 * patch + 1)
+        small_model(name, image_size=4 * patch + 1)
     with pytest.raises(InputError, match='drop_path_rate 1.0 is outside 0 <= drop_path_rate < 1'):
-        small(name, drop_path_rate=1.0)
+        small_model(name, drop_path_rate=1.0)
     with pytest.raises(InputError, match=rf"{name}: unknown argument 'dim', expected one of \["):
         create_model(name, dim=3)

@@ -8,7 +8,7 @@ import pytest
 from paddle import nn
 
 from CaiT.models.layers import DropPath
-from tests.models.small import images, small
+from tests.models.small import images, small_model
 
 NAMES = ['cait_xxs24_224', 'deit_tiny_distilled_patch16_224']
 
@@ -19,7 +19,7 @@ def named(model, kind, attribute):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_each_rate_reaches_its_layers_and_no_others(name):
-    model = small(name, drop_rate=0.1, attn_drop_rate=0.2)
+    model = small_model(name, drop_rate=0.1, attn_drop_rate=0.2)
     for layer, p in named(model, nn.Dropout, 'p').items():
         # Class attention has no dropout of its own, as published.
         expected = 0.0 if layer.startswith('blocks_token_only') else 0.2 if layer.endswith('attn_drop') else 0.1
@@ -45,7 +45,7 @@ def only(model, layer):
                                    'blocks.1.mlp.drop', 'blocks.1.drop_path'])
 @pytest.mark.parametrize('name', NAMES)
 def test_each_layer_acts(name, layer):
-    model = small(name, drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5)
+    model = small_model(name, drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5)
     only(model, layer)
     assert mean_difference(model, images(model, 4)) > 1e-6
     model.eval()
@@ -54,7 +54,7 @@ def test_each_layer_acts(name, layer):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_random_without_rates(name):
-    model = small(name)
+    model = small_model(name)
     assert mean_difference(model, images(model, 4)) == 0
 
 
@@ -71,7 +71,7 @@ def calls_of(model, kind):
 @pytest.mark.parametrize('name', NAMES)
 def test_dropout_is_called_on_what_the_papers_drop(name):
     """Tokens, attn and both outputs of the MLP; stochastic depth on both branches of a block."""
-    model = small(name)
+    model = small_model(name)
     dropout, drop_path = calls_of(model, nn.Dropout), calls_of(model, DropPath)
     model(images(model))
     heads, dim = model.blocks[0].attn.num_heads, model.embed_dim
@@ -97,7 +97,7 @@ def test_checkpointing_is_for_training_alone(name, monkeypatch):
     import paddle.distributed.fleet.utils as utils
     calls, recompute = [], utils.recompute
     monkeypatch.setattr(utils, 'recompute', lambda *args: calls.append(1) or recompute(*args))
-    model = small(name)
+    model = small_model(name)
     model.set_grad_checkpointing()
     model(images(model))
     assert not calls

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from CaiT.report import attention, attention_sheet, faithfulness
-from tests.models.small import CLASSES, SIDE, small
+from tests.models.small import CLASSES, SIDE, small_model
 from tests.models.small import images as small_images
 
 MODELS = {'cait_xxs24_224': 1, 'vit_tiny_patch16_224': 1, 'deit_tiny_distilled_patch16_224': 2}  # name: prefix tokens
@@ -18,7 +18,7 @@ TOKENS = SIDE * SIDE
 @pytest.fixture(scope='module', params=MODELS)
 def case(request):
     """(model, images [2, 3, S, S], its explanation)"""
-    model = small(request.param)
+    model = small_model(request.param)
     images = small_images(model).numpy()
     return model, images, attention.explain(model, images)
 
@@ -46,7 +46,7 @@ def test_rows_sum_to_one(case):
 
 def test_attention_is_the_softmax_by_hand():
     """CaiT's last class-attention block, from the tokens that go in and the parameters, in NumPy and float64."""
-    model = small('cait_xxs24_224')
+    model = small_model('cait_xxs24_224')
     images = small_images(model)
     found = attention.explain(model, images.numpy()).attention[:, -1]
     features = model.forward_intermediates(images).features  # patches after each block, then the class token's

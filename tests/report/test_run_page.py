@@ -15,7 +15,7 @@ from CaiT.config import get_config
 from CaiT.errors import InputError
 from CaiT.report import panels, run_page, runs
 from CaiT.tools import report
-from tests.models.small import small
+from tests.models.small import small_model
 
 RECORD = {'train_loss': 2.0, 'train_acc': 0.25, 'lr': 1e-3, 'grad_norm': 1.5, 'data_time': 0.01, 'batch_time': 0.04,
           'images_per_second': 800.0, 'memory_mib': 400.0, 'val_loss': 1.5, 'val_top1': 0.5, 'val_top5': 0.75}
@@ -143,7 +143,7 @@ def test_attention_of_a_run(make_run, check_page, tmp_path):
     opts = {'DATA.IMAGE_SIZE': 32, 'MODEL.PATCH_SIZE': 8, 'MODEL.EMBED_DIM': 24, 'MODEL.DEPTH': 3, 'MODEL.NUM_HEADS': 3,
             'MODEL.NUM_CLASSES': 5}
     folder = make_run('a', 1, *(word for pair in opts.items() for word in pair))
-    model = small('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    model = small_model('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
     paddle.save(model.state_dict(), str(folder / 'best.pdparams'))
     run_page.write([folder], tmp_path / 'page.html', images=3)
     assert 'Not shown' in check_page(tmp_path / 'page.html')[0]  # the images are not there

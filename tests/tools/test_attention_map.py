@@ -13,7 +13,7 @@ from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
 from CaiT.report import attention
 from CaiT.tools import attention_map
-from tests.models.small import small
+from tests.models.small import small_model
 
 OPTS = ['MODEL.NAME', 'cait', 'DATA.IMAGE_SIZE', '32', 'MODEL.PATCH_SIZE', '8', 'MODEL.EMBED_DIM', '24',
         'MODEL.DEPTH', '3', 'MODEL.NUM_HEADS', '3', 'MODEL.NUM_CLASSES', '5']
@@ -22,7 +22,7 @@ OPTS = ['MODEL.NAME', 'cait', 'DATA.IMAGE_SIZE', '32', 'MODEL.PATCH_SIZE', '8', 
 @pytest.fixture
 def words(tmp_path):
     """A checkpoint, two images of odd and different sizes with one name, and the command's words for them."""
-    model = small('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    model = small_model('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
     paddle.save(model.state_dict(), str(tmp_path / 'w.pdparams'))
     rng = np.random.default_rng(0)
     for name, shape in (('a/one.png', (47, 31, 3)), ('b/one.png', (33, 91, 3))):
@@ -41,7 +41,7 @@ def test_command(tmp_path, words, capsys):
         'contact.png', 'faithfulness.html', 'faithfulness.json', 'one-2.npz', 'one-2.png', 'one.npz', 'one.png']
     assert (tmp_path / 'images/a/one.png').read_bytes() == before and 'one-2.png' in capsys.readouterr().out
     data = DataConfig(32, 1.0, 'bicubic', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    model = small('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    model = small_model('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
     pixels = eval_transform(data)(str(tmp_path / 'images/b/one.png'))
     expected = attention.explain(model, pixels[None], [3])
     with np.load(out / 'one-2.npz') as saved:

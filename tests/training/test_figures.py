@@ -8,10 +8,14 @@ import numpy as np
 import paddle
 import pytest
 
+from CaiT.data.transforms import DataConfig
+from CaiT.errors import InputError
 from CaiT.training import checkpoint, evaluator, jobs, meter
 from CaiT.training import trainer as trainer_module
+from CaiT.training.distill import Teacher
 from CaiT.training.ema import Ema
 from CaiT.training.logger import RunLogger
+from CaiT.training.train_state import TrainState
 
 
 def records(folder):
@@ -117,3 +121,40 @@ def test_loss_of_an_epoch_is_the_mean_over_images(config, tmp_path, monkeypatch)
     assert 'Epoch[001/002], Step[0002/0006], Avg Loss: 2.0000, Avg Acc: 0.5000' in text
     assert 'Epoch[002/002], Step[0000/0006], Avg Loss: 7.0000, Avg Acc: 0.5000' in text
     assert checkpoint.read(tmp_path / 'last.pdstate')['progress']['images'] == 0
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, capsys):
+    logger = RunLogger(tmp_path / 'run', 'log.txt', active=False)
+    logger.info('a line')
+    logger.record({'epoch': 1})
+    logger.rewind(0)
+    assert capsys.readouterr().out == '' and not list(tmp_path.rglob('*'))
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'correct': 9}, 'progress: correct: found 9, expected a number from 0 to 8'),
+    ({'correct': -1}, 'progress: correct: found -1, expected a number from 0 to 8'),
+    ({'epoch': 0}, 'progress: epoch: found 0, expected an integer from 1 to 4'),
+    ({'epoch': 5}, 'progress: epoch: found 5, expected an integer from 1 to 4'),
+    ({'step': 7}, 'progress: step: found 7, expected an integer from 0 to 6'),
+    ({'best_epoch': 4}, 'progress: best_epoch: found 4, expected an integer from 0 to 3'),
+    ({'best_top1': 1.5}, 'progress: best_top1: found 1.5, expected a number from -1 to 1'),
+    ({'images': 0, 'correct': 0}, 'progress: images: found 0 after 2 steps')])
+def test_positions_that_a_run_cannot_have(change, message):
+    """Of 3 epochs of 6 steps; at each limit it is one."""
+    good = dict(epoch=4, step=2, loss_sum=3.0, correct=8, images=8, best_top1=1.0, best_ema_top1=-1.0, best_epoch=3)
+    assert TrainState.from_dict(good, 3, 6).correct == 8
+    assert TrainState.from_dict({**good, 'epoch': 1, 'step': 6, 'best_epoch': 0, 'correct': 0}, 3, 6).step == 6
+    with pytest.raises(InputError) as caught:
+        TrainState.from_dict({**good, **change}, 3, 6)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize('name, mode', [('bilinear', 'bilinear'), ('nearest', 'nearest'), ('bicubic', 'bicubic'),
+                                        ('lanczos', 'bicubic')])
+def test_filter_of_the_teachers_images(name, mode):
+    """Paddle has no Lanczos filter."""
+    data = DataConfig(6, 1.0, name, (0.5,) * 3, (0.5,) * 3)
+    images = paddle.to_tensor(np.random.default_rng(0).normal(0, 1, (2, 3, 4, 4)).astype('float32'))
+    found = Teacher(paddle.nn.Identity(), data, data).preprocess(images)
+    np.testing.assert_array_equal(found.numpy(), paddle.nn.functional.interpolate(images, [6, 6], mode=mode).numpy())
