@@ -13,6 +13,7 @@ from CaiT.tools.model_table import macs
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'benchmarks'))
 import against_peers
+import cold_start
 
 
 def test_throughput_and_ratio():
@@ -42,3 +43,10 @@ def test_operations_of_the_gemms(monkeypatch):
     products = 16 * 48 + 48 * 16 + 16 * 16 + 16 * 64 + 64 * 16
     amount, seconds = run(0.5)
     assert seconds == 0.5 and amount == pytest.approx(3 * 6 * 2 * 8 * 4 * products / 1e9)
+
+
+def test_cold_starts_are_compared_round_by_round():
+    """The median of the ratios is not the ratio of the medians."""
+    found = cold_start.rows({cold_start.IMPORT: [1.0, 1.0, 1.0], cold_start.BARE: [1.0, 2.0, 10.0],
+                             'ours paddle': [4.0, 1.0, 9.0]})['ours paddle']
+    assert (found['ratio to bare'], found['seconds'], found['best'], found['above import paddle']) == (0.9, 4, 1, 3)
