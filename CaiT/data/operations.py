@@ -92,7 +92,8 @@ def color(pixels: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the grayscale image: factor 0 is gray, 1 the identity, above 1 more saturated."""
     matrix = np.empty((3, 4), np.float32)
     matrix[:, :3] = (1 - factor) * np.float32([_RED, _GREEN, _BLUE]) + factor * np.eye(3, dtype=np.float32)
-    matrix[:, 3] = 0.0 if factor == 0 else -0.5  # Pillow rounds grayscale but truncates blends; OpenCV always rounds
+    # Pillow rounds grayscale but truncates blends; OpenCV always rounds, halves to even: at 1 an offset would do harm.
+    matrix[:, 3] = 0.0 if factor in (0, 1) else -0.5
     return cv2.transform(pixels, matrix)
 
 

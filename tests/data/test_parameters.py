@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from CaiT.data import augment, operations, train_transforms
 from CaiT.data.cifar import read_cifar
@@ -183,3 +183,18 @@ def test_crops_use_all_positions_and_only_them():
     assert (boxes[:, 2:] == 7).all()  # the root of a quarter of 200 pixels
     assert boxes[:, 0].min() == 0 and boxes[:, 0].max() == 13 and boxes[:, 1].min() == 0 and boxes[:, 1].max() == 3
     assert cv2.countNonZero(np.bincount(boxes[:, 0]).astype(np.float32)) == 14
+
+
+def test_operations_at_their_ends_are_pillows():
+    """Saturation 0 is gray, 1 the identity, and equalizing counts a level that one pixel alone has."""
+    pixels = generator().integers(0, 200, (40, 50, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    image = Image.fromarray(pixels)
+    gray = np.asarray(image.convert('L').convert('RGB'))
+    assert (operations.color(pixels, 0) != gray).mean() < 0.02  # where luma is just between two levels
+    np.testing.assert_array_equal(operations.color(pixels, 1), pixels)
+    np.testing.assert_array_equal(operations.equalize(pixels), np.asarray(ImageOps.equalize(image)))
+    for few in (1, 2, 255, 256, 510, 511):  # pixels below the brightest level: a step of 0, 1 and 2 of 255
+        line = np.zeros((1, few + 1, 3), np.uint8)
+        line[0, :, :] = np.linspace(0, 250, few + 1).astype(np.uint8)[:, None]
+        np.testing.assert_array_equal(operations.equalize(line), np.asarray(ImageOps.equalize(Image.fromarray(line))))

@@ -104,3 +104,9 @@ def test_checkpointing_is_for_training_alone(name, monkeypatch):
     model.train()
     model(images(model))
     assert len(calls) == sum(len(getattr(model, stack)) for stack in model.stacks)
+
+
+@pytest.mark.parametrize('depth, expected', [(1, [0.0]), (2, [0.0, 0.3]), (5, [0.0, 0.075, 0.15, 0.225, 0.3])])
+def test_the_ramp_of_stochastic_depth_ends_at_its_rate(depth, expected):
+    model = small_model('vit_tiny_patch16_224', depth=depth, drop_path_rate=0.3)
+    assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx(expected)
