@@ -135,6 +135,21 @@ def test_contrast_rounds_the_mean_as_pillow_does(bright):
         np.testing.assert_array_equal(operations.contrast(pixels, factor), expected)
 
 
+def test_cifar10_has_five_training_files(tmp_path):
+    """Names of members and keys as the official archive has them; the order is that of the files."""
+    for name, label in [(f'data_batch_{number}', number) for number in range(1, 6)] + [('test_batch', 9)]:
+        part = {b'data': np.full((1, 3072), label, np.uint8), b'labels': [label]}
+        (tmp_path / name).write_bytes(pickle.dumps(part, 2))
+    (tmp_path / 'batches.meta').write_bytes(pickle.dumps({b'label_names': [b'n%d' % i for i in range(10)]}, 2))
+    found = read_cifar('cifar10', tmp_path, 'train')
+    assert found.labels.tolist() == found.pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert found.class_names[9] == 'n9' and found.sources[2].endswith('data_batch_3#0')
+    assert read_cifar('cifar10', tmp_path, 'val').labels.tolist() == [9]
+    (tmp_path / 'data_batch_1').unlink()
+    with pytest.raises(InputError, match='data_batch_1 is missing, expected the official cifar10 archive'):
+        read_cifar('cifar10', tmp_path, 'train')
+
+
 def test_cifar100_has_fine_and_coarse_labels(tmp_path):
     """Names of members and keys as the official archive has them."""
     part = {b'data': np.zeros((2, 3072), np.uint8), b'fine_labels': [42, 7], b'coarse_labels': [3, 19]}
