@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic output: written to a temporary file or folder, then renamed."""
+"""Atomic output (written to a temporary file, then renamed) and checksums."""
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
@@ -50,19 +49,11 @@ def write_json(path: PathLike, value: Any) -> None:
         file.write('\n')
 
 
-@contextlib.contextmanager
-def atomic_folder(path: PathLike) -> Iterator[Path]:
-    """A temporary folder beside ``path`` whose files are moved into ``path`` when the block succeeds.
-
-    Files of the same names in ``path`` are replaced, others stay. When the block raises, nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent))
-    try:
-        yield temporary
-        path.mkdir(exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            os.replace(file, path / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def sha256(path: PathLike) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    import hashlib  # slow to import
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from CaiT.errors import InputError
+from CaiT.files import PathLike
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 100
@@ -17,7 +17,7 @@ MAX_DIGITS = 100
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
 
 
-def load_json(path: Union[str, 'os.PathLike[str]']) -> Any:
+def load_json(path: PathLike) -> Any:
     """The content of a JSON file; InputError when it is none or exceeds a limit. OSError stays one."""
     path = Path(path)
     if path.stat().st_size > MAX_BYTES:

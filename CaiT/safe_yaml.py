@@ -2,13 +2,13 @@
 """YAML from strangers: bounded in size, depth and what its aliases expand to; one line says what is wrong."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict
 
 import yaml
 
 from CaiT.errors import InputError, shown
+from CaiT.files import PathLike
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 30
@@ -16,7 +16,7 @@ MAX_NODES = 20_000        # values, those behind an alias counted each time
 MAX_INTEGER = 2 ** 63
 
 
-def load_yaml(path: Union[str, 'os.PathLike[str]']) -> Any:
+def load_yaml(path: PathLike) -> Any:
     """The content of a YAML file; InputError when it is none or exceeds a limit, naming the file. OSError stays one."""
     path = Path(path)
     if path.stat().st_size > MAX_BYTES:

@@ -12,6 +12,7 @@ import yaml
 from CaiT import build_model, get_config
 from CaiT.config import DEFAULTS, FLAGS, data_config
 from CaiT.errors import InputError
+from tests.settings import leaves
 
 
 def write(folder, name, text):
@@ -23,14 +24,6 @@ def refused(match, *arguments, **flags):
     with pytest.raises(InputError, match=match) as caught:
         get_config(*arguments, **flags)
     assert '\n' not in str(caught.value)
-
-
-def leaves(node, prefix=''):
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}', value
 
 
 def test_model_row_and_dataset_are_defaults():

@@ -7,6 +7,7 @@ import pytest
 from CaiT import get_config
 from CaiT.config import DEFAULTS
 from CaiT.errors import InputError
+from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
     'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '',
@@ -70,14 +71,6 @@ CHOICES = {
     'TRAIN.AMP.LEVEL': ['O1', 'O2'], 'TRAIN.AMP.DTYPE': ['float16', 'bfloat16']}
 # Any value of the default's type is accepted here; where it is used it is checked, or cannot be wrong.
 FREE = {'AUG.ROTATE', 'TRAIN.LR_MILESTONES', 'TRAIN.FREEZE'}
-
-
-def leaves(node, prefix=''):
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}', value
 
 
 def value(config, key):

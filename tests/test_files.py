@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from CaiT.files import atomic_folder, atomic_write, write_json
+from CaiT.files import atomic_write, write_json
 
 
 def test_written_atomically(tmp_path):
@@ -38,23 +38,6 @@ def test_file_mode_follows_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'a.txt').stat().st_mode) == 0o640
-
-
-def test_folder(tmp_path):
-    with atomic_folder(tmp_path / 'model') as folder:
-        (folder / 'a').write_text('1')
-        (folder / 'b').write_text('2')
-        assert not (tmp_path / 'model').exists()
-    (tmp_path / 'model' / 'mine').write_text('3')
-    with atomic_folder(tmp_path / 'model') as folder:
-        (folder / 'a').write_text('4')
-    assert {path.name: path.read_text() for path in (tmp_path / 'model').iterdir()} == {'a': '4', 'b': '2', 'mine': '3'}
-    with pytest.raises(ValueError), atomic_folder(tmp_path / 'model') as folder:
-        (folder / 'a').write_text('5')
-        raise ValueError
-    with pytest.raises(ValueError), atomic_folder(tmp_path / 'other') as folder:
-        raise ValueError
-    assert (tmp_path / 'model' / 'a').read_text() == '4' and os.listdir(tmp_path) == ['model']
 
 
 def test_json_has_one_item_per_line(tmp_path):

@@ -52,7 +52,7 @@ def accelerate(model: Any, threads: int = 0) -> str:
 def restore(model: Any) -> None:
     """Give the layers of ``model`` their plain classes back."""
     for layer in _exchanged(model):
-        layer.__class__ = type(layer).__bases__[0]
+        layer.__class__ = type(layer).__bases__[-1]  # the plain class stands last
 
 
 def _exchanged(model: Any) -> Iterator[Any]:

@@ -42,7 +42,7 @@ class FastPatchEmbed(layers.PatchEmbed):
         self.check_size(x)
         weight, bias = self.proj.weight, self.proj.bias
         if not x.stop_gradient or not is_plain(self.proj) or not functions.is_eligible(weight, bias) \
-                or not functions.is_eligible(x) or not divides(x, weight):
+                or not functions.is_eligible(x) or x.shape[1] != weight.shape[1]:
             return super().forward(x)
         return functions.patches(x, weight, bias)
 
@@ -93,25 +93,27 @@ class FastClassBlock(cait.ClassBlock):
         return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
 
 
-class FastCaiT(cait.CaiT):
-    def embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        patches = self.pos_drop(add_positions(self.patch_embed(x), self.pos_embed))
-        return self.cls_token.expand([patches.shape[0], -1, -1]), patches
+class _FastPositions(layers.Backbone):
+    def add_positions(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not functions.is_eligible(x, self.pos_embed):
+            return layers.Backbone.add_positions(self, x)  # paddle.jit resolves super() by the instance: endless here
+        return functions.add_to_each(x, self.pos_embed)
 
 
-class FastViT(vit.ViT):
-    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
-        return embed_with_prefix(self, x)
+class FastCaiT(_FastPositions, cait.CaiT):
+    pass
 
 
-class FastDeiT(vit.DeiT):
-    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
-        return embed_with_prefix(self, x)
+class FastViT(_FastPositions, vit.ViT):
+    pass
 
 
-class FastDistilledDeiT(vit.DistilledDeiT):
-    def embed(self, x: paddle.Tensor) -> paddle.Tensor:
-        return embed_with_prefix(self, x)
+class FastDeiT(_FastPositions, vit.DeiT):
+    pass
+
+
+class FastDistilledDeiT(_FastPositions, vit.DistilledDeiT):
+    pass
 
 
 FAST: Dict[type, type] = {
@@ -121,18 +123,6 @@ FAST: Dict[type, type] = {
     vit.DistilledDeiT: FastDistilledDeiT}
 BLOCKS = (FastCaiTBlock, FastClassBlock, FastViTBlock)
 PLAIN = {*FAST, *FAST.values(), nn.Conv2D, layers.Mlp, cait.HeadMix, cait.TalkingHeadAttention, vit.Attention}
-
-
-def embed_with_prefix(model: vit.ViT, x: paddle.Tensor) -> paddle.Tensor:
-    """``ViT.embed``."""
-    patches = model.patch_embed(x)
-    prefix = [getattr(model, name).expand([patches.shape[0], -1, -1]) for name in model.prefix]
-    return model.pos_drop(add_positions(paddle.concat([*prefix, patches], axis=1), model.pos_embed))
-
-
-def add_positions(x: paddle.Tensor, pos_embed: paddle.Tensor) -> paddle.Tensor:
-    """x [B, N, C] plus pos_embed [1, N, C]."""
-    return functions.add_to_each(x, pos_embed) if functions.is_eligible(x, pos_embed) else x + pos_embed
 
 
 def is_plain(*among: nn.Layer) -> bool:
@@ -145,13 +135,6 @@ def is_plain(*among: nn.Layer) -> bool:
 
 def has_hooks(layer: nn.Layer) -> bool:
     return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
-
-
-def divides(x: paddle.Tensor, weight: paddle.Tensor) -> bool:
-    """Whether images x [B, in, S, S] have the channels of a convolution's weight [C, in, P, P] and whole patches."""
-    _, channels, height, width = x.shape
-    side = weight.shape[2]
-    return channels == weight.shape[1] and not height % side and not width % side
 
 
 def weights_and_biases(*among: nn.Layer) -> List[Optional[paddle.Tensor]]:

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-EPS = 1e-6  # of every LayerNorm, equal to CaiT.models.layers.EPS
+EPS = 1e-6  # of every LayerNorm, as CaiT.models.layers.LayerNorm sets it
 Array = np.ndarray
 Tensor = Any  # of the engine
 

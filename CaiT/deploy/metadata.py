@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
-from CaiT.files import PathLike
+from CaiT.files import PathLike, sha256
 
 FILE = 'metadata.json'
 FORMAT = 1
@@ -190,13 +190,3 @@ def check_content(folder: PathLike, names: Iterable[str], hashes: Dict[str, str]
         if found != hashes.get(name, ''):
             raise InputError(f'{path}: its content is not what {FILE} beside it describes: damaged, or not of one '
                              'export; export the model again')
-
-
-def sha256(path: PathLike) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    import hashlib  # slow to import
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from CaiT.deploy.graph import EPS
 from CaiT.models import cait, layers, vit
 
 # What a network's numbers come from; who overrides one of them computes something else.
-METHODS = ('forward', 'forward_features', 'forward_head', 'embed', 'encode', 'run_block')
+METHODS = ('forward', 'forward_features', 'forward_head', 'embed', 'encode', 'add_positions', 'run_block')
 PLAIN = {fast: plain for plain, fast in FAST.items()}
 NORM = (layers.LayerNorm, nn.LayerNorm)
 UNUSED = (nn.Dropout, layers.DropPath, nn.Identity)  # nothing happens here in evaluation

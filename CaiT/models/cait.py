@@ -159,7 +159,7 @@ class CaiT(Backbone):
 
     def embed(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """Images to the class token [B, 1, C] and the patch tokens [B, N, C] before the first block."""
-        patches = self.pos_drop(self.patch_embed(x) + self.pos_embed)
+        patches = self.pos_drop(self.add_positions(self.patch_embed(x)))
         # With the batch's own size from the start: a class token of batch 1 is a constant that exporters fold wrongly.
         return self.cls_token.expand([patches.shape[0], -1, -1]), patches
 

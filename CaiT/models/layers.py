@@ -199,6 +199,10 @@ class Backbone(nn.Layer):
             depth += len(getattr(self, stack))
         return 0 if first in (*self.tokens, 'patch_embed') else depth
 
+    def add_positions(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Tokens [B, N, C] plus their learned positions [1, N, C]."""
+        return x + self.pos_embed
+
     def run_block(self, block: nn.Layer, *inputs: paddle.Tensor) -> paddle.Tensor:
         """``block(*inputs)``, with gradient checkpointing when it is switched on."""
         if self.grad_checkpointing and self.training:

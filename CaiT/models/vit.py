@@ -102,7 +102,7 @@ class ViT(Backbone):
         """Images to tokens [B, prefix + patches, C] before the first block."""
         patches = self.patch_embed(x)
         prefix = [getattr(self, name).expand([patches.shape[0], -1, -1]) for name in self.prefix]
-        return self.pos_drop(paddle.concat([*prefix, patches], axis=1) + self.pos_embed)
+        return self.pos_drop(self.add_positions(paddle.concat([*prefix, patches], axis=1)))
 
     def encode(self, x: paddle.Tensor) -> paddle.Tensor:
         """Images to tokens [B, prefix + patches, C] after the last block."""

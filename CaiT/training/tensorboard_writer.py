@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping
 
 from CaiT.errors import InputError
+from CaiT.training.scalar_writer import ScalarWriter
 
 FLUSH_SECONDS = 10  # at most so much is lost when a run is killed
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(ScalarWriter):
     """Writes scalars to ``folder/tensorboard``, indexed by the number of micro-batches; a no-op when not ``active``."""
 
     def __init__(self, folder: Path, active: bool) -> None:
-        self.writer: Any = None
         if active:
             try:
                 from tensorboardX import SummaryWriter  # optional
@@ -22,12 +21,3 @@ class TensorBoardWriter:
                 raise InputError('TRAIN.TENSORBOARD True: tensorboardX is not installed; pip install tensorboardX'
                                  ) from None
             self.writer = SummaryWriter(logdir=str(folder / 'tensorboard'), flush_secs=FLUSH_SECONDS)
-
-    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()

@@ -7,7 +7,6 @@ loaded stands beside it as ``.part``, and ``.json`` beside it says which hash it
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -15,8 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import Iterator, Optional
 
+from CaiT import files
 from CaiT.errors import InputError
-from CaiT.files import write_json
 from CaiT.weights.download import Say, download, forget
 from CaiT.weights.readers import read_checkpoint
 from CaiT.weights.zoo import TRANSCRIBED, Entry, download_url
@@ -61,7 +60,7 @@ def fetch(entry: Entry, sha256: Optional[str] = None, say: Say = print) -> Path:
             download(url, part, say)
             try:
                 _check_content(part, url)
-                digest = file_sha256(part)
+                digest = files.sha256(part)
                 said = _check_hash(entry, digest, url, sha256)
             except InputError:
                 forget(part)
@@ -71,15 +70,6 @@ def fetch(entry: Entry, sha256: Optional[str] = None, say: Say = print) -> Path:
             forget(part)
             say(f'zoo: {target} ({target.stat().st_size:,} bytes): {said}')
     return target
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_hash(entry: Entry, digest: str, url: str, sha256: Optional[str]) -> str:
@@ -103,7 +93,7 @@ def _check_hash(entry: Entry, digest: str, url: str, sha256: Optional[str]) -> s
 
 def _check_cached(entry: Entry, target: Path, sha256: Optional[str], say: Say) -> None:
     """A file in the cache against the hash of its first use, else (put there by hand) as if downloaded just now."""
-    sidecar, digest = _sidecar(target), file_sha256(target)
+    sidecar, digest = _sidecar(target), files.sha256(target)
     if sha256 or not sidecar.is_file():
         _check_content(target, str(target))
         said = _check_hash(entry, digest, str(target), sha256)
@@ -124,7 +114,7 @@ def _sidecar(target: Path) -> Path:
 
 
 def _write_sidecar(target: Path, digest: str, url: str, said: str) -> None:
-    write_json(_sidecar(target), dict(sha256=digest, url=url, checked=said))
+    files.write_json(_sidecar(target), dict(sha256=digest, url=url, checked=said))
 
 
 def _check_content(path: Path, url: str) -> None:
