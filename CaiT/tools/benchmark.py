@@ -89,7 +89,7 @@ def exported(name: str, targets: Sequence[Tuple[str, str, str]]) -> Iterator[Tup
     model, data = create_model(name), DataConfig(**get_variant(name).data)
     model.eval()
     with tempfile.TemporaryDirectory() as folder:
-        export(model, folder, name, data, parity.synthetic(data, 4), {}, targets, None, runtime.cores(),
+        export(model, folder, name, data, parity.synthetic(data, 4), {'file': 'random'}, targets, None, runtime.cores(),
                parity.synthetic(data, 16))
         yield model, folder
 
