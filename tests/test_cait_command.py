@@ -58,7 +58,8 @@ def test_the_flags_are_the_scripts(started_as_cait, monkeypatch, name, started):
 @pytest.mark.parametrize('words, message', [
     (['trian'], "^cait: found 'trian', expected one of train, eval, .*; did you mean train\\?$"),
     (['-cfg=x'], "^cait: found '-cfg=x', expected one of train, "),
-    (['infer', f'--img-path={ROOT}/docs/images', '--model-dir=nowhere'], 'make the folder with: cait export --save-inference-dir'),
+    (['infer', f'--img-path={ROOT}/docs/images', '--model-dir=nowhere'],
+     'make the folder with: cait export --save-inference-dir'),
     (['weights', 'get'], 'expected a model \\(cait weights list shows all\\)'),
     (['export', '-pretrained=none'], 'Train a model \\(cait train\\), or convert published weights \\(cait convert\\)'),
     (['train', '-epoch=1'], '^unknown flag -epoch, did you mean -epochs\\? \\(see cait train --help\\)$')])
