@@ -16,7 +16,7 @@ from CaiT import create_model
 from CaiT.errors import InputError, NonFiniteError
 from CaiT.tools.simulated_gpu import simulated_gpu
 from CaiT.training import amp as amp_module
-from CaiT.training import checkpoint, jobs
+from CaiT.training import checkpoint, distributed, jobs
 from CaiT.training.amp import Amp, LossScale, float32_weights
 from CaiT.training.logger import RunLogger
 from CaiT.training.optim import build_optimizer, optimizer_arrays, restore_optimizer
@@ -133,7 +133,7 @@ def test_what_o2_stores_in_half(amp_config, tmp_path, gpu, dtype):
                               parameter.astype('float32').numpy()), name
         saved = checkpoint.read(tmp_path / 'last.pdstate')['model'][name]
         assert np.array_equal(saved, master.numpy()), name
-        if name in ('blocks.0.gamma_1', 'cls_token', 'pos_embed', 'norm.bias', 'head.weight', 'blocks.0.attn.qkv.weight'):
+        if name in ('blocks.0.gamma_1', 'cls_token', 'pos_embed', 'norm.bias', 'head.weight'):
             assert not np.array_equal(saved, exact[name]), name
 
 
@@ -255,6 +255,55 @@ def test_an_o2_run_goes_on_in_float32(amp_config, tmp_path):
     with simulated_gpu():
         jobs.train(amp_config('O2', 'float16', epochs=3, output_dir=str(folder), resume='auto'))
     assert [record['epoch'] for record in records(folder)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize('dtype, what, found', [('bfloat16', 'loss', 'step 2'), ('bfloat16', 'gradient norm', 'step 3'),
+                                                ('float16', 'loss', 'step 2')])
+def test_a_number_that_is_not_finite_is_found_before_a_checkpoint(amp_config, tmp_path, gpu, monkeypatch, dtype, what,
+                                                                  found):
+    """On a GPU numbers are looked at when a line or a checkpoint is written; the message names the step all the same.
+    In bfloat16 the update of that step has been made by then, in float16 it has not."""
+    job = trainer(amp_config('O1', dtype, 'REPORT_FREQ', 100, 'TRAIN.GRAD_CLIP', 1.0), tmp_path)
+    steps = []
+    forward_backward = job._forward_backward
+
+    def diverge(*args):
+        steps.append(job.state.step)
+        loss, correct = forward_backward(*args)
+        if job.state.step == 2:
+            if what == 'loss':
+                return loss * float('nan'), correct
+            with paddle.no_grad():
+                job.model.head.bias.grad.scale_(float('inf'))
+        return loss, correct
+
+    job._forward_backward = diverge
+    with pytest.raises(NonFiniteError) as caught:
+        job.fit()
+    assert re.fullmatch(rf'{what} is (nan|inf) at epoch 1, {found}, LR \S+; last good checkpoint: none yet',
+                        str(caught.value))
+    assert steps == (list(range(6)) if dtype == 'bfloat16' else [0, 1, 2])
+    assert not list(tmp_path.glob('*.pd*'))
+
+
+@pytest.mark.parametrize('device, forks', [('cpu', 1), ('gpu:0', 0), ('gpu:3', 0)])
+def test_only_processes_on_cpus_leave_a_child_behind(monkeypatch, device, forks):
+    """On a GPU it would hold the device and its memory for 10 s more than the process."""
+    calls = []
+    monkeypatch.setenv('PADDLE_TRAINERS_NUM', '2')
+    monkeypatch.setattr(paddle, 'get_device', lambda: device)
+    monkeypatch.setattr(distributed.os, 'fork', lambda: calls.append(1) or 1)
+    with pytest.raises(KeyError), distributed.delay_abort_on_error():
+        raise KeyError('a failure')
+    assert len(calls) == forks
+
+
+def test_cinn_is_not_asked_for(config, tmp_path, monkeypatch):
+    """It is Paddle's default on a GPU."""
+    options = []
+    monkeypatch.setattr(paddle.jit, 'to_static', lambda net, **given: options.append(given) or net)
+    trainer(config('TRAIN.TO_STATIC', True), tmp_path)
+    assert options == [{'full_graph': True, 'backend': None}]
 
 
 @pytest.mark.parametrize('value', [float('inf'), float('nan'), -float('inf')])
