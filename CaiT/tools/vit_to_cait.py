@@ -16,6 +16,7 @@ result has to be fine-tuned before it is of use: the last line printed is the co
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
@@ -143,15 +144,18 @@ def convert(source: str, target: str, images: str = '', class_stage: str = 'last
     for flag, value in (('--depth', depth), ('--depth-token-only', depth_token_only)):
         if not 1 <= value <= blocks:
             raise InputError(f'{flag}: found {value}, expected 1 to {blocks}, the blocks of {report.path}')
-    from CaiT.models.registry import create_model, get_variant  # imports Paddle, after runtime.prepare()
+    import paddle  # after runtime.prepare()
+
+    from CaiT.models.registry import create_model, get_variant
     name = 'deit_tiny_distilled_patch16_224' if 'dist_token' in vit else 'vit'
     model = create_model(name, source, **arguments)  # of the shape of arguments, whatever its name
+    data = {**get_variant(name).data, **(report.data or {}), 'image_size': arguments['image_size']}
     grown = grow(vit, depth, depth_token_only, arguments['num_heads'], class_stage)
     if class_stage == 'last':
-        data = {**get_variant(name).data, **(report.data or {}), 'image_size': arguments['image_size']}
         pixels = load_images(images, data, arguments['in_channels'])
         grown['cls_token'] = mean_class_token(model, blocks - depth_token_only, pixels)
     arguments.update(depth=depth, depth_token_only=depth_token_only, init_values=1.0)
+    paddle.seed(0)  # of what is newly initialized
     arrays = {name: parameter.numpy() for name, parameter in create_model('cait', **arguments).state_dict().items()}
     fresh = [name for name in arrays if name not in grown]
     arrays.update({name: array.astype(np.float32) for name, array in grown.items()})
@@ -165,18 +169,19 @@ def convert(source: str, target: str, images: str = '', class_stage: str = 'last
     if fresh:
         lines.append(f'  newly initialized: {", ".join(brief(fresh))}')
     lines.append("  lost: the class token's part of the attention in the first stage; fine-tune before use:")
-    return [*lines, command(target, arguments)]
+    return [*lines, command(target, arguments, data)]
 
 
-def command(target: str, arguments: Dict[str, Any]) -> str:
-    """The command that fine-tunes the file; only what differs from the defaults of a CaiT is named."""
+def command(target: str, arguments: Dict[str, Any], data: Dict[str, Any]) -> str:
+    """The command that fine-tunes the file: what differs from CaiT's defaults, and the data config of the weights."""
     from CaiT.models.registry import get_variant
-    defaults = get_variant('cait').arch
-    opts = ' '.join(f'MODEL.{name.upper()} {value:g}' if isinstance(value, float) else f'MODEL.{name.upper()} {value}'
-                    for name, value in arguments.items() if name in defaults and value != defaults[name])
-    size = '' if arguments['image_size'] == 224 else f'-image_size={arguments["image_size"]} '
-    return (f'python CaiT/main_single_gpu.py -cfg=CaiT/configs/recipes/finetune.yaml -pretrained={target} {size}'
-            f'-data_path=FOLDER -num_classes=NUMBER -opts MODEL.NAME cait {opts}')
+    default = get_variant('cait')
+    changed = {f'MODEL.{name.upper()}': arguments[name] for name in default.arch
+               if name in arguments and arguments[name] != default.arch[name]}
+    changed.update({f'DATA.{name.upper()}': value for name, value in data.items() if value != default.data[name]})
+    opts = ' '.join(f'{key} {shlex.quote(str(value))}' for key, value in changed.items())
+    return (f'python CaiT/main_single_gpu.py -cfg=CaiT/configs/recipes/finetune.yaml -pretrained={shlex.quote(target)} '
+            f'-data_path=FOLDER -num_classes=NUMBER -output_dir=output/grown -opts MODEL.NAME cait {opts}')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -186,9 +191,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.flag('images', default='', metavar='FOLDER', help='some images of the kind to fine-tune on')
     parser.flag('class_stage', choices=CLASS_STAGES, default='last', metavar='{last,fresh}',
                 help="the class-attention stage: from the ViT's last blocks (default), or newly initialized")
-    parser.flag('depth', type=int, default=0, metavar='NUMBER', help="blocks of the first stage (default: the ViT's - 2)")
+    parser.flag('depth', type=int, default=0, metavar='NUMBER', help="blocks of the first stage (default: ViT's - 2)")
     parser.flag('depth_token_only', type=int, default=2, metavar='NUMBER', help='blocks of class attention (default 2)')
-    parser.flag('num_heads', type=int, default=0, metavar='NUMBER', help='heads of the ViT (default: 1 per 64 channels)')
+    parser.flag('num_heads', type=int, default=0, metavar='NUMBER', help='heads of the ViT (default 1 per 64 channels)')
     parser.switch('force', help='replace OUT when it exists')
     arguments = parser.parse_args(argv)
     runtime.prepare()
