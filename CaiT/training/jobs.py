@@ -28,6 +28,7 @@ from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
+from CaiT.training.notices import evaluation_notices
 from CaiT.training.run_folder import open_folder
 from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
@@ -78,7 +79,7 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
         amp, logger = Amp(config, 'evaluating'), _open_logger(config, folder, 'eval')
         model, config = _pretrained_model(config, logger, amp)
         loader = build_val_loader(config)
-        for note in loader.notes:
+        for note in [*loader.notes, *evaluation_notices(config.MODEL.NUM_CLASSES, loader.dataset)]:
             logger.info(note)
         collector = Collector() if report else None
         if report:  # said before: the last line of an evaluation is its result, which tools read
