@@ -6,9 +6,10 @@ Training and evaluation see the same pixels, or the same error.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
-from typing import Iterator
+from typing import Any, Iterator, List
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,12 @@ def load_image(path: PathLike) -> Image.Image:
     whole image of a supported format, has more than MAX_PIXELS, or needs more memory than there is.
     """
     with _opened(path) as image:
+        return _decode(image)
+
+
+def load_encoded(data: bytes) -> Image.Image:
+    """``load_image`` of the bytes of an image file; the message of an InputError begins with 'image'."""
+    with _readable('image', io.BytesIO(data), formats_for('')) as image:
         return _decode(image)
 
 
@@ -121,10 +128,22 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
     name = f'image {quoted(path)}'
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
-            what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
-            raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
-        with Image.open(path, formats=formats_for(os.fspath(path))) as image:
+    except FileNotFoundError:
+        raise InputError(f'{name}: no such file') from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{name}: cannot be decoded ({_one_line(error)})') from None
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
+        what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
+        raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
+    with _readable(name, path, formats_for(os.fspath(path))) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _readable(name: str, file: Any, formats: List[str]) -> Iterator[Image.Image]:
+    """As ``_opened``, of a path or an open file; ``name`` begins the messages."""
+    try:
+        with Image.open(file, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f'{image.width}x{image.height} are more than {MAX_PIXELS} pixels')
             yield image
@@ -133,16 +152,19 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise InputError(f'{name}: no such file') from None
     except Image.UnidentifiedImageError:
-        raise InputError(f'{name}: cannot be decoded ({_unidentified(path)})') from None
+        raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None
     except MemoryError:
         raise InputError(f'{name}: cannot be decoded (not enough memory)') from None
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
         raise InputError(f'{name}: cannot be decoded ({_one_line(error)})') from None
 
 
-def _unidentified(path: PathLike) -> str:
-    with open(path, 'rb') as file:
-        start = file.read(12)
+def _unidentified(file: Any) -> str:
+    if isinstance(file, io.BytesIO):
+        start = file.getvalue()[:12]
+    else:
+        with open(file, 'rb') as opened:
+            start = opened.read(12)
     if start[4:8] == b'ftyp' and start[8:12] in (b'heic', b'heix', b'hevc', b'mif1', b'msf1'):
         return f'it is a HEIC or HEIF file: {NEEDS["HEIF"]}, and name it .heic'
     return f'it is damaged, or of none of the formats {", ".join(FORMATS)}' if start else 'the file is empty'
