@@ -25,8 +25,8 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given."""
     parser = Parser(__doc__)
     parser.flag('cfg', help='YAML file, see CaiT/configs', metavar='FILE')
-    parser.flag('dataset', help='imagenet2012, cifar10, cifar100 or digits')
-    parser.flag('data_path', help='folder of the dataset; for -pred also an image or a folder of images')
+    parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
+    parser.flag('data_path', help='folder of the dataset, or its shards; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')

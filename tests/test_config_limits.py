@@ -10,7 +10,7 @@ from CaiT.errors import InputError
 from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
-    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '',
+    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '', 'DATA.SHUFFLE': 'full',
     'DATA.BATCH_SIZE': 256, 'DATA.BATCH_SIZE_EVAL': 64, 'DATA.NUM_WORKERS': 2, 'DATA.USE_SHARED_MEMORY': True,
     'MODEL.NAME': 'cait_xxs24_224', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True, 'MODEL.USE_EMA': False,
     'MODEL.CHECKPOINT_KEY': '', 'MODEL.NUM_CLASSES': 1000,
@@ -58,10 +58,11 @@ LIMITS = {
     'TRAIN.OPTIMIZER.MOMENTUM': (['0', '0.999'], ['-0.1', '1']),
     'TRAIN.OPTIMIZER.BETAS': (['(0, 0)'], ['(1, 0)', '(0, 1)', '(-0.1, 0)', '(0, -0.1)']),
     'TRAIN.DISTILL.ALPHA': (['0', '1'], ['-0.1', ABOVE]), 'TRAIN.DISTILL.TAU': (['1e-3'], ['0', '-1']),
+    'DATA.SHUFFLE': (['full', 'block:1'], ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none']),
     'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']), 'REPORT_FREQ': (['1'], ['0']),
     'VALIDATE_FREQ': (['1'], ['0'])}
 CHOICES = {
-    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100'],
+    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'],
     'DATA.INTERPOLATION': ['bicubic', 'bilinear', 'nearest', 'lanczos'],
     'AUG.KIND': ['random_resized_crop', 'pad_crop'], 'AUG.MIX_MODE': ['batch', 'pair', 'elem'],
     'AUG.ERASE_MODE': ['pixel', 'rand', 'const'],

@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 
 from CaiT import checks
-from CaiT.data.decode import load_image, to_rgb
+from CaiT.data.decode import ImageBytes, load_image, to_rgb
 from CaiT.data.resample import resized_part
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
-ImageLike = Union[PathLike, Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
+ImageLike = Union[PathLike, ImageBytes, Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
 
 PILLOW_FILTERS = {  # by the names of checks.INTERPOLATIONS
     'nearest': Image.NEAREST,

@@ -138,11 +138,10 @@ def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earli
     names = dataset.class_names or class_names(config)
     predictions = Predictions([path for path, _ in dataset.samples], collected.labels, collected.ids, collected.probs,
                               config.MODEL.NUM_CLASSES, dict(enumerate(names or [])), collected.label_probs)
-    pixels = getattr(dataset, 'pixels', None)  # of an archive: the images have no files
     facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'dataset': config.DATA.DATASET,
              'data path': config.DATA.DATA_PATH, 'image size': config.DATA.IMAGE_SIZE}
     summary = write(folder, predictions, f'Evaluation of {config.MODEL.NAME}', facts, earlier,
-                    opener(predictions.paths) if pixels is None else lambda index: Image.fromarray(pixels[index]))
+                    lambda index: as_pillow(dataset.image(index)))
     line = f'report: {Path(folder) / "report.html"}, ECE: {summary["ece"]:.4f}'
     if 'compare' in summary:
         found = summary['compare']
