@@ -62,7 +62,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     from CaiT.training import distributed, jobs
     evaluation.check_earlier(earlier)
     config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
-    distributed.init()
+    distributed.init(config.DEVICE)
     with distributed.delay_abort_on_error():
         if predicting:
             jobs.predict(config)
