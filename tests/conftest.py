@@ -2,6 +2,7 @@
 """For all tests: the package of this checkout, and Paddle with the settings the scripts use."""
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,4 +10,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from CaiT import runtime
 
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:  # several processes share the cores
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, runtime.cores() // int(os.environ['PYTEST_XDIST_WORKER_COUNT']))))
 runtime.prepare()
