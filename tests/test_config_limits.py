@@ -58,7 +58,6 @@ LIMITS = {
     'TRAIN.OPTIMIZER.MOMENTUM': (['0', '0.999'], ['-0.1', '1']),
     'TRAIN.OPTIMIZER.BETAS': (['(0, 0)'], ['(1, 0)', '(0, 1)', '(-0.1, 0)', '(0, -0.1)']),
     'TRAIN.DISTILL.ALPHA': (['0', '1'], ['-0.1', ABOVE]), 'TRAIN.DISTILL.TAU': (['1e-3'], ['0', '-1']),
-    'DATA.SHUFFLE': (['full', 'block:1'], ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none']),
     'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']), 'REPORT_FREQ': (['1'], ['0']),
     'VALIDATE_FREQ': (['1'], ['0'])}
 CHOICES = {
@@ -96,7 +95,7 @@ def test_every_number_has_limits_and_every_word_choices():
     numbers = {key for key, value in EXPECTED_DEFAULTS.items() if type(value) in (int, float, tuple, list)}
     assert numbers <= {*LIMITS, *FREE}
     words = {key for key, value in EXPECTED_DEFAULTS.items() if isinstance(value, str) and value}
-    assert words - {'DATA.DATA_PATH', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
+    assert words - {'DATA.DATA_PATH', 'DATA.SHUFFLE', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
 
 
 @pytest.mark.parametrize('key, allowed', [(key, one) for key, (allowed, _) in LIMITS.items() for one in allowed])
@@ -119,6 +118,15 @@ def test_choices(key):
         with pytest.raises(InputError, match=f"^{key}: found '{word}', expected one of ") as caught:
             get_config(opts=[key, word])
         assert str(caught.value).endswith('expected one of ' + ', '.join(one or "''" for one in CHOICES[key]))
+
+
+@pytest.mark.parametrize('refused', ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none', 'block:1e3'])
+def test_shuffle(refused):
+    assert [get_config(opts=['DATA.SHUFFLE', word]).DATA.SHUFFLE for word in ('full', 'block:1')] == ['full', 'block:1']
+    with pytest.raises(InputError) as error:
+        get_config(opts=['DATA.SHUFFLE', refused])
+    assert str(error.value) == (f'DATA.SHUFFLE: found {refused!r}, expected full, or block:N with a number of images '
+                                'of at least 1')
 
 
 @pytest.mark.parametrize('bases, is_refused', [(19, False), (20, True)])

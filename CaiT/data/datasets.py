@@ -92,10 +92,6 @@ class ListDataset:
     def labels(self) -> np.ndarray:
         return self.samples.labels
 
-    def image(self, index: int) -> str:
-        """What the transform gets: the image's path."""
-        return self.samples[index][0]
-
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -122,9 +118,6 @@ class ArrayDataset:
         self.samples = list(zip(sources, labels.tolist()))
         self.class_names = class_names
         self.notes: List[str] = []
-
-    def image(self, index: int) -> np.ndarray:
-        return self.pixels[index]
 
     def __len__(self) -> int:
         return len(self.labels)
