@@ -24,6 +24,7 @@ DEFAULTS: Dict[str, Any] = {
     'DATA': {
         'DATASET': 'imagenet2012',
         'DATA_PATH': 'dataset/LSVRC2012',
+        'SHUFFLE': 'full',         # block:N: blocks of N neighbors, shuffled, and shuffled within: docs/data.md
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction
@@ -104,7 +105,7 @@ DEFAULTS: Dict[str, Any] = {
 }
 
 CHOICES = {
-    'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
+    'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'),
     'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
     'TRAIN.LOSS': ('CE', 'BCE'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
@@ -231,6 +232,7 @@ def _check(config: CfgNode) -> None:
         checks.at_least(key, _leaf(config, key), minimum)
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
+    checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)
     checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
     if config.TRAIN.WARMUP_FRACTION and config.TRAIN.WARMUP_EPOCHS:
         raise InputError(f'TRAIN.WARMUP_FRACTION: found {config.TRAIN.WARMUP_FRACTION:g} beside TRAIN.WARMUP_EPOCHS '

@@ -10,7 +10,7 @@ from CaiT.errors import InputError
 from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
-    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '',
+    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '', 'DATA.SHUFFLE': 'full',
     'DATA.BATCH_SIZE': 256, 'DATA.BATCH_SIZE_EVAL': 64, 'DATA.NUM_WORKERS': 2, 'DATA.USE_SHARED_MEMORY': True,
     'MODEL.NAME': 'cait_xxs24_224', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True, 'MODEL.USE_EMA': False,
     'MODEL.CHECKPOINT_KEY': '', 'MODEL.NUM_CLASSES': 1000,
@@ -63,7 +63,7 @@ LIMITS = {
     'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']), 'REPORT_FREQ': (['1'], ['0']),
     'VALIDATE_FREQ': (['1'], ['0'])}
 CHOICES = {
-    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100'],
+    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'],
     'DATA.INTERPOLATION': ['bicubic', 'bilinear', 'nearest', 'lanczos'],
     'AUG.KIND': ['random_resized_crop', 'pad_crop'], 'AUG.MIX_MODE': ['batch', 'pair', 'elem'],
     'AUG.ERASE_MODE': ['pixel', 'rand', 'const'],
@@ -97,7 +97,7 @@ def test_every_number_has_limits_and_every_word_choices():
     numbers = {key for key, value in EXPECTED_DEFAULTS.items() if type(value) in (int, float, tuple, list)}
     assert numbers <= {*LIMITS, *FREE}
     words = {key for key, value in EXPECTED_DEFAULTS.items() if isinstance(value, str) and value}
-    assert words - {'DATA.DATA_PATH', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
+    assert words - {'DATA.DATA_PATH', 'DATA.SHUFFLE', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
 
 
 @pytest.mark.parametrize('key, allowed', [(key, one) for key, (allowed, _) in LIMITS.items() for one in allowed])
@@ -120,6 +120,15 @@ def test_choices(key):
         with pytest.raises(InputError, match=f"^{key}: found '{word}', expected one of ") as caught:
             get_config(opts=[key, word])
         assert str(caught.value).endswith('expected one of ' + ', '.join(one or "''" for one in CHOICES[key]))
+
+
+@pytest.mark.parametrize('refused', ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none', 'block:1e3'])
+def test_shuffle(refused):
+    assert [get_config(opts=['DATA.SHUFFLE', word]).DATA.SHUFFLE for word in ('full', 'block:1')] == ['full', 'block:1']
+    with pytest.raises(InputError) as error:
+        get_config(opts=['DATA.SHUFFLE', refused])
+    assert str(error.value) == (f'DATA.SHUFFLE: found {refused!r}, expected full, or block:N with a number of images '
+                                'of at least 1')
 
 
 @pytest.mark.parametrize('bases, is_refused', [(19, False), (20, True)])
