@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Automatic mixed precision, on devices that support it. Untested: no GPU was available."""
+"""Automatic mixed precision: Paddle's on a GPU (untested: none was available), ours on a CPU."""
 from __future__ import annotations
 
 import contextlib
@@ -9,25 +9,31 @@ import paddle
 from paddle import nn
 from yacs.config import CfgNode
 
+from CaiT import accelerate
+from CaiT.errors import InputError
+
 
 class Amp:
     """Paddle's autocast with ``level`` (O1, O2) and ``dtype`` (bfloat16, float16), or float32 when not ``enabled``.
 
     With float16 the loss is scaled so that small gradients do not underflow; bfloat16 has the range of float32 and
-    needs no scaling. On a CPU Paddle's autocast has no effect, so training is in float32 and ``note``, a line for the
-    log, says so.
+    needs no scaling. On a CPU Paddle's autocast has no effect: there it is CaiT.accelerate's, always bfloat16 with
+    float32 weights, and ``accelerate_for`` returns the line for the log. Raises InputError for float16 on a CPU.
     """
 
     def __init__(self, config: CfgNode) -> None:
         amp = config.TRAIN.AMP
         on_gpu = paddle.get_device().startswith('gpu')
         self.enabled = config.AMP and on_gpu
-        self.level, self.dtype = amp.LEVEL, amp.DTYPE
+        self.on_cpu = config.AMP and paddle.get_device().startswith('cpu')
+        if self.on_cpu and amp.DTYPE == 'float16':
+            raise InputError('-amp: found TRAIN.AMP.DTYPE float16 on a CPU, expected auto or bfloat16')
+        self.level, self.dtype = amp.LEVEL, 'float16' if amp.DTYPE == 'auto' else amp.DTYPE
         scaled = self.enabled and self.dtype == 'float16'
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0 ** 15) if scaled else None
         self.skips_overflow = scaled  # the scaler skips an update whose gradients are not finite
         self.note = ''
-        if config.AMP:
+        if config.AMP and not self.on_cpu:
             self.note = (f'mixed precision {self.level} {self.dtype}' if self.enabled else
                          f'-amp: {paddle.get_device()} has no mixed precision in Paddle, training in float32')
 
@@ -39,6 +45,8 @@ class Amp:
                                    master_grad=True, excluded_layers=[nn.LayerNorm])
 
     def autocast(self) -> ContextManager:
+        if self.on_cpu:
+            return accelerate.autocast()
         if not self.enabled:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)

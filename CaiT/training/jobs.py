@@ -23,6 +23,7 @@ from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.amp import Amp
 from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
@@ -74,7 +75,7 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
-        logger = _open_logger(config, folder, 'eval')
+        amp, logger = Amp(config), _open_logger(config, folder, 'eval')
         model, config = _pretrained_model(config, logger)
         loader = build_val_loader(config)
         for note in loader.notes:
@@ -82,7 +83,8 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
         collector = Collector() if report else None
         if report:  # said before: the last line of an evaluation is its result, which tools read
             logger.info(f'report: {folder / "report.html"}, at the end')
-        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        with amp.autocast():
+            result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
                                  'expected weights whose logits are finite')
@@ -102,16 +104,17 @@ def predict(config: CfgNode) -> Path:
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'pred') as folder:
-        logger = _open_logger(config, folder, 'pred')
+        amp, logger = Amp(config), _open_logger(config, folder, 'pred')
         model, config = _pretrained_model(config, logger)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
-        predictions = evaluator.predict(model, loader)
-        if distributed.world_size() > 1:
-            predictions = evaluator.gather_predictions(predictions, len(paths))
-        if logger.active:
-            _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
+        with amp.autocast():  # around what runs the generator
+            predictions = evaluator.predict(model, loader)
+            if distributed.world_size() > 1:
+                predictions = evaluator.gather_predictions(predictions, len(paths))
+            if logger.active:
+                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
     return folder / 'predictions.csv'
 
 
