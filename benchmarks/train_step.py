@@ -56,7 +56,8 @@ def own_step(name: str, batch: int, amp: bool) -> Step:
     from CaiT.training.logger import RunLogger
     from CaiT.training.trainer import Trainer
     with tempfile.TemporaryDirectory() as folder:
-        config = get_config(data_path=_placeholder_dataset(Path(folder)), batch_size=batch, device='cpu', amp=amp, opts=[
+        data_path = _placeholder_dataset(Path(folder))
+        config = get_config(data_path=data_path, batch_size=batch, device='cpu', amp=amp, opts=[
             'MODEL.NAME', name, 'MODEL.DROP_PATH_RATE', str(DROP_PATH_RATE), 'TRAIN.WEIGHT_DECAY', str(WEIGHT_DECAY),
             'DATA.NUM_WORKERS', '0'])
         trainer = Trainer(config, Path(folder), RunLogger(Path(folder), 'train.log'))

@@ -6,7 +6,7 @@ product beside it. ``is_eligible`` decides for all operations; where it says no,
 """
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import paddle
