@@ -8,14 +8,13 @@ as an equal configuration.
 """
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import checks
-from CaiT.config_layers import keys, merge, nested, read_files
+from CaiT.config_layers import find_file, keys, merge, nested, read_files
 from CaiT.errors import InputError
 from CaiT.models.registry import create_model, get_variant
 
@@ -137,9 +136,10 @@ FLAGS = {
 def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: Any) -> CfgNode:
     """The frozen configuration of a YAML file, flags (names as in ``FLAGS``; None: not given) and KEY VALUE pairs.
 
-    Raises InputError for a missing or malformed file, an unknown key, a wrong type or value.
+    ``path`` may also be the name of a shipped configuration: 'cait_xxs24_224', 'recipes/imagenet'. Raises InputError
+    for a missing or malformed file, an unknown key, a wrong type or value.
     """
-    layers = [*read_files(Path(path))] if path else []
+    layers = [*read_files(find_file(path))] if path else []
     layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
         raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+import os
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping
@@ -12,22 +14,46 @@ from typing import Any, Dict, Iterator, List, Mapping
 from yacs.config import CfgNode
 
 from CaiT.errors import InputError, shown
+from CaiT.files import PathLike
 from CaiT.safe_yaml import load_yaml
 
 MAX_BASES = 20      # files in a row that name each other as BASE
 MAX_LITERAL = 1000  # characters of a value that are read as a Python literal
+SHIPPED = Path(__file__).resolve().parent / 'configs'
+
+
+def shipped_names() -> List[str]:
+    """Names of the configurations that come with the package: 'cait_xxs24_224', 'recipes/imagenet'."""
+    return sorted(path.relative_to(SHIPPED).with_suffix('').as_posix() for path in SHIPPED.rglob('*.yaml'))
+
+
+def find_file(name: PathLike, folder: PathLike = '.') -> Path:
+    """The YAML file that ``name`` means: a shipped configuration by its bare name, or a path, relative to ``folder``.
+
+    A path that is not there also means the shipped one of that name: CaiT/configs/cait_xxs24_224.yaml works outside a
+    clone too. Where there is neither, the path itself is returned.
+    """
+    text = os.fspath(name)
+    if '\0' in text:
+        raise InputError(f'config file {shown(text)}: no such file')
+    bare = re.sub(r'^(\./)?CaiT/configs/|\.ya?ml$', '', text)
+    path = Path(folder) / text
+    if (bare == text or not path.exists()) and bare in shipped_names():
+        return SHIPPED / f'{bare}.yaml'
+    return path
 
 
 def read_files(path: Path, above: tuple = ()) -> List[tuple]:
-    """[(file name, its values)] of ``path`` and, before it, of the files its BASE names (relative to it)."""
-    if '\0' in str(path):
-        raise InputError(f'config file {shown(str(path))}: no such file')
+    """[(file name, its values)] of ``path`` and, before it, of the files its BASE names (relative to it, or shipped).
+    """
     if path.resolve() in above:
         raise InputError(f'{path}: BASE leads back to this file')
     if len(above) >= MAX_BASES:
         raise InputError(f'{path}: more than {MAX_BASES} BASE files in a row')
     try:
         values = load_yaml(path)
+    except FileNotFoundError as error:
+        raise InputError(f'config file {path}: {error.strerror}; {_names_like(path)}') from error
     except OSError as error:
         raise InputError(f'config file {path}: {error.strerror}') from error
     values = {} if values is None else values
@@ -37,8 +63,14 @@ def read_files(path: Path, above: tuple = ()) -> List[tuple]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise InputError(f'{path}: BASE: found {brief(bases)}, expected a file name or a list of them')
-    layers = [layer for base in bases for layer in read_files(path.parent / base, (*above, path.resolve()))]
+    layers = [layer for base in bases for layer in read_files(find_file(base, path.parent), (*above, path.resolve()))]
     return [*layers, (str(path), values)]
+
+
+def _names_like(path: Path) -> str:
+    """Which shipped configurations may have been meant, for a message."""
+    near = difflib.get_close_matches(path.with_suffix('').name, shipped_names(), n=2)
+    return f'did you mean {" or ".join(near)}?' if near else f'expected a YAML file or a name of {SHIPPED}'
 
 
 def nested(dotted: Mapping[str, Any], source: str) -> tuple:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic output (written to a temporary file, then renamed) and checksums."""
+"""Atomic output (written to a temporary file, then renamed), bounded text input, and checksums."""
 from __future__ import annotations
 
 import contextlib
@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
+
+from CaiT.errors import InputError
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -40,6 +42,18 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename = str(path)  # a full disk, for one: write() does not say which file it was
         raise
+
+
+def read_text(path: PathLike, max_bytes: int, kind: str) -> str:
+    """The text of a small UTF-8 file; InputError, naming ``kind``, when it is larger or not UTF-8. OSError stays one.
+    """
+    path = Path(path)
+    if path.stat().st_size > max_bytes:
+        raise InputError(f'{path}: found {path.stat().st_size:,} bytes of {kind}, expected at most {max_bytes:,}')
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path}: not {kind}: not UTF-8 at byte {error.start}') from None
 
 
 def write_json(path: PathLike, value: Any) -> None:

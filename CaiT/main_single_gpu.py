@@ -24,7 +24,7 @@ from CaiT.errors import InputError, run
 def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given."""
     parser = Parser(__doc__)
-    parser.flag('cfg', help='YAML file, see CaiT/configs', metavar='FILE')
+    parser.flag('cfg', help='YAML file, or the name of one that comes with the package', metavar='FILE')
     parser.flag('dataset', help='imagenet2012, cifar10, cifar100 or digits')
     parser.flag('data_path', help='folder of the dataset; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')

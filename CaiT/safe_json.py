@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 from CaiT.errors import InputError
-from CaiT.files import PathLike
+from CaiT.files import PathLike, read_text
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 100
@@ -19,13 +18,9 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
 
 def load_json(path: PathLike) -> Any:
     """The content of a JSON file; InputError when it is none or exceeds a limit. OSError stays one."""
-    path = Path(path)
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f'{path}: found {path.stat().st_size:,} bytes of JSON, expected at most {MAX_BYTES:,}')
+    text = read_text(path, MAX_BYTES, 'JSON')
     try:
-        return loads(path.read_text(encoding='utf-8-sig'))
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: not UTF-8 at byte {error.start}') from None
+        return loads(text)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
 

@@ -2,13 +2,12 @@
 """YAML from strangers: bounded in size, depth and what its aliases expand to; one line says what is wrong."""
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict
 
 import yaml
 
 from CaiT.errors import InputError, shown
-from CaiT.files import PathLike
+from CaiT.files import PathLike, read_text
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 30
@@ -18,13 +17,9 @@ MAX_INTEGER = 2 ** 63
 
 def load_yaml(path: PathLike) -> Any:
     """The content of a YAML file; InputError when it is none or exceeds a limit, naming the file. OSError stays one."""
-    path = Path(path)
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f'{path}: found {path.stat().st_size:,} bytes of YAML, expected at most {MAX_BYTES:,}')
+    text = read_text(path, MAX_BYTES, 'YAML')
     try:
-        return loads(path.read_text(encoding='utf-8-sig'))
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: not YAML: not UTF-8 at byte {error.start}') from None
+        return loads(text)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
 

@@ -20,7 +20,9 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from unittest import mock
 
 from CaiT import config
+from CaiT.__main__ import COMMANDS
 from CaiT.cli import Parser
+from CaiT.config_layers import find_file
 from CaiT.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +89,8 @@ def _python(words: List[str]) -> None:
         compile(words[1], '<document>', 'exec')
     elif words[:2] == ['-m', 'paddle.distributed.launch']:
         _launch(words[2:])
+    elif words[:2] == ['-m', 'CaiT']:
+        _cait(words[2:])
     elif words[0] == '-m' and words[1].startswith('CaiT.'):
         _script(words[1], words[2:])
     elif words[0] == '-m' and words[1] in KNOWN:
@@ -100,13 +104,22 @@ def _python(words: List[str]) -> None:
         raise Fault(f'python {words[0]}: expected a script, or -m with a module of this project')
 
 
+def _cait(words: List[str]) -> None:
+    if words and words[0] not in COMMANDS and not words[0].startswith('-'):
+        raise Fault(f'cait: has no command {words[0]}')
+    if words and words[0] in COMMANDS:
+        command = COMMANDS[words[0]]
+        _script(command.module, [*command.flags, *words[1:]])
+
+
 def _launch(words: List[str]) -> None:
     from paddle.distributed.launch.context import args_envs
     with mock.patch.object(sys, 'argv', ['launch', *words]):
         arguments, unknown = _quietly(args_envs.parse_args)
     if unknown:
         raise Fault(f'paddle.distributed.launch: does not know {unknown[0]}')
-    _python([arguments.training_script, *arguments.training_script_args])
+    program = [arguments.training_script, *arguments.training_script_args]
+    check(program) if program[0] == 'cait' else _python(program)
 
 
 def _script(module: str, words: List[str]) -> None:
@@ -135,12 +148,13 @@ def _script(module: str, words: List[str]) -> None:
 
 def _configuration(flags: Dict[str, Any]) -> None:
     path = flags.get('cfg') or flags.get('config_dir')
-    if path:
+    file = find_file(path, ROOT) if path else None
+    if file and not file.is_file():
         _exists(path)
-    if 'opts' not in flags or (path and not (ROOT / path).is_file()):
+    if 'opts' not in flags or (file and not file.is_file()):
         return
     try:
-        config.get_config(str(ROOT / path) if path else None, flags['opts'],
+        config.get_config(str(file) if file else None, flags['opts'],
                           **{name: str(value) if isinstance(value, Path) else value
                              for name, value in flags.items() if name in config.FLAGS})
     except InputError as error:
@@ -205,4 +219,5 @@ def _exists(path: str) -> None:
 
 KNOWN: Dict[str, Callable[[List[str]], None]] = {
     'python': _python, 'python3': _python, 'bash': _bash, 'make': _make, 'pip': _pip, 'pytest': _pytest,
+    'cait': _cait,
     'venv': lambda words: None}

@@ -13,9 +13,8 @@ import numpy as np
 
 from CaiT.data.lists import read_list
 from CaiT.errors import InputError
-from CaiT.files import atomic_write
+from CaiT.files import PathLike, atomic_write
 
-PathLike = Union[str, 'os.PathLike[str]']
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
 FILE_NAME = 'report_predictions.csv'  # -pred writes its predictions.csv into the same folder, perhaps
 

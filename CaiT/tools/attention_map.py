@@ -54,7 +54,7 @@ def arrays_of(explanation: Any, index: int, path: str) -> Dict[str, np.ndarray]:
 
 def parse(arguments: Optional[List[str]]) -> Any:
     parser = Parser(__doc__)
-    parser.flag('cfg', metavar='FILE', help='YAML file, see CaiT/configs')
+    parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package')
     parser.flag('pretrained', metavar='PATH', help='a checkpoint, with or without extension')
     parser.flag('img_path', metavar='PATH', help='an image, a folder or a list file')
     parser.flag('output_dir', type=Path, default=Path('output/attention'), metavar='FOLDER',

@@ -5,7 +5,8 @@
     python -m CaiT.tools.model_table --write    write it between the markers of the repository's documents
     python -m CaiT.tools.model_table --check    exit 1 when a document has another table
 
-The documents are those of DOCUMENTS that contain the markers.
+The documents are those of DOCUMENTS that contain the markers: docs/models.md has all models, the READMEs those of
+README_MODELS.
 
 MACs are per image: convolution, Linears, both matmuls of attention and the talking heads (which Paddle's own counter
 leaves out, as it does the matmuls); no bias, norm, softmax or activation. They are the papers' "FLOPs" to 0.8 %.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -25,7 +26,9 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ('README.md', 'README_cn.md', 'docs/models.md')
+README_MODELS = ('cait_xxs24_224', 'cait_s24_224', 'cait_s24_384', 'cait_m48_448', 'deit_small_patch16_224',
+                 'deit_base_distilled_patch16_224', 'vit_tiny_patch16_224', 'vit_base_patch32_224')
+DOCUMENTS = {'README.md': README_MODELS, 'README_cn.md': README_MODELS, 'docs/models.md': ()}  # (): all models
 START, END = '<!-- model-table:start -->', '<!-- model-table:end -->'
 
 # Accuracies measured by this project. ImageNet-1K itself has not been run here.
@@ -64,12 +67,12 @@ def macs(name: str, num_classes: int = 1000) -> Dict[str, int]:
     return {**counts, 'total': sum(counts.values())}
 
 
-def table() -> List[str]:
-    """The table's lines in Markdown, one model a line, families and sizes in order."""
+def table(models: Sequence[str] = ()) -> List[str]:
+    """The table's lines in Markdown, one model a line, families and sizes in order; all models unless named."""
     from CaiT.models.registry import get_variant, list_models
     lines = ['| model | parameters | GMACs | pixels | crop | published top-1 / top-5, % | source | measured here |',
              '|---|---:|---:|---:|---:|---|---|---|']
-    names = sorted(list_models(), key=lambda name: (get_variant(name).family, macs(name)['total'], name))
+    names = sorted(models or list_models(), key=lambda name: (get_variant(name).family, macs(name)['total'], name))
     for name in names:
         variant = get_variant(name)
         accuracies = [variant.published.get(key) for key in ('top1', 'top5')]
@@ -89,10 +92,11 @@ def embed(text: str, lines: List[str], path: Path) -> str:
     return '\n'.join([head + START, *lines, END + rest.split(END)[1]])
 
 
-def documents() -> List[Path]:
-    """The paths of DOCUMENTS that contain the markers."""
-    found = [ROOT / name for name in DOCUMENTS]
-    return [path for path in found if path.is_file() and START in path.read_text(encoding='utf-8')]
+def documents() -> Dict[Path, Sequence[str]]:
+    """{path: its models} of those of DOCUMENTS that contain the markers."""
+    found = {ROOT / name: models for name, models in DOCUMENTS.items()}
+    return {path: models for path, models in found.items()
+            if path.is_file() and START in path.read_text(encoding='utf-8')}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -103,14 +107,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.write and options.check:
         raise InputError('--write and --check: found both, expected one')
     runtime.prepare()
-    lines = table()
     if not (options.write or options.check):
-        print('\n'.join(lines))
+        print('\n'.join(table()))
         return 0
     stale = []
-    for path in documents():
+    for path, models in documents().items():
         text = path.read_text(encoding='utf-8')
-        new = embed(text, lines, path)
+        new = embed(text, table(models), path)
         if new != text and options.write:
             with atomic_write(path) as file:
                 file.write(new)

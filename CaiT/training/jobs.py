@@ -75,8 +75,8 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
-        amp, logger = Amp(config), _open_logger(config, folder, 'eval')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'evaluating'), _open_logger(config, folder, 'eval')
+        model, config = _pretrained_model(config, logger, amp)
         loader = build_val_loader(config)
         for note in loader.notes:
             logger.info(note)
@@ -104,12 +104,12 @@ def predict(config: CfgNode) -> Path:
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'pred') as folder:
-        amp, logger = Amp(config), _open_logger(config, folder, 'pred')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'predicting'), _open_logger(config, folder, 'pred')
+        model, config = _pretrained_model(config, logger, amp)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
-        with amp.autocast():  # around what runs the generator
+        with amp.autocast():  # predictions are computed when they are written
             predictions = evaluator.predict(model, loader)
             if distributed.world_size() > 1:
                 predictions = evaluator.gather_predictions(predictions, len(paths))
@@ -185,8 +185,9 @@ def _write_config(config: CfgNode, path: Path, active: bool) -> None:
         file.write(config.dump())
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
-    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+def _pretrained_model(config: CfgNode, logger: RunLogger, amp: Amp) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained in the precision of ``amp``, and the config with the data
+    config of these weights.
 
     With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
     meaningless numbers. Without, a warning names those that do.
@@ -204,5 +205,8 @@ def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, Cfg
     config, line = with_data_of(config, report.data, report.data_source)
     if line:
         logger.info(line)
+    if amp.note:
+        logger.info(amp.note)
+    amp.decorate(model)
     logger.info(accelerate_for(config, model))
     return model, config

@@ -49,8 +49,9 @@ def test_without_the_flag_nothing_is_said(config):
 
 
 def test_auto_is_float16_on_a_gpu(config, monkeypatch):
+    assert Amp(config(amp=True)).dtype == 'bfloat16'
     monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
-    monkeypatch.setattr(paddle.amp, 'GradScaler', lambda **options: options)
+    monkeypatch.setattr(paddle.device.cuda, 'get_device_capability', lambda: (7, 0))
     assert Amp(config(amp=True)).note == 'mixed precision O1 float16'
 
 
