@@ -95,9 +95,9 @@ def gpu_is_visible() -> bool:
 def prepare(threads: int = 0, device: str = 'auto') -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
-    ``threads`` is the number of CPU threads, 0 for all cores this process may use. ``device`` is the run's: 'cpu', 'gpu',
-    'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import paddle``;
-    after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
+    ``threads`` is the number of CPU threads, 0 for all cores this process may use. ``device`` is the run's: 'cpu',
+    'gpu', 'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import
+    paddle``; after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
     """
     global _report
     if _report:
