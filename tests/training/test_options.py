@@ -35,8 +35,9 @@ NOTHING = [
 
 
 @pytest.mark.parametrize('augment, loss, optimizer, schedule', [
-    ('rand-m9-mstd0.5-inc1', 'CE', 'AdamW', 'cosine'), ('autoaugment', 'BCE', 'LAMB', 'multistep'),
-    ('3augment', 'CE', 'Momentum', 'step')])
+    ('rand-m9-mstd0.5-inc1', 'CE', 'AdamW', 'cosine'),
+    pytest.param('autoaugment', 'BCE', 'LAMB', 'multistep', marks=pytest.mark.slow),
+    pytest.param('3augment', 'CE', 'Momentum', 'step', marks=pytest.mark.slow)])
 def test_a_run_with_every_option_on_finishes(config, tiny_teacher, dashboard, tmp_path, augment, loss, optimizer,
                                              schedule):
     teacher = ['TRAIN.DISTILL.TYPE', 'soft', 'TRAIN.DISTILL.TEACHER', 'tiny_teacher',
