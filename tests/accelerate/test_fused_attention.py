@@ -11,7 +11,7 @@ from CaiT.accelerate import accelerate, fused_attention, restore
 from CaiT.models import cait, vit
 from CaiT.tools.simulated_gpu import simulated_gpu
 
-SMALL = dict(image_size=32, patch_size=8, embed_dim=32, num_heads=2, num_classes=3)
+SMALL = dict(image_size=32, patch_size=8, embed_dim=32, num_heads=2, num_classes=3, drop_path_rate=0.0)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def exported(cait, checks, tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What a Config is told."""
+    """The calls of a Config."""
     found = []
 
     class Config:
@@ -48,7 +48,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize('precision, name, gpu', [('fp32', 'Float32', 0), ('fp16', 'Half', 1), ('bf16', 'Bfloat16', 3)])
-def test_what_paddle_is_told(exported, calls, monkeypatch, precision, name, gpu):
+def test_what_is_handed_to_paddle(exported, calls, monkeypatch, precision, name, gpu):
     with simulated_gpu():
         monkeypatch.setattr(paddle.device.cuda, 'device_count', lambda: 4)
         options = Options(precision, gpu_id=gpu, **GPU)
