@@ -4,7 +4,7 @@ were measured on CPUs, and stride kernels, for one, are what keeps views from be
 
 Paddle reads these when it is imported; all but MKL's can be changed afterwards:
 
-- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set;
+- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set; processes of one job share the cores;
 - MKL's instruction set: the MKL inside Paddle's wheel falls back to SSE code on AMD processors. MKL_DEBUG_CPU_TYPE 7
   (AVX-512) or 5 (AVX2) gives the fast path back. It is undocumented, so it is set only when the CPU has the
   instructions, and never on Intel;
@@ -42,6 +42,32 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_per_process() -> int:
+    """The cores of this process; of several processes of a job (PADDLE_LOCAL_SIZE) that share them, its part.
+
+    They share them unless the launcher has bound each to cores of its own: then all together fit into what the programs
+    that started them may use.
+    """
+    processes = os.environ.get('PADDLE_LOCAL_SIZE', '1')
+    processes = int(processes) if processes.isdigit() else 1
+    if processes < 2 or cores() * processes <= _cores_of_parents():
+        return cores()
+    return max(1, cores() // processes)
+
+
+def _cores_of_parents() -> int:
+    """The largest number of cores that a process above this one may use; 0 where Linux does not say."""
+    most, pid = 0, os.getppid()
+    try:
+        while pid > 0:
+            most = max(most, len(os.sched_getaffinity(pid)))
+            with open(f'/proc/{pid}/stat', encoding='utf-8', errors='replace') as file:
+                pid = int(file.read().rpartition(')')[2].split()[1])
+    except (OSError, AttributeError, ValueError, IndexError):
+        pass
+    return most
 
 
 def cpu_flags() -> Set[str]:
@@ -95,8 +121,8 @@ def gpu_is_visible() -> bool:
 def prepare(threads: int = 0, device: str = 'auto') -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
-    ``threads`` is the number of CPU threads, 0 for all cores this process may use. ``device`` is the run's: 'cpu',
-    'gpu', 'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import
+    ``threads`` is the number of CPU threads, 0 for all cores of this process. ``device`` is the run's: 'cpu', 'gpu',
+    'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import
     paddle``; after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
     """
     global _report
@@ -111,7 +137,7 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
     elif 'paddle' in sys.modules:
         _report = f'runtime: paddle was imported first, set afterwards: {apply(threads)}'
     else:
-        values = settings(_cpu(), threads or cores())
+        values = settings(_cpu(), threads or threads_per_process())
         for key, value in values.items():
             os.environ.setdefault(key, value)
         is_set = _keep_big_blocks()
@@ -144,7 +170,7 @@ def apply(threads: int = 0) -> str:
     FLAGS_eager_delete_tensor_gb (unless the environment has them) and glibc's handling of large blocks.
     """
     import paddle
-    values = settings(_cpu(), threads or cores())
+    values = settings(_cpu(), threads or threads_per_process())
     count = os.environ.get('OMP_NUM_THREADS', '1')
     if count == '1' and not _report and 'OMP_NUM_THREADS' not in _first_environment():
         count = values['OMP_NUM_THREADS']  # the 1 is Paddle's: it sets the variable when it is imported
