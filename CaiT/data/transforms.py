@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image
 
 from CaiT import checks
-from CaiT.data.decode import load_encoded, load_image, to_rgb
+from CaiT.data.decode import ImageBytes, load_image, to_rgb
 from CaiT.data.resample import resized_part
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
-# A path, the bytes of an image file, a Pillow image, or an array: uint8, [H, W, 3] in RGB or [H, W] in gray.
-ImageLike = Union[PathLike, bytes, Image.Image, np.ndarray]
+# A path, the bytes of an image file (in ``ImageBytes`` with a name), a Pillow image, or an array: uint8, [H, W, 3] in
+# RGB or [H, W] in gray.
+ImageLike = Union[PathLike, bytes, ImageBytes, Image.Image, np.ndarray]
 
 PILLOW_FILTERS = {  # by the names of checks.INTERPOLATIONS
     'nearest': Image.NEAREST,
@@ -85,10 +86,10 @@ class EvalTransform:
 
 def as_pillow(image: ImageLike) -> Image.Image:
     """``image`` as an RGB Pillow image; a path is opened. InputError for what is not or holds no image."""
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, (str, os.PathLike, ImageBytes)):
         return load_image(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return load_encoded(bytes(image))
+        return load_image(ImageBytes('', bytes(image)))
     try:
         if isinstance(image, Image.Image):
             image.load()  # it is decoded when it is first used: here, where errors are caught

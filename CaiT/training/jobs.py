@@ -26,10 +26,12 @@ from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.amp import Amp
 from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
+from CaiT.training.notices import evaluation_notices
 from CaiT.training.run_folder import open_folder
 from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
@@ -80,15 +82,16 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
-        logger = _open_logger(config, folder, 'eval')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'evaluating'), _open_logger(config, folder, 'eval')
+        model, config = _pretrained_model(config, logger, amp)
         loader = build_val_loader(config)
-        for note in loader.notes:
+        for note in [*loader.notes, *evaluation_notices(config.MODEL.NUM_CLASSES, loader.dataset)]:
             logger.info(note)
         collector = Collector() if report else None
         if report:  # said before: the last line of an evaluation is its result, which tools read
             logger.info(f'report: {folder / "report.html"}, at the end')
-        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        with amp.autocast():
+            result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
                                  'expected weights whose logits are finite')
@@ -108,16 +111,17 @@ def predict(config: CfgNode) -> Path:
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'pred') as folder:
-        logger = _open_logger(config, folder, 'pred')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'predicting'), _open_logger(config, folder, 'pred')
+        model, config = _pretrained_model(config, logger, amp)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
-        predictions = evaluator.predict(model, loader)
-        if distributed.world_size() > 1:
-            predictions = evaluator.gather_predictions(predictions, len(paths))
-        if logger.active:
-            _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
+        with amp.autocast():  # predictions are computed when they are written
+            predictions = evaluator.predict(model, loader)
+            if distributed.world_size() > 1:
+                predictions = evaluator.gather_predictions(predictions, len(paths))
+            if logger.active:
+                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
     return folder / 'predictions.csv'
 
 
@@ -175,7 +179,8 @@ def _open_logger(config: CfgNode, folder: Path, job: str, hold: bool = False) ->
     if not hold:
         _write_config(config, config_file, logger.active)
     logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
-    logger.info(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
+    runtime.prepare(device=paddle.get_device())
+    logger.info(f'{runtime.follow(paddle.get_device())}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
 
@@ -198,8 +203,9 @@ def _write_class_names(config: CfgNode, folder: Path, names: Optional[List[str]]
             file.writelines(line + '\n' for line in name_lines([' '.join(name.split()) for name in names]))
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
-    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+def _pretrained_model(config: CfgNode, logger: RunLogger, amp: Amp) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained in the precision of ``amp``, and the config with the data
+    config of these weights.
 
     With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
     meaningless numbers. Without, a warning names those that do.
@@ -217,5 +223,8 @@ def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, Cfg
     config, line = with_data_of(config, report.data, report.data_source)
     if line:
         logger.info(line)
+    if amp.note:
+        logger.info(amp.note)
+    amp.decorate(model)
     logger.info(accelerate_for(config, model))
     return model, config
