@@ -71,6 +71,7 @@ DEFAULTS: Dict[str, Any] = {
         'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the learning rate decays
         'LR_DECAY': 0.1,           # step, multistep: decay factor
         'WARMUP_EPOCHS': 5,
+        'WARMUP_FRACTION': 0.0,    # warm-up as a fraction of the run, in place of WARMUP_EPOCHS (which is then 0)
         'WARMUP_START_LR': 1e-6,
         'END_LR': 1e-5,
         'WEIGHT_DECAY': 0.05,
@@ -118,7 +119,7 @@ AT_LEAST = {
     'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
     'TRAIN.LR_BATCH': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
-FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
+FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY', 'TRAIN.WARMUP_FRACTION')
 # Argument of CaiT.data.mixing.Mixing -> its key.
 MIXING = {'mixup_alpha': 'AUG.MIXUP', 'cutmix_alpha': 'AUG.CUTMIX', 'prob': 'AUG.MIX_PROB',
           'switch_prob': 'AUG.MIX_SWITCH_PROB', 'mode': 'AUG.MIX_MODE', 'label_smoothing': 'TRAIN.LABEL_SMOOTHING'}
@@ -159,9 +160,11 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     node.MODEL.NUM_CLASSES = NUM_CLASSES.get(node.DATA.DATASET, 1000)
     for source, values in layers:
         merge(node, values, source)
-    _check(node)
     # not a setting: it is neither written nor compared, and a copy keeps it
     node.__dict__[_EXPLICIT] = frozenset(key for _, values in layers for key in keys(values))
+    if node.TRAIN.WARMUP_FRACTION and not is_explicit(node, 'TRAIN.WARMUP_EPOCHS'):
+        node.TRAIN.WARMUP_EPOCHS = 0
+    _check(node)
     node.freeze()
     return node
 
@@ -231,6 +234,9 @@ def _check(config: CfgNode) -> None:
         checks.between(key, _leaf(config, key), 0, 1)
     checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)
     checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
+    if config.TRAIN.WARMUP_FRACTION and config.TRAIN.WARMUP_EPOCHS:
+        raise InputError(f'TRAIN.WARMUP_FRACTION: found {config.TRAIN.WARMUP_FRACTION:g} beside TRAIN.WARMUP_EPOCHS '
+                         f'{config.TRAIN.WARMUP_EPOCHS}, expected one of them, the other 0')
     optimizer = config.TRAIN.OPTIMIZER
     checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
     for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):

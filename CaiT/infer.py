@@ -118,7 +118,7 @@ def main() -> int:
         workers = max(1, runtime.cores() // 2) if len(paths) > MIN_IMAGES_FOR_WORKERS else 0
     progress, failed = ProgressMeter(len(paths)), 0
     try:
-        for prediction in predictor.predict(paths, max(args.topk, 1), workers, times, progress):
+        for prediction in predictor.predict(paths, max(args.topk, 5 if results else 1), workers, times, progress):
             if isinstance(prediction, InputError):
                 print(f'left out: {prediction}', file=sys.stderr)
                 failed += 1

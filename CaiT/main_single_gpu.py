@@ -24,7 +24,8 @@ from CaiT.errors import InputError, run
 def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given."""
     parser = Parser(__doc__)
-    parser.flag('cfg', help='YAML file, or the name of one that comes with the package', metavar='FILE')
+    parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval and '
+                '-pred by default the config.yaml beside the weights')
     parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
     parser.flag('data_path', help='folder of the dataset, or its shards; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')
@@ -59,9 +60,15 @@ def main(arguments: Optional[List[str]] = None) -> None:
     runtime.prepare()
     from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
     from CaiT.report import evaluation, run_page
+    from CaiT.run_config import config_for
     from CaiT.training import distributed, jobs
     evaluation.check_earlier(earlier)
-    config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
+    if evaluating or predicting:
+        config, line = config_for(flags['pretrained'], flags.pop('cfg'), flags.pop('opts'), **flags)
+        if line and not distributed.rank():
+            print(line)
+    else:
+        config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
     distributed.init(config.DEVICE)
     with distributed.delay_abort_on_error():
         if predicting:

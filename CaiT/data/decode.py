@@ -131,7 +131,7 @@ def _decode(image: Image.Image) -> Image.Image:
 def _opened(source: Source) -> Iterator[Image.Image]:
     """The image with its header read; whatever goes wrong, here or in the block, becomes an InputError."""
     path = source.name if isinstance(source, ImageBytes) else source
-    name = f'image {quoted(path)}'
+    name = f'image {quoted(path)}' if path else 'image'
     try:
         with _file(source, name) as file:
             try:

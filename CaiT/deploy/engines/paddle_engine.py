@@ -116,15 +116,15 @@ class Engine(BaseEngine):
     def _cpu(self, options: Options) -> None:
         self.config.set_cpu_math_library_num_threads(options.threads)
         if options.use_mkldnn:
-            self.config.enable_onednn()
+            self.config.enable_mkldnn()
         elif options.precision == 'bf16':
             raise InputError('--precision bf16: needs oneDNN, found --use-mkldnn False')
         else:
-            self.config.disable_onednn()
+            self.config.disable_mkldnn()
         if options.precision == 'bf16':
             if 'avx512_bf16' not in runtime.cpu_flags():
                 raise InputError('--precision bf16: this processor has no AVX512-BF16 instructions; use fp32')
-            self.config.enable_onednn_bfloat16()
+            self.config.enable_mkldnn_bfloat16()
 
     def _gpu(self, inference: Any, options: Options) -> None:
         import paddle
