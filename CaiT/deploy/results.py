@@ -11,7 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
