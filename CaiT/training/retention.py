@@ -24,11 +24,11 @@ def kept_epochs(save: CfgNode, records: Sequence[Mapping[str, Any]], epoch: int)
     Every SAVE.EVERY-th, of these the last SAVE.KEEP (0: all), and the SAVE.TOP best by validation accuracy, of equal
     ones the later. ``records`` are the lines of log.jsonl, which a resumed run has as well.
     """
-    kept: List[int] = list(range(save.EVERY, epoch + 1, save.EVERY)) if save.EVERY else []
-    kept = kept[-save.KEEP:] if save.KEEP else kept
+    epochs: List[int] = list(range(save.EVERY, epoch + 1, save.EVERY)) if save.EVERY else []
+    epochs = epochs[-save.KEEP:] if save.KEEP else epochs
     scores = sorted((record['val_top1'], record['epoch']) for record in records
                     if record.get('val_top1') is not None and record['epoch'] <= epoch)
-    return {*kept, *(number for _, number in scores[-save.TOP:] if save.TOP)}
+    return {*epochs, *(number for _, number in scores[-save.TOP:] if save.TOP)}
 
 
 def keep(folder: PathLike, save: CfgNode, records: Sequence[Mapping[str, Any]], epoch: int) -> None:
@@ -36,10 +36,10 @@ def keep(folder: PathLike, save: CfgNode, records: Sequence[Mapping[str, Any]], 
     epochs that do not stay."""
     if not (save.EVERY or save.TOP):
         return
-    kept = kept_epochs(save, records, epoch)
-    if epoch in kept:
+    epochs = kept_epochs(save, records, epoch)
+    if epoch in epochs:
         checkpoint.link(folder, 'last', tag_of(epoch))
     for path in Path(folder).iterdir():
         match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) not in kept:
+        if match and int(match[1]) not in epochs:
             path.unlink()

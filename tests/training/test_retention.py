@@ -16,12 +16,12 @@ from CaiT.training.logger import RunLogger
 RECORDS = [{'epoch': epoch, 'val_top1': top1} for epoch, top1 in enumerate((0.1, 0.5, 0.3, 0.5, 0.2, 0.4), 1)]
 
 
-@pytest.mark.parametrize('every, count, top, epoch, kept', [
+@pytest.mark.parametrize('every, count, top, epoch, expected', [
     (0, 0, 0, 6, set()), (2, 0, 0, 6, {2, 4, 6}), (2, 0, 0, 5, {2, 4}), (2, 2, 0, 6, {4, 6}), (1, 1, 0, 3, {3}),
     (0, 0, 1, 6, {4}), (0, 0, 2, 6, {2, 4}), (0, 0, 3, 6, {2, 4, 6}), (0, 0, 2, 3, {2, 3}), (3, 1, 1, 6, {4, 6}),
 ])
-def test_kept_epochs(every, count, top, epoch, kept):
-    assert retention.kept_epochs(SimpleNamespace(EVERY=every, KEEP=count, TOP=top), RECORDS, epoch) == kept
+def test_kept_epochs(every, count, top, epoch, expected):
+    assert retention.kept_epochs(SimpleNamespace(EVERY=every, KEEP=count, TOP=top), RECORDS, epoch) == expected
 
 
 def test_epochs_without_an_evaluation_are_not_among_the_best():
