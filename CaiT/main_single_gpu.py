@@ -57,7 +57,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         raise InputError(f'-compare {earlier}: belongs to -eval, which is not given')
     if evaluating or predicting:
         flags['batch_size_eval'] = flags.pop('batch_size')
-    runtime.prepare()
+    runtime.prepare(device=flags['device'] or 'auto')
     from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
     from CaiT.report import evaluation, run_page
     from CaiT.run_config import config_for

@@ -41,13 +41,17 @@ class Predictor:
         file or engine that is missing or does not fit."""
         engine = engine_class(backend, options.precision)
         self.meta, self.options = meta or metadata.read(folder), options
-        artifact = self.meta.artifact(backend, options.precision, options.input)
+        if options.use_gpu and backend != 'paddle':
+            raise InputError(f'--use-gpu True: --backend {backend} computes on the CPU, expected --backend paddle')
+        # On a GPU the precision is chosen when the graph is loaded: of fp32, whose difference the export has measured.
+        stored = 'fp32' if options.use_gpu else options.precision
+        artifact = self.meta.artifact(backend, stored, options.input)
         if artifact is None:
             found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
             raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: python '
                              f'export_model.py --save-inference-dir={folder} --backend={backend} '
-                             f'--precision={options.precision} --input={options.input}{calibration} '
+                             f'--precision={stored} --input={options.input}{calibration} '
                              f'-pretrained={self.meta.weights["file"]}')
         graph = metadata.check_files(folder, artifact, engine.endings)
         metadata.check_content(folder, [graph.name], self.meta.sha256)

@@ -179,7 +179,8 @@ def _open_logger(config: CfgNode, folder: Path, job: str, hold: bool = False) ->
     if not hold:
         _write_config(config, config_file, logger.active)
     logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
-    logger.info(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
+    runtime.prepare(device=paddle.get_device())
+    logger.info(f'{runtime.follow(paddle.get_device())}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
 
