@@ -88,7 +88,7 @@ DEFAULTS: Dict[str, Any] = {
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
         'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
-        'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # used with -amp
+        'AMP': {'LEVEL': 'O1', 'DTYPE': 'auto'},  # used with -amp; auto: float16 on a GPU, bfloat16 on a CPU
         # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.
         # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, same classes
         'DISTILL': {'TYPE': 'none', 'ALPHA': 0.5, 'TAU': 3.0, 'TEACHER': '', 'TEACHER_WEIGHTS': ''},
@@ -111,7 +111,7 @@ CHOICES = {
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
     'TRAIN.DISTILL.TYPE': ('none', 'hard', 'soft'),
     'TRAIN.AMP.LEVEL': ('O1', 'O2'),
-    'TRAIN.AMP.DTYPE': ('float16', 'bfloat16'),
+    'TRAIN.AMP.DTYPE': ('auto', 'float16', 'bfloat16'),
 }
 AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,

@@ -27,7 +27,7 @@ EXPECTED_DEFAULTS = {
     'TRAIN.TO_STATIC': False, 'TRAIN.VISUALDL': False, 'TRAIN.TENSORBOARD': False,
     'TRAIN.OPTIMIZER.NAME': 'AdamW', 'TRAIN.OPTIMIZER.BETAS': (0.9, 0.999), 'TRAIN.OPTIMIZER.EPS': 1e-8,
     'TRAIN.OPTIMIZER.MOMENTUM': 0.9, 'TRAIN.OPTIMIZER.NESTEROV': False,
-    'TRAIN.AMP.LEVEL': 'O1', 'TRAIN.AMP.DTYPE': 'float16',
+    'TRAIN.AMP.LEVEL': 'O1', 'TRAIN.AMP.DTYPE': 'auto',
     'TRAIN.DISTILL.TYPE': 'none', 'TRAIN.DISTILL.ALPHA': 0.5, 'TRAIN.DISTILL.TAU': 3.0, 'TRAIN.DISTILL.TEACHER': '',
     'TRAIN.DISTILL.TEACHER_WEIGHTS': '',
     'AMP': False, 'DEVICE': 'auto', 'SEED': 0, 'OUTPUT_DIR': '', 'RESUME': '', 'RESUME_ANYWAY': False, 'SAVE_STEPS': 0,
@@ -70,7 +70,7 @@ CHOICES = {
     'AUG.INTERPOLATION': ['', 'random', 'bicubic', 'bilinear', 'nearest', 'lanczos'],
     'TRAIN.LR_SCHEDULE': ['cosine', 'linear', 'step', 'multistep', 'constant'], 'TRAIN.LOSS': ['CE', 'BCE'],
     'TRAIN.OPTIMIZER.NAME': ['AdamW', 'Momentum', 'LAMB'], 'TRAIN.DISTILL.TYPE': ['none', 'hard', 'soft'],
-    'TRAIN.AMP.LEVEL': ['O1', 'O2'], 'TRAIN.AMP.DTYPE': ['float16', 'bfloat16']}
+    'TRAIN.AMP.LEVEL': ['O1', 'O2'], 'TRAIN.AMP.DTYPE': ['auto', 'float16', 'bfloat16']}
 # Any value of the default's type is accepted here; where it is used it is checked, or cannot be wrong.
 FREE = {'AUG.ROTATE', 'TRAIN.LR_MILESTONES', 'TRAIN.FREEZE'}
 

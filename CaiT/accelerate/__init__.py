@@ -11,12 +11,13 @@ and raise an error that says so.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
-from typing import Any, Iterator
+from typing import Any, ContextManager, Iterator
 
 from CaiT import runtime
 
-__all__ = ['accelerate', 'restore']
+__all__ = ['accelerate', 'autocast', 'mixed_precision_line', 'restore']
 
 
 def accelerate(model: Any, threads: int = 0) -> str:
@@ -56,6 +57,27 @@ def restore(model: Any) -> None:
     """Give the layers of ``model`` their plain classes back."""
     for layer in _exchanged(model):
         layer.__class__ = type(layer).__bases__[-1]  # the plain class stands last
+
+
+def autocast() -> ContextManager[None]:
+    """Inside, in this thread, the blocks of accelerated models run in bfloat16 where ``mixed_precision_line`` says so,
+    their backward passes included wherever those run (with gradient checkpointing only inside)."""
+    from CaiT.accelerate import mixed_precision
+    return contextlib.nullcontext() if _problem() else mixed_precision.autocast()
+
+
+def mixed_precision_line(model: Any) -> str:
+    """One line that says what of an accelerated model runs in bfloat16 inside ``autocast()``, or why nothing does."""
+    from CaiT.accelerate import mixed_precision
+    from CaiT.accelerate.layers import runs_in_bfloat16
+    problem = _problem() or mixed_precision.problem()
+    if problem:
+        return f'mixed precision: none, float32, {problem}'
+    blocks = [layer for layer in _exchanged(model) if runs_in_bfloat16(layer)]
+    if not blocks:
+        return 'mixed precision: none, float32, no accelerated block whose parameters are all trained or all frozen'
+    return (f'mixed precision: bfloat16 in {len(blocks)} blocks ({mixed_precision.instructions()}); weights, gradients '
+            'of weights and all else in float32')
 
 
 def _exchanged(model: Any) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Automatic mixed precision (AMP) on a GPU. Never run on one: read against Paddle 3.3.1's source and run on a simulated
-device (CaiT/tools/simulated_gpu.py); docs/gpu.md lists what was seen and what was not."""
+"""Automatic mixed precision (AMP). On a CPU it is CaiT.accelerate's. Paddle's, on a GPU, was never run on one: read
+against Paddle 3.3.1's source and run on a simulated device (CaiT/tools/simulated_gpu.py); docs/gpu.md lists what was
+seen and what was not."""
 from __future__ import annotations
 
 import contextlib
@@ -13,6 +14,7 @@ from paddle import nn
 from paddle.base import core
 from yacs.config import CfgNode
 
+from CaiT import accelerate
 from CaiT.errors import InputError, NonFiniteError
 
 # Compute capability from which a GPU computes in a dtype. Below it Paddle (3.3.1, amp/auto_cast.py) switches autocast
@@ -22,10 +24,15 @@ MASTER_NAME = '{}_fp32_master_0'  # as Paddle's optimizers name the master weigh
 
 
 def decide(device: str, level: str, dtype: str, job: str = 'training') -> Tuple[bool, str]:
-    """Whether ``-amp`` computes in ``dtype`` on ``device`` ('cpu', 'gpu:0'), and the line for the log.
+    """Whether Paddle computes in ``dtype`` with ``-amp`` on ``device`` ('cpu', 'gpu:0'), and the line for the log.
 
-    The only place that decides. InputError for a GPU that lacks ``dtype``: Paddle would compute in float32 instead.
+    The only place that decides, but for CPUs, where ``accelerate_for`` returns the line. InputError for float16 on a
+    CPU and for a GPU that lacks ``dtype``: Paddle would compute in float32 instead.
     """
+    if device.startswith('cpu'):
+        if dtype == 'float16':
+            raise InputError('-amp: found TRAIN.AMP.DTYPE float16 on a CPU, expected auto or bfloat16')
+        return False, ''
     if not device.startswith('gpu'):
         return False, f'-amp: {device} has no mixed precision in Paddle, {job} in float32'
     major, minor = paddle.device.cuda.get_device_capability()
@@ -84,10 +91,12 @@ class Amp:
     """
 
     def __init__(self, config: CfgNode, job: str = 'training') -> None:
-        self.level, self.dtype = config.TRAIN.AMP.LEVEL, config.TRAIN.AMP.DTYPE
-        self.enabled, self.note = False, ''
+        self.level, self.dtype, device = config.TRAIN.AMP.LEVEL, config.TRAIN.AMP.DTYPE, paddle.get_device()
+        self.on_cpu, self.enabled, self.note = config.AMP and device.startswith('cpu'), False, ''
+        if self.dtype == 'auto':
+            self.dtype = 'bfloat16' if device.startswith('cpu') else 'float16'
         if config.AMP:
-            self.enabled, self.note = decide(paddle.get_device(), self.level, self.dtype, job)
+            self.enabled, self.note = decide(device, self.level, self.dtype, job)
         self.scaler = LossScale() if self.enabled and self.dtype == 'float16' else None
         self.skips_overflow = self.scaler is not None  # an update whose gradients are not finite is skipped
         self.stores_half = self.enabled and self.level == 'O2'
@@ -110,6 +119,8 @@ class Amp:
                     optimizer._master_weights[parameter.name] = master
 
     def autocast(self) -> ContextManager:
+        if self.on_cpu:
+            return accelerate.autocast()
         if not self.enabled:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)
