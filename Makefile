@@ -5,7 +5,8 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants versions package lint parity-all tipc tipc-all align align-live notebook clean
+.PHONY: help demo test test-slow mutants versions package lint parity-all tipc tipc-all align align-live notebook
+.PHONY: gpu-check docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -19,6 +20,8 @@ help:
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
+	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
+	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
 $(READY): pyproject.toml constraints.txt
@@ -67,6 +70,12 @@ align-live: $(READY)
 notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(RUN) python -m CaiT.tools.run_notebook
+
+gpu-check: $(READY)
+	$(RUN) python -m CaiT.tools.gpu_check
+
+docker-steps: $(READY)
+	$(RUN) python tests/docker_steps.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -63,6 +63,7 @@ DEFAULTS: Dict[str, Any] = {
     },
     'TRAIN': {
         'EPOCHS': 300,
+        'EARLY_STOP': 0,           # epochs without a better validation accuracy after which training ends; 0: never
         'LAST_EPOCH': 0,           # training starts at the epoch after it
         'BASE_LR': 5e-4,           # for LR_BATCH images per update; scaled linearly with their number
         'LR_BATCH': 512,           # 0: no scaling
@@ -100,6 +101,11 @@ DEFAULTS: Dict[str, Any] = {
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
     'RESUME_ANYWAY': False,        # resume although settings differ from the checkpoint's
     'SAVE_STEPS': 0,               # updates between two checkpoints inside an epoch, 0: at its end only
+    'SAVE': {                      # checkpoints that stay beside last and best
+        'EVERY': 0,                # epochs between two of them, 0: none
+        'KEEP': 0,                 # how many of those stay, the newest; 0: all
+        'TOP': 0,                  # and the best so many epochs by validation accuracy
+    },
     'REPORT_FREQ': 100,            # steps between two log lines
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
 }
@@ -116,7 +122,8 @@ CHOICES = {
 AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,
     'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
-    'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
+    'SEED': 0, 'SAVE_STEPS': 0, 'SAVE.EVERY': 0, 'SAVE.KEEP': 0, 'SAVE.TOP': 0, 'TRAIN.EARLY_STOP': 0,
+    'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
     'TRAIN.LR_BATCH': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
 FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY', 'TRAIN.WARMUP_FRACTION')
