@@ -3,6 +3,7 @@
 
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
+python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py digits -data_path dataset/digits
 python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best
@@ -36,6 +37,7 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'training'
 EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
     'cait_grown': (['cait_grown'], [0]),
+    'cait_grown_frozen': (['cait_grown_frozen'], [0]),
     'cifar10': (['cifar10'], [0]),
     'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),
     'distillation': (['distillation_none', 'distillation_hard'], [0, 1, 2]),
