@@ -3,7 +3,7 @@
 
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
-python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait.pdparams
+python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py digits -data_path dataset/digits
 python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best

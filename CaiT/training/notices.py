@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, List, Optional
 
+import numpy as np
 from yacs.config import CfgNode
 
 from CaiT.training import distributed
@@ -30,7 +31,7 @@ def training_notices(config: CfgNode, schedule: Schedule, dataset: Any, sampler:
     if left_out > 0:
         lines.append(f'epoch: {steps} steps of {per_step} images, {left_out} of {images} images '
                      f'({100 * left_out / images:.1f} %) are left out of each')
-    labels = {label for _, label in dataset.samples}
+    labels = set(np.unique(dataset.labels).tolist())
     if len(labels) < config.MODEL.NUM_CLASSES:
         lines.append(f'warning: the training set has {len(labels)} classes (ids {min(labels)} to {max(labels)}), the '
                      f'head has {config.MODEL.NUM_CLASSES}; expected -num_classes={max(labels) + 1}, or lists with all')

@@ -50,6 +50,7 @@ def test_five_runs_tuned_by_hand_differ_from_the_recipe_and_each_other():
 
 
 def test_table():
-    rows = finetune.table({'5 x 40, 224': {}, '10 x 40, 112': {'recipe': {'top1': 0.9126}, 'adamw-1e-4': {'top1': 0.5}}})
+    runs = {'recipe': {'top1': 0.9126}, 'adamw-1e-4': {'top1': 0.5}}
+    rows = finetune.table({'5 x 40, 224': {}, '10 x 40, 112': runs})
     assert len(rows) == 4 and rows[0].startswith('| classes x images, pixels | recipe | adamw-1e-4 |')
     assert rows[3] == '| 10 x 40, 112 | 91.3 | 50.0 |  |  |  |  |'
