@@ -6,8 +6,9 @@
 
 Activations are counted on the model: the bytes of the tensors that a forward pass keeps for its backward pass, of one
 image, with one block and with two; the others are like the second. Weights, gradients, optimizer and moving average
-follow from the number of parameters. Not counted: what an operation needs for itself (less than one block keeps), a
-teacher, communication buffers and the device's own memory, for which a tenth is left. GB are 10**9 bytes.
+follow from the number of parameters. Activations are counted in float32, which with AMP or TRAIN.RECOMPUTE is more than
+there are. Not counted: what an operation needs for itself (less than one block keeps), a teacher, communication buffers
+and the device's own memory, for which a tenth is left. GB are 10**9 bytes.
 """
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Activations:
     block_input: int
     depth: int
 
-    def total(self, recompute: bool) -> int:
+    def required(self, recompute: bool) -> int:
         """Of an image, at the peak: with recomputation one block at a time is kept as a whole."""
         if recompute:
             return self.other + self.depth * self.block_input + self.block
@@ -52,9 +53,9 @@ class Memory:
     optimizer: int
     ema: int
 
-    def total(self, batch_size: int, recompute: bool) -> int:
+    def required(self, batch_size: int, recompute: bool) -> int:
         fixed = self.weights + self.gradients + self.optimizer + self.ema
-        return fixed + batch_size * self.activations.total(recompute)
+        return fixed + batch_size * self.activations.required(recompute)
 
 
 def measure(config: Any) -> Memory:
@@ -86,8 +87,10 @@ def _saved(config: Any, depth: int) -> Tuple[int, int]:
     inputs: List[int] = []
     model.blocks[0].register_forward_pre_hook(lambda layer, arguments: inputs.append(_bytes(arguments[0])))
     size = config.DATA.IMAGE_SIZE
-    with _counting(model) as saved, _autocast(config):
-        logits = model(paddle.zeros([1, config.MODEL.IN_CHANNELS, size, size]))
+    images = paddle.zeros([1, config.MODEL.IN_CHANNELS, size, size])
+    with _counting(model) as saved:
+        saved[images.data_ptr()] = _bytes(images)
+        logits = model(images)
         del logits
     return sum(saved.values()), inputs[0]
 
@@ -113,19 +116,12 @@ def _bytes(tensor: Any) -> int:
     return int(tensor.size) * tensor.element_size()
 
 
-def _autocast(config: Any) -> Any:
-    if not config.AMP:
-        return contextlib.nullcontext()
-    import paddle
-    return paddle.amp.auto_cast(level=config.TRAIN.AMP.LEVEL, dtype='bfloat16')  # float16 is as large
-
-
 def fitting(memory: Memory, batch_size: int, accum_iter: int, limit: float) -> Optional[Tuple[int, int, bool]]:
     """(BATCH_SIZE, ACCUM_ITER, RECOMPUTE) with the same number of images per update that fits into ``limit`` bytes,
     with the largest micro-batch that there is; recomputation only where a micro-batch of 8 does not fit without."""
     for recompute, smallest in ((False, min(8, batch_size)), (True, 1)):
         for parts in range(1, batch_size // smallest + 1):
-            if batch_size % parts == 0 and memory.total(batch_size // parts, recompute) <= limit:
+            if batch_size % parts == 0 and memory.required(batch_size // parts, recompute) <= limit:
                 return batch_size // parts, accum_iter * parts, recompute
     return None
 
@@ -133,15 +129,15 @@ def fitting(memory: Memory, batch_size: int, accum_iter: int, limit: float) -> O
 def lines(config: Any, memory: Memory, devices: int, gigabytes: float) -> List[str]:
     """What the program prints."""
     batch, accum, recompute = config.DATA.BATCH_SIZE, config.TRAIN.ACCUM_ITER, config.TRAIN.RECOMPUTE
-    total, limit = memory.total(batch, recompute), (1 - RESERVE) * gigabytes * 1e9
+    total, limit = memory.required(batch, recompute), (1 - RESERVE) * gigabytes * 1e9
     image = memory.activations
     found = [
         f'{config.MODEL.NAME}, {config.DATA.IMAGE_SIZE} pixels: {devices} devices x DATA.BATCH_SIZE {batch} x '
         f'TRAIN.ACCUM_ITER {accum} = {devices * batch * accum} images per update, TRAIN.RECOMPUTE {recompute}, '
-        f'AMP {config.TRAIN.AMP.LEVEL if config.AMP else False}',
-        f'activations of an image: {image.total(recompute) / 1e9:.3f} GB '
-        f'({image.total(not recompute) / 1e9:.3f} GB with TRAIN.RECOMPUTE {not recompute})',
-        f'on each device: {total / 1e9:.1f} GB = activations {batch * image.total(recompute) / 1e9:.1f} + weights '
+        f'AMP {config.AMP}',
+        f'activations of an image: {image.required(recompute) / 1e9:.3f} GB '
+        f'({image.required(not recompute) / 1e9:.3f} GB with TRAIN.RECOMPUTE {not recompute})',
+        f'on each device: {total / 1e9:.1f} GB = activations {batch * image.required(recompute) / 1e9:.1f} + weights '
         f'{memory.weights / 1e9:.1f} + gradients {memory.gradients / 1e9:.1f} + optimizer {memory.optimizer / 1e9:.1f} '
         f'+ moving average {memory.ema / 1e9:.1f}',
     ]
@@ -150,10 +146,10 @@ def lines(config: Any, memory: Memory, devices: int, gigabytes: float) -> List[s
     settings = fitting(memory, batch, accum, limit)
     if settings is None:
         return [*found, f'does not fit into {gigabytes:g} GB, whatever the settings: a batch of one needs '
-                        f'{memory.total(1, True) / 1e9:.1f} GB']
+                        f'{memory.required(1, True) / 1e9:.1f} GB']
     opts = f'-opts DATA.BATCH_SIZE {settings[0]} TRAIN.ACCUM_ITER {settings[1]} TRAIN.RECOMPUTE {settings[2]}'
     return [*found, f'does not fit into {gigabytes:g} GB; the same update fits with {opts}: '
-                    f'{memory.total(settings[0], settings[2]) / 1e9:.1f} GB']
+                    f'{memory.required(settings[0], settings[2]) / 1e9:.1f} GB']
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

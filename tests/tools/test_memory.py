@@ -40,8 +40,11 @@ def test_it_is_what_the_allocator_holds(opts, recompute):
     before = allocated()
     logits = model(images)
     found = (allocated() - before) / batch + memory._bytes(images) / batch  # the images were there before
-    of_blocks = computed.activations.total(recompute) - (computed.activations.block if recompute else 0)
-    assert found == pytest.approx(of_blocks, rel=0.03 if not recompute else 0.12)
+    total = computed.activations.required(recompute)
+    if recompute:  # a block more while it is recomputed; blocks of the class token are counted as a whole
+        assert found <= total - 0.9 * computed.activations.block < 2.3 * found
+    else:
+        assert found == pytest.approx(total, rel=0.01)
     del logits
     count = sum(parameter.size for parameter in model.parameters())
     assert (computed.weights, computed.gradients, computed.optimizer) == (4 * count, 4 * count, 8 * count)
@@ -60,15 +63,15 @@ def test_settings_that_fit(limit, expected):
 def test_settings_change_the_bytes(capsys):
     opts = ['MODEL.NAME', 'deit_tiny_patch16_224', 'MODEL.DEPTH', '3', 'DATA.IMAGE_SIZE', '64']
     plain = memory.measure(get_config(opts=opts))
-    amp = memory.measure(get_config(opts=[*opts, 'AMP', 'True']))
-    assert amp.activations.block < 0.75 * plain.activations.block
+    half = memory.measure(get_config(opts=[*opts, 'AMP', 'True', 'TRAIN.AMP.LEVEL', 'O2']))
+    assert (half.weights, half.gradients) == (plain.weights * 6 // 4, plain.weights // 2)
     sgd = memory.measure(get_config(opts=[*opts, 'TRAIN.OPTIMIZER.NAME', 'Momentum', 'TRAIN.EMA_DECAY', '0.9']))
     assert (sgd.optimizer, sgd.ema) == (plain.weights, plain.weights)
-    assert memory.main(['-opts', *opts, '--gb', '0.5']) == 1
+    assert memory.main(['-opts', *opts, '--gb', '0.2']) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('deit_tiny_patch16_224, 64 pixels: 8 devices x DATA.BATCH_SIZE 256 x TRAIN.ACCUM_ITER 1 '
                               '= 2048 images per update, TRAIN.RECOMPUTE False, AMP False')
-    assert re.match(r'does not fit into 0.5 GB; the same update fits with -opts DATA.BATCH_SIZE 64 TRAIN.ACCUM_ITER 4 '
+    assert re.match(r'does not fit into 0.2 GB; the same update fits with -opts DATA.BATCH_SIZE 128 TRAIN.ACCUM_ITER 2 '
                     r'TRAIN.RECOMPUTE False: 0.\d GB$', said[-1])
     assert memory.main(['-opts', *opts]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == 'fits into 32 GB, of which 10 % are left'
@@ -94,9 +97,9 @@ def test_every_recipe_fits_and_says_so(name):
     found, batch, recompute = memory.measure(config), config.DATA.BATCH_SIZE, config.TRAIN.RECOMPUTE
     assert memory.lines(config, found, 8, 32)[-1].startswith('fits')
     text = ' '.join(path.read_text(encoding='utf-8').replace('\n# ', ' ').split())
-    line = (f'Memory: {found.activations.total(recompute) / 1e9:.3f} GB of activations per image, '
-            f'{found.total(batch, recompute) / 1e9:.1f} GB on each device (computed)')
+    line = (f'Memory: {found.activations.required(recompute) / 1e9:.3f} GB of activations per image, '
+            f'{found.required(batch, recompute) / 1e9:.1f} GB on each device (computed)')
     if recompute:
-        line += (f' with TRAIN.RECOMPUTE; without it {found.activations.total(False) / 1e9:.3f} and '
-                 f'{found.total(batch, False) / 1e9:.1f} GB')
+        line += (f' with TRAIN.RECOMPUTE; without it {found.activations.required(False) / 1e9:.3f} and '
+                 f'{found.required(batch, False) / 1e9:.1f} GB')
     assert f'{line}. ' in text
