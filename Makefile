@@ -5,18 +5,23 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants lint parity-all tipc tipc-all align align-live notebook clean
+.PHONY: help demo test test-slow mutants versions package lint parity-all tipc tipc-all align align-live notebook
+.PHONY: gpu-check docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make mutants     whether a test fails for each deliberate fault of tests/mutants.tsv (an hour)'
+	@echo 'make versions    the reduced suite with Paddle 3.0 to 3.3, an environment each (VERSIONS: which)'
+	@echo 'make package     build the package, install it into a new environment and try the command cait there'
 	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
 	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
+	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
+	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
 $(READY): pyproject.toml constraints.txt
@@ -35,6 +40,12 @@ test-slow: $(READY)
 
 mutants: $(READY)
 	$(RUN) python tests/mutants.py $(FAULTS)
+
+versions:
+	PYTHON=$(PYTHON) bash tests/versions.sh $(VERSIONS)
+
+package:
+	PYTHON=$(PYTHON) bash .ci/package
 
 lint: $(READY)
 	$(RUN) ruff check .
@@ -59,6 +70,12 @@ align-live: $(READY)
 notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(RUN) python -m CaiT.tools.run_notebook
+
+gpu-check: $(READY)
+	$(RUN) python -m CaiT.tools.gpu_check
+
+docker-steps: $(READY)
+	$(RUN) python tests/docker_steps.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same numbers faster on a CPU: ``accelerate(model)`` exchanges the classes of a model's layers, ``restore(model)``
-undoes it.
+"""The same numbers faster: ``accelerate(model)`` exchanges the classes of a model's layers, ``restore(model)`` undoes
+it.
+
+On a GPU that is attention alone (``fused_attention``). What follows is of a CPU.
 
 The exchanged layers run oneDNN's kernels, forward and backward, where Paddle's eager mode runs slow ones of its own;
 everything else about the model stays: parameters, names, hooks, ``state_dict``, deep copies. Layers of any other class,
@@ -32,7 +34,8 @@ def accelerate(model: Any, threads: int = 0) -> str:
     if runtime.off():
         return 'acceleration: off (CAIT_RUNTIME)'
     if not paddle.get_device().startswith('cpu'):
-        return f'acceleration: none on {paddle.get_device()}, for CPUs only'
+        from CaiT.accelerate import fused_attention
+        return fused_attention.exchange(model)
     settings = runtime.apply(threads)
     if paddle.get_flags('FLAGS_use_stride_kernel')['FLAGS_use_stride_kernel']:
         return 'acceleration: off, FLAGS_use_stride_kernel is set in the environment, expected 0 or nothing'
@@ -92,8 +95,9 @@ def mixed_precision_line(model: Any) -> str:
 
 
 def _exchanged(model: Any) -> Iterator[Any]:
+    from CaiT.accelerate.fused_attention import FUSED
     from CaiT.accelerate.layers import FAST
-    fast = set(FAST.values())
+    fast = {*FAST.values(), *FUSED.values()}
     return (layer for layer in model.sublayers(include_self=True) if type(layer) in fast)
 
 

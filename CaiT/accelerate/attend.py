@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-attention between the Linears of a block, forward and backward, by oneDNN's products.
 
-``fused.Kernel`` has the same two methods. qkv [B, N, 3 * H * d]; ``mixing``: weight and bias of talking heads before and
-after the softmax, or nothing.
+``fused.Kernel`` has the same two methods. qkv [B, N, 3 * H * d]; ``mixing``: weight and bias of talking heads before
+and after the softmax, or nothing.
 """
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
+from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError
 from CaiT.files import write_json
@@ -21,7 +22,8 @@ EXTENSIONS = ('.csv', '.jsonl')
 
 
 class ResultFile:
-    """A ``.csv`` (path, class_id, class_name, prob, then class_id_2 …) or a ``.jsonl`` of the same keys.
+    """A ``.csv`` (path, class_id, class_name, prob, with ``topk`` 2 or more class_id_2 …, then top5_class_ids,
+    top5_probs, as -pred writes them) or a ``.jsonl`` of the same keys.
 
     Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
     true when no record of the run that wrote them exists.
@@ -33,9 +35,11 @@ class ResultFile:
         self.path = Path(path)
         if self.path.suffix not in EXTENSIONS:
             raise InputError(f'--output {path}: expected a name that ends in {" or ".join(EXTENSIONS)}')
-        self.columns = ['path', 'class_id', 'class_name', 'prob']
+        self.topk = topk
+        self.columns = list(BEST)
         for rank in range(2, topk + 1):
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
+        self.columns += TOP5
         self.done: Set[str] = set()
         exists = self.path.is_file() and self.path.stat().st_size > 0
         if exists and not resume:
@@ -97,34 +101,39 @@ class ResultFile:
 
     def _read_existing(self) -> None:
         """Read the paths that are done; truncates an incomplete last row."""
-        complete = _complete_rows(self.path.read_bytes(), self.path.suffix == '.csv')
+        is_csv = self.path.suffix == '.csv'
+        end = _complete_end(self.path, is_csv)
+        lines = _lines(self.path, end)
         try:
-            text = complete.decode('utf-8')
-            if self.path.suffix == '.jsonl':
-                rows = [json.loads(line) for line in text.split('\n') if line]
-                columns = list(rows[0]) if rows else self.columns
-            else:
-                reader = csv.DictReader(io.StringIO(text, newline=''))
-                rows, columns = list(reader), list(reader.fieldnames or self.columns)
-            self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
+            rows = csv.DictReader(lines) if is_csv else map(json.loads, lines)
+            columns: List[str] = []
+            for row in rows:  # one by one: of a million rows only the paths stay in memory
+                columns = columns or list(row)
+                self.done.add(unquoted(row['path']) if is_csv else row['path'])
+            columns = (list(rows.fieldnames or []) if is_csv else columns) or self.columns
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed ({error})'
                              ) from None
+        if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
+            self.columns = columns
         if columns != self.columns:
             raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
                              f'{", ".join(self.columns)}; give the same --topk')
-        os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
+        os.truncate(self.path, end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
-        """Append a prediction; ``names`` maps a class id to its name."""
-        values: List[Any] = [prediction.path]
-        for class_id, probability in prediction.best:
-            values += [class_id, names(class_id), round(probability, 6)]
+        """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
+        values = best_values(prediction.path, prediction.best, names)
+        for class_id, probability in prediction.best[1:self.topk]:
+            values += [class_id, names(class_id), digits(probability)]
+        values += [''] * (3 * self.topk + 1 - len(values))  # a model of fewer classes
+        values += top5_values(prediction.best)
+        row: Dict[str, Any] = dict(zip(self.columns, values))
         if self.path.suffix == '.csv':
-            self._write_line(csv_line(values))
+            self._write_line(csv_line(list(row.values())))
         else:
-            row: Dict[str, Any] = dict(zip(self.columns, values))
-            self._write_line(json_line(row))
+            numbers = {key: float(row[key]) for key in row if re.fullmatch(r'prob(_\d+)?', key) and row[key]}
+            self._write_line(json_line({**row, **numbers}))
 
     def _write_line(self, line: str) -> None:
         """Append a line; where that fails, for one on a full disk, no half of it stays."""
@@ -144,9 +153,22 @@ class ResultFile:
             os.fsync(self._file.fileno())
 
 
-def _complete_rows(data: bytes, is_csv: bool) -> bytes:
-    """``data`` up to the end of its last complete row; a quoted line end of a CSV does not end a row."""
-    end = data.rfind(b'\n') + 1
-    while is_csv and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b'\n', 0, end - 1) + 1
-    return data[:end]
+def _complete_end(path: Path, is_csv: bool) -> int:
+    """Bytes up to the end of the last complete row; a quoted line end of a CSV does not end a row."""
+    position = end = quotes = 0
+    with open(path, 'rb') as file:
+        for line in file:
+            position += len(line)
+            quotes += line.count(b'"') if is_csv else 0
+            if line.endswith(b'\n') and quotes % 2 == 0:
+                end = position
+    return end
+
+
+def _lines(path: Path, end: int) -> Iterator[str]:
+    """The lines of the first ``end`` bytes that hold something."""
+    with open(path, 'rb') as file:
+        while file.tell() < end:
+            line = file.readline().decode('utf-8')
+            if line != '\n':
+                yield line

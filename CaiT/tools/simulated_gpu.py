@@ -26,6 +26,8 @@ from paddle import _C_ops
 from paddle.base import core
 from paddle.base.framework import _dygraph_tracer
 
+from CaiT import runtime
+
 # Position of the master weight and of the flag that says it is there, among the arguments of an optimizer's kernel.
 MASTERS = {'adamw_': (8, 18), 'momentum_': (4, 9), 'lamb_': (7, 14)}
 
@@ -47,7 +49,10 @@ def simulated_gpu(capability: Tuple[int, int] = (8, 0)) -> Iterator[None]:
                (F.conv, '_conv_nd', _in_half(F.conv._conv_nd)),
                (paddle, 'matmul', _in_half(paddle.matmul))]
     patches += [(_C_ops, name, _with_masters(getattr(_C_ops, name), *places)) for name, places in MASTERS.items()]
+    flags = paddle.get_flags(list(runtime.CPU_FLAGS))
     with contextlib.ExitStack() as stack:
+        stack.callback(paddle.set_flags, flags)
+        stack.enter_context(mock.patch.object(runtime, '_report', runtime._report))
         for owner, name, value in patches:
             stack.enter_context(mock.patch.object(owner, name, value, create=True))
         yield

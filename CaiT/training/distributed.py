@@ -13,9 +13,11 @@ import paddle
 from paddle import nn
 
 
-def init() -> None:
-    """Join the job that ``paddle.distributed.launch`` started (NCCL on GPUs, gloo on CPUs), if it did."""
+def init(device: str = 'auto') -> None:
+    """Join the job that a launcher started (NCCL on GPUs, gloo on CPUs), if one did. ``device``: the setting DEVICE."""
     if world_size() > 1:
+        if device == 'cpu' or not paddle.is_compiled_with_cuda() or not paddle.device.cuda.device_count():
+            os.environ.setdefault('PADDLE_DISTRI_BACKEND', 'gloo')  # set by Paddle's launcher, not by mpirun
         paddle.distributed.init_parallel_env()
 
 

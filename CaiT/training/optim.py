@@ -29,7 +29,7 @@ class Schedule:
     """
     peak_lr: float
     epochs: int
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0
     warmup_start_lr: float = 0.0
     end_lr: float = 0.0
     kind: str = 'cosine'
@@ -60,12 +60,13 @@ def build_schedule(config: CfgNode, images_per_update: int) -> Tuple[Schedule, s
     """
     train = config.TRAIN
     factor = images_per_update / train.LR_BATCH if train.LR_BATCH else 1.0
-    schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, train.WARMUP_EPOCHS, train.WARMUP_START_LR, train.END_LR,
+    warmup_epochs = train.WARMUP_EPOCHS or train.WARMUP_FRACTION * train.EPOCHS
+    schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, warmup_epochs, train.WARMUP_START_LR, train.END_LR,
                         train.LR_SCHEDULE, train.LR_STEP, train.LR_DECAY, train.LR_MILESTONES)
     lines = [f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({images_per_update} images per update / '
              f'{train.LR_BATCH or "unscaled"}) = {schedule.peak_lr:g}']
     # Batch size scales the peak alone; with a small batch it can fall below the two ends, which are given as they are.
-    ends = {'TRAIN.WARMUP_START_LR': 'warmup_start_lr'} if train.WARMUP_EPOCHS else {}
+    ends = {'TRAIN.WARMUP_START_LR': 'warmup_start_lr'} if warmup_epochs else {}
     if train.LR_SCHEDULE in ('cosine', 'linear'):
         ends['TRAIN.END_LR'] = 'end_lr'
     for key, field in ends.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled talking-heads kernel: float64's numbers at all sizes, and everything as before where it cannot be had."""
+"""The compiled talking-heads kernel: float64's numbers at all sizes; all as before where it cannot be had."""
 from __future__ import annotations
 
 import fnmatch

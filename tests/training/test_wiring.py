@@ -169,7 +169,9 @@ def test_every_optimizer_option_arrives(config, monkeypatch, name, attribute, op
     (['TRAIN.LR_SCHEDULE', 'multistep', 'TRAIN.LR_MILESTONES', [1, 5], 'TRAIN.LR_DECAY', 0.5], [1, 0.5, 0.5, 0.25]),
     (['TRAIN.LR_SCHEDULE', 'linear', 'TRAIN.END_LR', 0.4], [1, 0.9, 0.8, 0.5]),
     (['TRAIN.LR_SCHEDULE', 'linear', 'TRAIN.END_LR', 0.4, 'TRAIN.WARMUP_EPOCHS', 2, 'TRAIN.WARMUP_START_LR', 0.2],
-     [0.2, 0.6, 0.8, 0.5])])
+     [0.2, 0.6, 0.8, 0.5]),
+    (['TRAIN.LR_SCHEDULE', 'constant', 'TRAIN.WARMUP_FRACTION', 0.25, 'TRAIN.WARMUP_START_LR', 0.1],
+     [0.1, 0.7, 1, 1])])  # a warm-up of one and a half of six epochs
 def test_every_schedule_option_arrives(config, opts, expected):
     schedule, _ = build_schedule(config('TRAIN.WARMUP_EPOCHS', 0, 'TRAIN.BASE_LR', 1, *opts, epochs=6), 4)
     assert [schedule.at(position) for position in (0, 1, 2, 5)] == pytest.approx(expected)
