@@ -8,7 +8,7 @@ as an equal configuration.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from paddle import nn
 from yacs.config import CfgNode
@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from CaiT import checks
 from CaiT.config_layers import find_file, keys, merge, nested, read_files
 from CaiT.errors import InputError
-from CaiT.models.registry import create_model, get_variant
+from CaiT.models.registry import create_model, get_variant, known_name, list_aliases
 
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
@@ -148,7 +148,7 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     ``path`` may also be the name of a shipped configuration: 'cait_xxs24_224', 'recipes/imagenet'. Raises InputError
     for a missing or malformed file, an unknown key, a wrong type or value.
     """
-    layers = [*read_files(find_file(path))] if path else []
+    layers = _file_layers(path) if path else []
     layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
         raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
@@ -174,6 +174,15 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     _check(node)
     node.freeze()
     return node
+
+
+def _file_layers(path: str) -> List[tuple]:
+    """The layers of a YAML file, or of the shipped one of a model in any project's spelling ('vit_b_32')."""
+    name = known_name(str(path))
+    alias = list_aliases().get(name)
+    if (alias or name != path) and not find_file(path).is_file():
+        return [*read_files(find_file(alias or name)), nested({'MODEL.NAME': name}, str(path))]
+    return read_files(find_file(path))
 
 
 def is_explicit(config: CfgNode, key: str) -> bool:
