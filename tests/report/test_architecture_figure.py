@@ -37,11 +37,11 @@ def test_the_figure_of_the_repository():
 
 
 @pytest.mark.parametrize('name, parameters, expected', [
-    ('cait_xxs36_384', 17_371_288, [
-        'cait_xxs36_384: 17,371,288 parameters', 'image 3 x 384 x 384', '24 x 24 = 576 patches, + positions',
+    ('cait_xxs36_384', 17_372_680, [
+        'cait_xxs36_384: 17,372,680 parameters', 'image 3 x 384 x 384', '24 x 24 = 576 patches, + positions',
         '36 self-attention blocks', '2 class-attention blocks', 'scores 4 x 576 x 576', 'scores 4 x 1 x 577',
         'Linear 192 to 768, GELU', 'LayerScale, starts at 1e-5', 'LayerNorm, Linear 192 to 1000']),
-    ('cait_m48_448', 356_458_984, [
+    ('cait_m48_448', 356_460_520, [
         '28 x 28 = 784 patches, + positions', '48 self-attention blocks', 'q, k, v: 16 heads of 48',
         'talking heads: Linear 16 to 16', 'Linear 3072 to 768', 'LayerScale, starts at 1e-6', '784 x 768', '1 x 768'])])
 def test_numbers_are_those_of_the_variant(name, parameters, expected):
@@ -64,7 +64,7 @@ def test_sizes_are_read_from_the_model(overrides):
 @pytest.mark.parametrize('name', ['cait_xxs24_224', 'cait_m48_448'])
 def test_text_fits_and_nothing_leaves_the_figure(name):
     """Every text centered in a box is narrower than the box, in a font wider than Helvetica."""
-    svg = architecture(sizes(name, 356_458_984))
+    svg = architecture(sizes(name, 356_460_520))
     root = ElementTree.fromstring(svg)
     font = ImageFont.load_default(14)
     boxes = [[float(one.get(key) or 0) for key in ('x', 'y', 'width', 'height')] for one in root.iter(f'{NS}rect')]
