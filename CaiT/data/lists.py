@@ -69,7 +69,7 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
             name, label = '', -1
         name = unquoted(name.strip())
         if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
-            raise InputError(f'{quoted(path)}, line {number}: found {line!r}, expected {expected}')
+            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {expected}')
         if num_classes is not None and label >= num_classes:
             raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
                              f'{num_classes - 1} (the head has {num_classes} classes)')

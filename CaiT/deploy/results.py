@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
+from CaiT import safe_json
 from CaiT.data.text import csv_line, json_line, unquoted
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
@@ -37,6 +38,8 @@ class ResultFile:
         for rank in range(2, topk + 1):
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
         self.done: Set[str] = set()
+        if self.path.exists() and not self.path.is_file():  # opening a FIFO would wait for its reader
+            raise InputError(f'--output {path}: is no regular file, expected a new file or one to continue')
         exists = self.path.is_file() and self.path.stat().st_size > 0
         if exists and not resume:
             raise InputError(f'--output {path}: exists; --resume continues it, or choose another name')
@@ -82,12 +85,12 @@ class ResultFile:
         if not run:
             return
         try:
-            earlier = json.loads(self.run_file.read_text(encoding='utf-8'))
+            earlier = safe_json.load_json(self.run_file)
         except FileNotFoundError:
             self.unknown = True
             return
-        except (ValueError, RecursionError) as error:
-            raise InputError(f'{self.run_file}: not the record of a run ({error})') from None
+        except InputError as error:
+            raise InputError(f'{error}; expected the record of a run') from None
         run = json.loads(json.dumps(run))  # lists, as they come back
         for key in run:
             found = earlier.get(key) if isinstance(earlier, dict) else None
@@ -101,18 +104,19 @@ class ResultFile:
         try:
             text = complete.decode('utf-8')
             if self.path.suffix == '.jsonl':
-                rows = [json.loads(line) for line in text.split('\n') if line]
+                rows = [safe_json.loads(line) for line in text.split('\n') if line]
                 columns = list(rows[0]) if rows else self.columns
             else:
                 reader = csv.DictReader(io.StringIO(text, newline=''))
                 rows, columns = list(reader), list(reader.fieldnames or self.columns)
             self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed ({error})'
-                             ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
+                             f'({shown(str(error))})') from None
         if columns != self.columns:
-            raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
-                             f'{", ".join(self.columns)}; give the same --topk')
+            found = shown(', '.join(map(str, columns)), 200)
+            raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
+                             'give the same --topk')
         os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
