@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 CORPUS = Path(__file__).parent / 'corpus'
 SECONDS, MEGABYTES, LARGEST = 20, 2000, 20_000  # for one file (a WebP of 179 million pixels takes 1.3 GB); its bytes
-KEPT, KEPT_BYTES = 12, 3000                     # files of each reader that --keep leaves, bytes of each
+SAVED, SAVED_BYTES = 12, 3000                     # files of each reader that --keep leaves, bytes of each
 
 
 class Checker:
@@ -86,10 +86,10 @@ def _too_long(*_: object) -> None:
 
 
 def seeds_of(name: str) -> List[bytes]:
-    """The whole files of a target and what earlier runs kept."""
+    """The whole files of a target and what earlier runs saved."""
     from tests.faults.readers import TARGETS
-    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob('*'))]
-    return [*TARGETS[name].seeds(), *kept]
+    saved = [path.read_bytes() for path in sorted((CORPUS / name).glob('*'))]
+    return [*TARGETS[name].seeds(), *saved]
 
 
 def mutated(data: bytes, others: List[bytes], rng: random.Random) -> bytes:
@@ -193,14 +193,14 @@ def _has_atheris() -> bool:
     return importlib.util.find_spec('atheris') is not None
 
 
-def keep(name: str, corpus: Path, kept: Path) -> None:
-    """Keep the smallest files of a corpus, up to KEPT of them."""
-    files = sorted((path for path in corpus.glob('*') if 0 < path.stat().st_size <= KEPT_BYTES
+def keep(name: str, corpus: Path, saved: Path) -> None:
+    """Keep the smallest files of a corpus, up to SAVED of them."""
+    files = sorted((path for path in corpus.glob('*') if 0 < path.stat().st_size <= SAVED_BYTES
                     and not path.name.startswith('seed')), key=lambda path: (-path.stat().st_mtime, path.name))
-    (kept / name).mkdir(parents=True, exist_ok=True)
-    for old in (kept / name).glob('*'):
+    (saved / name).mkdir(parents=True, exist_ok=True)
+    for old in (saved / name).glob('*'):
         old.unlink()
-    for path in files[:KEPT]:
+    for path in files[:SAVED]:
         (kept / name / path.name[:12]).write_bytes(path.read_bytes())
 
 

@@ -124,7 +124,8 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
         while True:
             process = start(words(run))
             victim = rng.choice((0, 1, 'all')) if ranks else 'itself'
-            if kills < min(args.kills, last) and killed(process, partial(stamp, run / 'last.pdstate'), rng, span, victim):
+            if kills < min(args.kills, last) and killed(process, partial(stamp, run / 'last.pdstate'), rng, span,
+                                                         victim):
                 kills += 1
                 wrong = nobody_left(process, 60 if ranks else GONE)
                 if wrong:

@@ -52,7 +52,7 @@ def _pdparams() -> List[bytes]:
 
 
 def _torch(old: bool) -> List[bytes]:
-    """Files of torch.save; without torch none, and the kept corpus has to do."""
+    """Files of torch.save; without torch none, and the corpus has to do."""
     try:
         import torch
     except ImportError:
