@@ -28,7 +28,7 @@ demo: $(READY)
 	$(RUN) python -m CaiT.tools.demo
 
 test: $(READY)
-	$(RUN) python -m pytest $(TESTS)
+	$(RUN) python -m pytest -n $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 test-slow: $(READY)
 	$(RUN) python -m pytest -m slow $(TESTS)

@@ -41,6 +41,16 @@ def positive(name: str, value: float, maximum: float = math.inf) -> None:
         raise InputError(f'{name}: found {value}, expected more than 0{limit}')
 
 
+def shuffle_block(name: str, value: str) -> int:
+    """The N of the setting 'block:N', 0 for 'full'."""
+    word, _, number = value.partition(':')
+    if value == 'full':
+        return 0
+    if word != 'block' or not (number.isascii() and number.isdigit() and len(number) <= 9 and int(number)):
+        raise InputError(f'{name}: found {value!r}, expected full, or block:N with a number of images of at least 1')
+    return int(number)
+
+
 def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
     """The arguments of ``CaiT.data.transforms.DataConfig``."""
     at_least(name('image_size'), values['image_size'], 1)

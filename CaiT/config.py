@@ -24,6 +24,7 @@ DEFAULTS: Dict[str, Any] = {
     'DATA': {
         'DATASET': 'imagenet2012',
         'DATA_PATH': 'dataset/LSVRC2012',
+        'SHUFFLE': 'full',         # block:N: blocks of N neighbors, shuffled, and shuffled within: docs/data.md
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction
@@ -70,6 +71,7 @@ DEFAULTS: Dict[str, Any] = {
         'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the learning rate decays
         'LR_DECAY': 0.1,           # step, multistep: decay factor
         'WARMUP_EPOCHS': 5,
+        'WARMUP_FRACTION': 0.0,    # warm-up as a fraction of the run, in place of WARMUP_EPOCHS (which is then 0)
         'WARMUP_START_LR': 1e-6,
         'END_LR': 1e-5,
         'WEIGHT_DECAY': 0.05,
@@ -86,7 +88,7 @@ DEFAULTS: Dict[str, Any] = {
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
         'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
-        'AMP': {'LEVEL': 'O1', 'DTYPE': 'float16'},  # used with -amp
+        'AMP': {'LEVEL': 'O1', 'DTYPE': 'auto'},  # used with -amp; auto: float16 on a GPU, bfloat16 on a CPU
         # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.
         # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, same classes
         'DISTILL': {'TYPE': 'none', 'ALPHA': 0.5, 'TAU': 3.0, 'TEACHER': '', 'TEACHER_WEIGHTS': ''},
@@ -103,13 +105,13 @@ DEFAULTS: Dict[str, Any] = {
 }
 
 CHOICES = {
-    'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100'),
+    'DATA.DATASET': ('imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'),
     'TRAIN.LR_SCHEDULE': ('cosine', 'linear', 'step', 'multistep', 'constant'),
     'TRAIN.LOSS': ('CE', 'BCE'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'Momentum', 'LAMB'),
     'TRAIN.DISTILL.TYPE': ('none', 'hard', 'soft'),
     'TRAIN.AMP.LEVEL': ('O1', 'O2'),
-    'TRAIN.AMP.DTYPE': ('float16', 'bfloat16'),
+    'TRAIN.AMP.DTYPE': ('auto', 'float16', 'bfloat16'),
 }
 AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,
@@ -117,7 +119,7 @@ AT_LEAST = {
     'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
     'TRAIN.LR_BATCH': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
-FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY')
+FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY', 'TRAIN.WARMUP_FRACTION')
 # Argument of CaiT.data.mixing.Mixing -> its key.
 MIXING = {'mixup_alpha': 'AUG.MIXUP', 'cutmix_alpha': 'AUG.CUTMIX', 'prob': 'AUG.MIX_PROB',
           'switch_prob': 'AUG.MIX_SWITCH_PROB', 'mode': 'AUG.MIX_MODE', 'label_smoothing': 'TRAIN.LABEL_SMOOTHING'}
@@ -158,9 +160,11 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     node.MODEL.NUM_CLASSES = NUM_CLASSES.get(node.DATA.DATASET, 1000)
     for source, values in layers:
         merge(node, values, source)
-    _check(node)
     # not a setting: it is neither written nor compared, and a copy keeps it
     node.__dict__[_EXPLICIT] = frozenset(key for _, values in layers for key in keys(values))
+    if node.TRAIN.WARMUP_FRACTION and not is_explicit(node, 'TRAIN.WARMUP_EPOCHS'):
+        node.TRAIN.WARMUP_EPOCHS = 0
+    _check(node)
     node.freeze()
     return node
 
@@ -228,7 +232,11 @@ def _check(config: CfgNode) -> None:
         checks.at_least(key, _leaf(config, key), minimum)
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
+    checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)
     checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
+    if config.TRAIN.WARMUP_FRACTION and config.TRAIN.WARMUP_EPOCHS:
+        raise InputError(f'TRAIN.WARMUP_FRACTION: found {config.TRAIN.WARMUP_FRACTION:g} beside TRAIN.WARMUP_EPOCHS '
+                         f'{config.TRAIN.WARMUP_EPOCHS}, expected one of them, the other 0')
     optimizer = config.TRAIN.OPTIMIZER
     checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
     for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):

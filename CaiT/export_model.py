@@ -83,13 +83,14 @@ def resolve_weights(args) -> str:
 def load_config(args, weights: str):
     """The configuration: of -cfg, else the one that training wrote beside the weights, else the default."""
     from CaiT.config import get_config
-    beside = Path(weights).parent / 'config.yaml'
-    path = args.config_dir or (beside if beside.is_file() else CONFIG)
-    print(f'config: {path}')
+    from CaiT.run_config import config_for
     from CaiT.training.resume import check_same_model
-    config = get_config(str(path), args.opts, image_size=args.image_size, num_classes=args.num_classes,
-                        dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
-    line = check_same_model(weights, config, get_config(str(path)))
+    beside = Path(weights).parent / 'config.yaml'
+    path = None if args.config_dir is None and beside.is_file() else args.config_dir or str(CONFIG)
+    config, line = config_for(weights, path, args.opts, image_size=args.image_size, num_classes=args.num_classes,
+                              dataset=args.dataset, data_path=args.data_path, label_map=args.label_map, pretrained='')
+    print(line or f'config: {path}')
+    line = check_same_model(weights, config, get_config(path or str(beside)))
     if line:
         print(line)
     return config

@@ -42,11 +42,12 @@ def parser() -> Parser:
     flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel or .json of Paddle '
                'that has no metadata.json')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
-    flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
+    flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}, with --use-gpu also fp16; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
     flags.flag('batch_size', type=int, default=BATCH, metavar='N', help=f'images per run; default {BATCH}')
     flags.flag('cpu_threads', type=int, default=0, metavar='N', help='default: all cores')
     flags.switch('use_gpu', metavar='True|False')
+    flags.flag('gpu_id', type=int, default=0, metavar='N', help='with --use-gpu: which GPU; default 0')
     flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
     flags.switch('use_tensorrt', metavar='True|False', help='with --use-gpu')
     flags.flag('topk', type=int, default=0, metavar='K', help='also list the K most probable classes with names')
@@ -65,7 +66,7 @@ def _metadata_from_config(args: Any, options: Options) -> Optional[Metadata]:
     if not args.config_dir:
         return None
     from CaiT.deploy.paddle2 import metadata_from_config
-    runtime.prepare(options.threads)
+    runtime.prepare(options.threads, 'gpu' if options.use_gpu else 'cpu')
     return metadata_from_config(args.model_dir, args.config_dir, args.backend, options)
 
 
@@ -87,10 +88,11 @@ def main() -> int:
     args = parser().parse_args()
     if not args.img_path:
         raise InputError('--img-path: missing, expected images, folders or list files')
-    for name, choices in (('precision', PRECISIONS), ('input', INPUTS)):
+    precisions = ('fp32', 'bf16', 'fp16') if args.use_gpu else PRECISIONS
+    for name, choices in (('precision', precisions), ('input', INPUTS)):
         if getattr(args, name) not in choices:
             raise InputError(f'--{name}: found {getattr(args, name)!r}, expected one of {", ".join(choices)}')
-    for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0)):
+    for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0), ('gpu_id', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
     most = max(64, 4 * runtime.cores())
@@ -98,9 +100,11 @@ def main() -> int:
         raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {most} on this machine')
     if args.use_tensorrt and not args.use_gpu:
         raise InputError('--use-tensorrt True: has no effect on a CPU, expected --use-gpu True with it')
+    if args.gpu_id and not args.use_gpu:
+        raise InputError(f'--gpu-id {args.gpu_id}: has no effect on a CPU, expected --use-gpu True with it')
     paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
     options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
-                      args.use_mkldnn, args.use_tensorrt)
+                      args.use_mkldnn, args.use_tensorrt, gpu_id=args.gpu_id)
     predictor = Predictor(args.model_dir, args.backend, options, _metadata_from_config(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None
@@ -118,7 +122,7 @@ def main() -> int:
         workers = max(1, runtime.cores() // 2) if len(paths) > MIN_IMAGES_FOR_WORKERS else 0
     progress, failed = ProgressMeter(len(paths)), 0
     try:
-        for prediction in predictor.predict(paths, max(args.topk, 1), workers, times, progress):
+        for prediction in predictor.predict(paths, max(args.topk, 5 if results else 1), workers, times, progress):
             if isinstance(prediction, InputError):
                 print(f'left out: {prediction}', file=sys.stderr)
                 failed += 1

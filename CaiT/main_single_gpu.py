@@ -24,9 +24,10 @@ from CaiT.errors import InputError, run
 def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given."""
     parser = Parser(__doc__)
-    parser.flag('cfg', help='YAML file, or the name of one that comes with the package', metavar='FILE')
-    parser.flag('dataset', help='imagenet2012, cifar10, cifar100 or digits')
-    parser.flag('data_path', help='folder of the dataset; for -pred also an image or a folder of images')
+    parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval and '
+                '-pred by default the config.yaml beside the weights')
+    parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
+    parser.flag('data_path', help='folder of the dataset, or its shards; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')
@@ -56,13 +57,19 @@ def main(arguments: Optional[List[str]] = None) -> None:
         raise InputError(f'-compare {earlier}: belongs to -eval, which is not given')
     if evaluating or predicting:
         flags['batch_size_eval'] = flags.pop('batch_size')
-    runtime.prepare()
+    runtime.prepare(device=flags['device'] or 'auto')
     from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
     from CaiT.report import evaluation, run_page
+    from CaiT.run_config import config_for
     from CaiT.training import distributed, jobs
     evaluation.check_earlier(earlier)
-    config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
-    distributed.init()
+    if evaluating or predicting:
+        config, line = config_for(flags['pretrained'], flags.pop('cfg'), flags.pop('opts'), **flags)
+        if line and not distributed.rank():
+            print(line)
+    else:
+        config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
+    distributed.init(config.DEVICE)
     with distributed.delay_abort_on_error():
         if predicting:
             jobs.predict(config)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of Paddle and the system for a CPU, in one place, for every script.
+"""Settings of Paddle and the system for a CPU, in one place, for every script. A run on a GPU gets none of them: they
+were measured on CPUs, and stride kernels, for one, are what keeps views from being copied there.
 
 Paddle reads these when it is imported; all but MKL's can be changed afterwards:
 
-- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set;
+- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set; processes of one job share the cores;
 - MKL's instruction set: the MKL inside Paddle's wheel falls back to SSE code on AMD processors. MKL_DEBUG_CPU_TYPE 7
   (AVX-512) or 5 (AVX2) gives the fast path back. It is undocumented, so it is set only when the CPU has the
   instructions, and never on Intel;
@@ -24,6 +25,8 @@ from typing import Dict, Set
 
 _AVX512 = ('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')
 _report = ''
+GPU_REPORT = "runtime: GPU, Paddle's own settings"
+CPU_FLAGS = {'FLAGS_use_stride_kernel': (False, True), 'FLAGS_eager_delete_tensor_gb': (0.05, 0.0)}  # ours, Paddle's
 
 
 def _cpu() -> str:
@@ -39,6 +42,32 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_per_process() -> int:
+    """The cores of this process; of several processes of a job (PADDLE_LOCAL_SIZE) that share them, its part.
+
+    They share them unless the launcher has bound each to cores of its own: then all together fit into what the programs
+    that started them may use.
+    """
+    processes = os.environ.get('PADDLE_LOCAL_SIZE', '1')
+    processes = int(processes) if processes.isdigit() else 1
+    if processes < 2 or cores() * processes <= _cores_of_parents():
+        return cores()
+    return max(1, cores() // processes)
+
+
+def _cores_of_parents() -> int:
+    """The largest number of cores that a process above this one may use; 0 where Linux does not say."""
+    most, pid = 0, os.getppid()
+    try:
+        while pid > 0:
+            most = max(most, len(os.sched_getaffinity(pid)))
+            with open(f'/proc/{pid}/stat', encoding='utf-8', errors='replace') as file:
+                pid = int(file.read().rpartition(')')[2].split()[1])
+    except (OSError, AttributeError, ValueError, IndexError):
+        pass
+    return most
 
 
 def cpu_flags() -> Set[str]:
@@ -83,11 +112,18 @@ def _first_environment() -> Set[str]:
         return set()
 
 
-def prepare(threads: int = 0) -> str:
+def gpu_is_visible() -> bool:
+    """Whether an NVIDIA GPU may be used by this process; before Paddle is imported, which would know."""
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1')
+    return not hidden and any(map(os.path.exists, ('/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg')))
+
+
+def prepare(threads: int = 0, device: str = 'auto') -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
-    ``threads`` is the number of CPU threads, 0 for all cores this process may use. Belongs before ``import paddle``;
-    after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
+    ``threads`` is the number of CPU threads, 0 for all cores of this process. ``device`` is the run's: 'cpu', 'gpu',
+    'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import
+    paddle``; after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
     """
     global _report
     if _report:
@@ -95,15 +131,35 @@ def prepare(threads: int = 0) -> str:
     warnings.filterwarnings('ignore', message='No ccache found')
     if off():
         _report = 'runtime: settings off (CAIT_RUNTIME)'
+    elif device.startswith('gpu') or (device == 'auto' and gpu_is_visible()):
+        os.environ.setdefault('GLOG_minloglevel', '2')
+        _report = GPU_REPORT
     elif 'paddle' in sys.modules:
         _report = f'runtime: paddle was imported first, set afterwards: {apply(threads)}'
     else:
-        values = settings(_cpu(), threads or cores())
+        values = settings(_cpu(), threads or threads_per_process())
         for key, value in values.items():
             os.environ.setdefault(key, value)
         is_set = _keep_big_blocks()
         shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
         _report = f'runtime: {shown}, malloc={"kept blocks" if is_set else "system default"}'
+    return _report
+
+
+def follow(device: str) -> str:
+    """Once Paddle's device is known: the settings for it and the line that says what is in force.
+
+    A CPU run beside a visible GPU gets those of CPUs (``apply``); a GPU run for which they were set gets Paddle's own
+    flags back, unless the user has set them.
+    """
+    global _report
+    if device.startswith('gpu') and _report and not _report.startswith(GPU_REPORT) and not off():
+        import paddle
+        mine = [flag for flag in CPU_FLAGS if flag not in _first_environment()]
+        paddle.set_flags({flag: CPU_FLAGS[flag][1] for flag in mine})
+        _report = f'{GPU_REPORT}; CPU threads and malloc as they were set before the device was known'
+    elif device == 'cpu' and _report.startswith(GPU_REPORT):
+        _report = f'runtime: a GPU is visible and not used, set afterwards: {apply()}'
     return _report
 
 
@@ -114,12 +170,12 @@ def apply(threads: int = 0) -> str:
     FLAGS_eager_delete_tensor_gb (unless the environment has them) and glibc's handling of large blocks.
     """
     import paddle
-    values = settings(_cpu(), threads or cores())
+    values = settings(_cpu(), threads or threads_per_process())
     count = os.environ.get('OMP_NUM_THREADS', '1')
     if count == '1' and not _report and 'OMP_NUM_THREADS' not in _first_environment():
         count = values['OMP_NUM_THREADS']  # the 1 is Paddle's: it sets the variable when it is imported
         paddle.base.core.set_num_threads(int(count))
-    for flag, value in (('FLAGS_use_stride_kernel', False), ('FLAGS_eager_delete_tensor_gb', 0.05)):
+    for flag, (value, _) in CPU_FLAGS.items():
         if flag not in os.environ:
             paddle.set_flags({flag: value})
     _keep_big_blocks()

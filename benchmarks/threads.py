@@ -55,6 +55,13 @@ def clients(predictor: Any, images: List[Any]) -> benchmark.Window:
     return measured
 
 
+def direct(engine: Any, image: Any) -> benchmark.Window:
+    """A window that calls the engine without its queue."""
+    with engine.lanes.acquire() as lane:
+        pass  # free again: nobody else asks for it while this window runs
+    return benchmark.window(lambda: engine.run_all(image, lane), 1)
+
+
 def measure(folder: str, backend: str, precision: str, kind: str, rounds: int, seconds: float) -> Any:
     """{contender: throughput with its ratio to `direct`} of one engine and precision."""
     import numpy as np
@@ -68,10 +75,7 @@ def measure(folder: str, backend: str, precision: str, kind: str, rounds: int, s
         images = [random.standard_normal(shape, np.float32) if kind == 'float' else
                   random.integers(0, 256, shape, np.uint8) for _ in range(max(CLIENTS))]
         if streams == 1:
-            engine = predictor.engine
-            with engine.lanes.acquire() as lane:
-                pass  # idle from here on: the direct calls have no rival, contenders run in turn
-            contenders['direct'] = benchmark.window(lambda: engine.run_all(images[0], lane), 1)
+            contenders['direct'] = direct(predictor.engine, images[0])
         for count in CLIENTS:
             contenders[f'{streams} stream(s), {count} thread(s)'] = clients(predictor, images[:count])
     found = benchmark.round_robin(contenders, rounds, seconds)

@@ -5,9 +5,10 @@
     python benchmarks/train_step.py --peer-python peers/bin/python
     python benchmarks/train_step.py --before ../another-checkout      ours against an earlier commit's, without timm
 
-float32 on the CPU; forward, backward and AdamW on batches of 16 and 32 in memory; stochastic depth as published.
-`ours` is one update of CaiT.training.trainer with default settings; `plain` is the same without acceleration
-(CAIT_RUNTIME=off); `timm` is PyTorch eager with one thread per core. Each is a separate process, one batch size at a
+On the CPU; forward, backward and AdamW on batches of 16 and 32 in memory; stochastic depth as published. `ours` is one
+update of CaiT.training.trainer with default settings; `plain` is the same without acceleration (CAIT_RUNTIME=off);
+`timm` is PyTorch eager with one thread per core. They train in float32, `ours-bf16` with -amp and `timm-bf16` with
+torch.autocast in bfloat16, the loss outside as PyTorch advises. Each is a separate process, one batch size at a
 time; they are measured in turn, step by step, so that drift of the machine's speed affects all equally. Results are
 medians (and best) over the rounds after a warm-up round, a ratio is the median of the rounds' ratios; memory is the
 process's peak resident set size.
@@ -40,13 +41,13 @@ from CaiT.files import write_json  # noqa: E402
 from CaiT.tools.benchmark import processor  # noqa: E402
 
 MODEL, DROP_PATH_RATE, WEIGHT_DECAY = 'cait_xxs24_224', 0.05, 0.05
-SIDES = ('ours', 'plain', 'timm')
+SIDES = ('ours', 'ours-bf16', 'plain', 'timm', 'timm-bf16')
 PAUSE = 0.4  # seconds: OpenMP's idle threads spin for 0.2 s after a step and would slow the next side
 RESULT = ROOT / 'benchmarks' / 'results' / 'train_step.json'
 Step = Callable[[], Any]
 
 
-def own_step(batch: int) -> Step:
+def own_step(name: str, batch: int, amp: bool) -> Step:
     """One update of the trainer on a batch in memory."""
     import numpy as np
     import paddle
@@ -55,8 +56,9 @@ def own_step(batch: int) -> Step:
     from CaiT.training.logger import RunLogger
     from CaiT.training.trainer import Trainer
     with tempfile.TemporaryDirectory() as folder:
-        config = get_config(data_path=_placeholder_dataset(Path(folder)), batch_size=batch, device='cpu', opts=[
-            'MODEL.NAME', MODEL, 'MODEL.DROP_PATH_RATE', str(DROP_PATH_RATE), 'TRAIN.WEIGHT_DECAY', str(WEIGHT_DECAY),
+        data_path = _placeholder_dataset(Path(folder))
+        config = get_config(data_path=data_path, batch_size=batch, device='cpu', amp=amp, opts=[
+            'MODEL.NAME', name, 'MODEL.DROP_PATH_RATE', str(DROP_PATH_RATE), 'TRAIN.WEIGHT_DECAY', str(WEIGHT_DECAY),
             'DATA.NUM_WORKERS', '0'])
         trainer = Trainer(config, Path(folder), RunLogger(Path(folder), 'train.log'))
     trainer.model.train()
@@ -75,18 +77,20 @@ def _placeholder_dataset(folder: Path) -> str:
     return str(folder)
 
 
-def timm_step(batch: int) -> Step:
+def timm_step(name: str, batch: int, amp: bool) -> Step:
     """The same update with timm and PyTorch eager."""
     import timm
     import torch
     torch.set_num_threads(runtime.cores())
     torch.manual_seed(0)
-    model = timm.create_model(MODEL, drop_path_rate=DROP_PATH_RATE).train()
+    model = timm.create_model(name, drop_path_rate=DROP_PATH_RATE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=WEIGHT_DECAY)
     images, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
 
     def step() -> None:
-        loss = torch.nn.functional.cross_entropy(model(images), targets)
+        with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            logits = model(images)
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -94,12 +98,13 @@ def timm_step(batch: int) -> Step:
     return step
 
 
-def serve(side: str, batch: int) -> None:
+def serve(side: str, model: str, batch: int) -> None:
     """The process of one side: prints its settings when ready; then runs a step for each line on stdin and prints its
     seconds and the peak memory so far."""
     responses, sys.stdout = sys.stdout, sys.stderr
-    settings = '' if side == 'timm' else runtime.prepare()
-    step = timm_step(batch) if side == 'timm' else own_step(batch)
+    is_peer, amp = side.startswith('timm'), side.endswith('-bf16')
+    settings = '' if is_peer else runtime.prepare()
+    step = (timm_step if is_peer else own_step)(model, batch, amp)
     print(json.dumps({'settings': settings}), file=responses, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -112,11 +117,14 @@ def serve(side: str, batch: int) -> None:
 class Side:
     """A running ``serve`` process."""
 
-    def __init__(self, name: str, python: str, batch: int, script: str = __file__) -> None:
+    def __init__(self, name: str, python: str, model: str, batch: int, script: str = __file__) -> None:
         environment = {**os.environ, 'CAIT_RUNTIME': 'off'} if name == 'plain' else None
         self.name, side = name, 'ours' if name == 'before' else name
-        self.process = subprocess.Popen([python, script, '--serve', side, '--batches', str(batch)], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        command = [python, script, '--serve', side, '--batches', str(batch)]
+        if model != MODEL:  # earlier commits, with --before, know only that one
+            command += ['--model', model]
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=environment)
         self.settings = self._response()['settings']
 
     def step(self) -> Dict[str, float]:
@@ -137,10 +145,10 @@ class Side:
         self.process.wait()
 
 
-def measure(batch: int, rounds: int, commands: Dict[str, Tuple[str, str]],
+def measure(model: str, batch: int, rounds: int, commands: Dict[str, Tuple[str, str]],
             reference: str) -> Tuple[Dict[str, Any], str]:
     """Images per second and memory of all sides ({name: (interpreter, script)}) at one batch size, and our settings."""
-    sides = [Side(name, python, batch, script) for name, (python, script) in commands.items()]
+    sides = [Side(name, python, model, batch, script) for name, (python, script) in commands.items()]
     speeds: Dict[str, List[float]] = {side.name: [] for side in sides}
     peaks: Dict[str, float] = {}
     for number in range(rounds + 1):
@@ -180,31 +188,35 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.flag('output', default=str(RESULT), metavar='FILE')
     parser.flag('before', help='a checkout of an earlier commit to compare with instead of timm', metavar='FOLDER')
     parser.flag('serve', choices=SIDES, help='run as one side; used by the program itself')
+    parser.flag('model', default=MODEL)
+    parser.flag('sides', nargs='+', choices=SIDES, default=list(SIDES), help='all run at once: mind the memory')
     flags = parser.parse_args(arguments)
     if flags.serve:
-        serve(flags.serve, flags.batches[0])
+        serve(flags.serve, flags.model, flags.batches[0])
         return
     if not (flags.peer_python or flags.before):
         raise InputError('--peer-python: found nothing, expected an interpreter with timm and torch')
     packages = {'ours': versions(sys.executable, 'paddlepaddle', 'numpy')}
-    commands, reference = {'ours': (sys.executable, __file__)}, 'before' if flags.before else 'timm'
+    reference = 'before' if flags.before else next((side for side in ('timm', *SIDES) if side in flags.sides))
     if flags.before:
-        commands['before'] = sys.executable, str(Path(flags.before) / 'benchmarks' / 'train_step.py')
+        commands = {'ours': (sys.executable, __file__),
+                    'before': (sys.executable, str(Path(flags.before) / 'benchmarks' / 'train_step.py'))}
     else:
         packages['timm'] = versions(flags.peer_python, 'torch', 'timm')
-        commands.update(plain=(sys.executable, __file__), timm=(flags.peer_python, __file__))
+        commands = {side: (flags.peer_python if side.startswith('timm') else sys.executable, __file__)
+                    for side in flags.sides}
     load = os.getloadavg()[0]
     results, settings = {}, ''
     for batch in flags.batches:
-        results[batch], settings = measure(batch, flags.rounds, commands, reference)
-    line = ('batch {:<3} {:<6} {images/s:>6.2f} images/s (best {best:>6.2f}) {against REF:>5.2f}x REF, '
+        results[batch], settings = measure(flags.model, batch, flags.rounds, commands, reference)
+    line = ('batch {:<3} {:<9} {images/s:>6.2f} images/s (best {best:>6.2f}) {against REF:>5.2f}x REF, '
             'peak {peak MB:>5} MB {memory against REF:>5.2f}x').replace('REF', reference)
     for batch, found in results.items():
         for name, row in found.items():
             print(line.format(batch, name, **row))
     machine = {'processor': processor(), 'cores': runtime.cores(), 'system': platform.platform(),
                'load average before': round(load, 1)}  # other programs slow all sides, though not equally
-    report = {'model': MODEL, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
+    report = {'model': flags.model, 'machine': machine, 'settings': settings, 'versions': packages, 'batches': results}
     write_json(flags.output, report)
     print(f'written to {flags.output}')
 

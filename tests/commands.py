@@ -104,6 +104,13 @@ def _python(words: List[str]) -> None:
         raise Fault(f'python {words[0]}: expected a script, or -m with a module of this project')
 
 
+def _mpi(words: List[str]) -> None:
+    """mpirun or srun, with options of their own before the program."""
+    if 'python' not in words:
+        raise Fault('mpirun, srun: expected them to start python')
+    _python(words[words.index('python') + 1:])
+
+
 def _cait(words: List[str]) -> None:
     if words and words[0] not in COMMANDS and not words[0].startswith('-'):
         raise Fault(f'cait: has no command {words[0]}')
@@ -218,6 +225,7 @@ def _exists(path: str) -> None:
 
 
 KNOWN: Dict[str, Callable[[List[str]], None]] = {
+    'mpirun': _mpi, 'srun': _mpi,
     'python': _python, 'python3': _python, 'bash': _bash, 'make': _make, 'pip': _pip, 'pytest': _pytest,
     'cait': _cait,
     'venv': lambda words: None}

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from CaiT import runtime
 
-if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:  # several processes share the cores
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, runtime.cores() // int(os.environ['PYTEST_XDIST_WORKER_COUNT']))))
+workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+if workers > 1:  # processes that share the cores: without this each would use all of them
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, runtime.cores() // workers)))
 runtime.prepare()

@@ -55,6 +55,24 @@ def test_priority_of_sources(tmp_path):
     assert get_config(path, ['MODEL.NAME', 'cait_xxs24_224']).MODEL.EMBED_DIM == 192
 
 
+@pytest.mark.parametrize('text, epochs, fraction', [
+    ('', 5, 0.0), ('WARMUP_FRACTION: 0.1', 0, 0.1), ('WARMUP_FRACTION: 0.0', 5, 0.0),
+    ('WARMUP_FRACTION: 0.2, WARMUP_EPOCHS: 0', 0, 0.2), ('WARMUP_FRACTION: 0.0, WARMUP_EPOCHS: 3', 3, 0.0)])
+def test_warmup_of_epochs_or_a_fraction(tmp_path, text, epochs, fraction):
+    """And what is written is read again as the same."""
+    config = get_config(write(tmp_path, 'a.yaml', f'TRAIN: {{{text}}}'))
+    again = get_config(write(tmp_path, 'b.yaml', config.dump()))
+    for found in (config, again):
+        assert (found.TRAIN.WARMUP_EPOCHS, found.TRAIN.WARMUP_FRACTION) == (epochs, fraction)
+
+
+def test_warmup_of_both_is_refused():
+    with pytest.raises(InputError) as caught:
+        get_config(opts=['TRAIN.WARMUP_FRACTION', '0.1', 'TRAIN.WARMUP_EPOCHS', '2'])
+    assert str(caught.value) == ('TRAIN.WARMUP_FRACTION: found 0.1 beside TRAIN.WARMUP_EPOCHS 2, expected one of them, '
+                                 'the other 0')
+
+
 def test_every_flag_sets_its_key():
     given = {'dataset': 'digits', 'data_path': 'd', 'label_map': 'l', 'batch_size': 3, 'batch_size_eval': 4,
              'image_size': 48, 'num_workers': 5, 'num_classes': 6, 'pretrained': 'p', 'epochs': 7, 'last_epoch': 2,

@@ -10,7 +10,7 @@ from CaiT.errors import InputError
 from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
-    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '',
+    'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '', 'DATA.SHUFFLE': 'full',
     'DATA.BATCH_SIZE': 256, 'DATA.BATCH_SIZE_EVAL': 64, 'DATA.NUM_WORKERS': 2, 'DATA.USE_SHARED_MEMORY': True,
     'MODEL.NAME': 'cait_xxs24_224', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True, 'MODEL.USE_EMA': False,
     'MODEL.CHECKPOINT_KEY': '', 'MODEL.NUM_CLASSES': 1000,
@@ -20,13 +20,14 @@ EXPECTED_DEFAULTS = {
     'AUG.MIX_PROB': 1.0, 'AUG.MIX_SWITCH_PROB': 0.5, 'AUG.MIX_MODE': 'batch', 'AUG.REPEATS': 1,
     'TRAIN.EPOCHS': 300, 'TRAIN.LAST_EPOCH': 0, 'TRAIN.BASE_LR': 5e-4, 'TRAIN.LR_BATCH': 512,
     'TRAIN.LR_SCHEDULE': 'cosine', 'TRAIN.LR_STEP': 30, 'TRAIN.LR_MILESTONES': [30, 60, 90], 'TRAIN.LR_DECAY': 0.1,
-    'TRAIN.WARMUP_EPOCHS': 5, 'TRAIN.WARMUP_START_LR': 1e-6, 'TRAIN.END_LR': 1e-5, 'TRAIN.WEIGHT_DECAY': 0.05,
+    'TRAIN.WARMUP_EPOCHS': 5, 'TRAIN.WARMUP_FRACTION': 0.0, 'TRAIN.WARMUP_START_LR': 1e-6, 'TRAIN.END_LR': 1e-5,
+    'TRAIN.WEIGHT_DECAY': 0.05,
     'TRAIN.FREEZE': [], 'TRAIN.LAYER_DECAY': 1.0, 'TRAIN.GRAD_CLIP': 0.0, 'TRAIN.ACCUM_ITER': 1, 'TRAIN.LOSS': 'CE',
     'TRAIN.LABEL_SMOOTHING': 0.0, 'TRAIN.EMA_DECAY': 0.0, 'TRAIN.RECOMPUTE': False, 'TRAIN.ACCELERATE': True,
     'TRAIN.TO_STATIC': False, 'TRAIN.VISUALDL': False, 'TRAIN.TENSORBOARD': False,
     'TRAIN.OPTIMIZER.NAME': 'AdamW', 'TRAIN.OPTIMIZER.BETAS': (0.9, 0.999), 'TRAIN.OPTIMIZER.EPS': 1e-8,
     'TRAIN.OPTIMIZER.MOMENTUM': 0.9, 'TRAIN.OPTIMIZER.NESTEROV': False,
-    'TRAIN.AMP.LEVEL': 'O1', 'TRAIN.AMP.DTYPE': 'float16',
+    'TRAIN.AMP.LEVEL': 'O1', 'TRAIN.AMP.DTYPE': 'auto',
     'TRAIN.DISTILL.TYPE': 'none', 'TRAIN.DISTILL.ALPHA': 0.5, 'TRAIN.DISTILL.TAU': 3.0, 'TRAIN.DISTILL.TEACHER': '',
     'TRAIN.DISTILL.TEACHER_WEIGHTS': '',
     'AMP': False, 'DEVICE': 'auto', 'SEED': 0, 'OUTPUT_DIR': '', 'RESUME': '', 'RESUME_ANYWAY': False, 'SAVE_STEPS': 0,
@@ -50,7 +51,8 @@ LIMITS = {
     'AUG.MIX_SWITCH_PROB': (['0', '1'], ['-0.1', ABOVE]), 'AUG.REPEATS': (['1'], ['0']),
     'TRAIN.EPOCHS': (['1'], ['0']), 'TRAIN.LAST_EPOCH': (['0'], ['-1']), 'TRAIN.BASE_LR': (['0'], ['-1e-9']),
     'TRAIN.LR_BATCH': (['0'], ['-1']), 'TRAIN.LR_STEP': (['1'], ['0']), 'TRAIN.LR_DECAY': (['0', '1'], ['-0.1', ABOVE]),
-    'TRAIN.WARMUP_EPOCHS': (['0'], ['-1']), 'TRAIN.WARMUP_START_LR': (['0'], ['-1e-9']),
+    'TRAIN.WARMUP_EPOCHS': (['0'], ['-1']), 'TRAIN.WARMUP_FRACTION': (['0', '1'], ['-0.1', ABOVE]),
+    'TRAIN.WARMUP_START_LR': (['0'], ['-1e-9']),
     'TRAIN.END_LR': (['0'], ['-1e-9']), 'TRAIN.WEIGHT_DECAY': (['0'], ['-1e-9']),
     'TRAIN.LAYER_DECAY': (['0', '1'], ['-0.1', ABOVE]), 'TRAIN.GRAD_CLIP': (['0'], ['-1e-9']),
     'TRAIN.ACCUM_ITER': (['1'], ['0']), 'TRAIN.LABEL_SMOOTHING': (['0', '1'], ['-0.1', ABOVE]),
@@ -61,14 +63,14 @@ LIMITS = {
     'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']), 'REPORT_FREQ': (['1'], ['0']),
     'VALIDATE_FREQ': (['1'], ['0'])}
 CHOICES = {
-    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100'],
+    'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'],
     'DATA.INTERPOLATION': ['bicubic', 'bilinear', 'nearest', 'lanczos'],
     'AUG.KIND': ['random_resized_crop', 'pad_crop'], 'AUG.MIX_MODE': ['batch', 'pair', 'elem'],
     'AUG.ERASE_MODE': ['pixel', 'rand', 'const'],
     'AUG.INTERPOLATION': ['', 'random', 'bicubic', 'bilinear', 'nearest', 'lanczos'],
     'TRAIN.LR_SCHEDULE': ['cosine', 'linear', 'step', 'multistep', 'constant'], 'TRAIN.LOSS': ['CE', 'BCE'],
     'TRAIN.OPTIMIZER.NAME': ['AdamW', 'Momentum', 'LAMB'], 'TRAIN.DISTILL.TYPE': ['none', 'hard', 'soft'],
-    'TRAIN.AMP.LEVEL': ['O1', 'O2'], 'TRAIN.AMP.DTYPE': ['float16', 'bfloat16']}
+    'TRAIN.AMP.LEVEL': ['O1', 'O2'], 'TRAIN.AMP.DTYPE': ['auto', 'float16', 'bfloat16']}
 # Any value of the default's type is accepted here; where it is used it is checked, or cannot be wrong.
 FREE = {'AUG.ROTATE', 'TRAIN.LR_MILESTONES', 'TRAIN.FREEZE'}
 
@@ -95,7 +97,7 @@ def test_every_number_has_limits_and_every_word_choices():
     numbers = {key for key, value in EXPECTED_DEFAULTS.items() if type(value) in (int, float, tuple, list)}
     assert numbers <= {*LIMITS, *FREE}
     words = {key for key, value in EXPECTED_DEFAULTS.items() if isinstance(value, str) and value}
-    assert words - {'DATA.DATA_PATH', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
+    assert words - {'DATA.DATA_PATH', 'DATA.SHUFFLE', 'MODEL.NAME', 'DEVICE'} <= set(CHOICES)
 
 
 @pytest.mark.parametrize('key, allowed', [(key, one) for key, (allowed, _) in LIMITS.items() for one in allowed])
@@ -118,6 +120,15 @@ def test_choices(key):
         with pytest.raises(InputError, match=f"^{key}: found '{word}', expected one of ") as caught:
             get_config(opts=[key, word])
         assert str(caught.value).endswith('expected one of ' + ', '.join(one or "''" for one in CHOICES[key]))
+
+
+@pytest.mark.parametrize('refused', ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none', 'block:1e3'])
+def test_shuffle(refused):
+    assert [get_config(opts=['DATA.SHUFFLE', word]).DATA.SHUFFLE for word in ('full', 'block:1')] == ['full', 'block:1']
+    with pytest.raises(InputError) as error:
+        get_config(opts=['DATA.SHUFFLE', refused])
+    assert str(error.value) == (f'DATA.SHUFFLE: found {refused!r}, expected full, or block:N with a number of images '
+                                'of at least 1')
 
 
 @pytest.mark.parametrize('bases, is_refused', [(19, False), (20, True)])

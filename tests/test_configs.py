@@ -12,6 +12,7 @@ import pytest
 from CaiT import build_model, get_config, get_variant, list_models
 from CaiT.main_single_gpu import parse
 from CaiT.tools.model_table import macs
+from CaiT.training.optim import build_schedule
 
 FOLDER = Path(__file__).resolve().parents[1] / 'CaiT' / 'configs'
 MODELS = sorted(path.stem for path in FOLDER.glob('*.yaml'))
@@ -126,6 +127,22 @@ def test_fine_tuning_recipes():
         config = scratch(name)
         assert (config.TRAIN.OPTIMIZER.NAME, config.TRAIN.OPTIMIZER.MOMENTUM) == ('Momentum', 0.9)
         assert (config.TRAIN.BASE_LR, config.TRAIN.LR_BATCH, config.MODEL.NUM_CLASSES) == (1e-3, 0, 10)
+
+
+@pytest.mark.parametrize('name', ['cait_xxs36_224', 'deit_tiny_distilled_patch16_224', 'vit_small_patch16_224'])
+@pytest.mark.parametrize('batch_size', [None, 128])
+def test_recipe_for_photographs(name, batch_size):
+    """For any model, by -opts or BASE: no dropout of any kind, one learning rate, a warm-up that fits every run."""
+    config = get_config(str(FOLDER / 'recipes' / 'finetune.yaml'), ['MODEL.NAME', name], batch_size=batch_size,
+                        epochs=1)
+    model, train = config.MODEL, config.TRAIN
+    assert (model.DROP_RATE, model.ATTN_DROP_RATE, model.DROP_PATH_RATE) == (0, 0, 0)
+    assert (config.AUG.MIXUP, config.AUG.CUTMIX, config.AUG.REPEATS, train.EMA_DECAY) == (0, 0, 1, 0)
+    assert model.EMBED_DIM == get_variant(name).arch['embed_dim'] and config.DATA.IMAGE_SIZE == 224
+    assert config.DATA.BATCH_SIZE == (batch_size or 16)
+    schedule, line = build_schedule(config, config.DATA.BATCH_SIZE)
+    assert (schedule.peak_lr, train.LAYER_DECAY, schedule.warmup_epochs) == (3e-4, 0.7, pytest.approx(0.1))
+    assert 'warning' not in line
 
 
 def test_distillation_recipes():

@@ -210,6 +210,7 @@ def exports_as_it_is(model, folder: Path) -> None:
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_the_chinese_readme_leads_to_a_prediction(tmp_path):
     """The block marked below is run line by line in a copy of the repository; training is cut to one epoch."""
     block = text_of('README_cn.md').split('<!-- run by tests/test_documents.py -->')[1]

@@ -59,6 +59,30 @@ def test_the_users_settings_win():
     assert found.splitlines() == ['runtime: settings off (CAIT_RUNTIME)', 'False']
 
 
+VISIBLE = "import os; os.path.exists = lambda path: path == '/dev/nvidiactl'; "
+FLAGS = 'import paddle; print(*paddle.get_flags(["FLAGS_use_stride_kernel", "FLAGS_eager_delete_tensor_gb"]).values())'
+
+
+@pytest.mark.parametrize('start, environment, line, values', [
+    (f'{VISIBLE}from CaiT import runtime; print(runtime.prepare()); ', {}, runtime.GPU_REPORT, 'True 0.0'),
+    ('from CaiT import runtime; print(runtime.prepare(device="gpu:1")); ', {}, runtime.GPU_REPORT, 'True 0.0'),
+    (f'{VISIBLE}from CaiT import runtime; print(runtime.prepare(device="cpu")); ', {}, 'runtime: FLAGS_', 'False 0.05'),
+    (f'{VISIBLE}from CaiT import runtime; print(runtime.prepare()); ', {'CUDA_VISIBLE_DEVICES': ''}, 'runtime: FLAGS_',
+     'False 0.05'),
+    ('from CaiT import runtime; runtime.prepare(); print(runtime.follow("gpu:0")); ', {},
+     f'{runtime.GPU_REPORT}; CPU threads', 'True 0.0'),
+    ('from CaiT import runtime; runtime.prepare(); print(runtime.follow("gpu:0")); ',
+     {'FLAGS_use_stride_kernel': '0', 'FLAGS_eager_delete_tensor_gb': '1'}, f'{runtime.GPU_REPORT}; CPU threads',
+     'False 1.0'),
+    ('from CaiT import runtime; runtime.prepare(device="gpu"); print(runtime.follow("cpu")); ', {},
+     'runtime: a GPU is visible and not used, set afterwards: ', 'False 0.05'),
+    ('from CaiT import runtime; runtime.prepare(); print(runtime.follow("cpu")); ', {}, 'runtime: FLAGS_',
+     'False 0.05')])
+def test_a_run_on_a_gpu_gets_none_of_them(start, environment, line, values):
+    found = script(start + FLAGS, **environment).splitlines()
+    assert found[-2].startswith(line) and found[-1] == values
+
+
 def test_what_is_set_after_the_import_is_said():
     found = script('import paddle; ' + PREPARE + 'print(paddle.get_flags("FLAGS_use_stride_kernel"))')
     line, flag = found.splitlines()[-2:]

@@ -40,13 +40,13 @@ def test_hostile_yaml_is_one_line(tmp_path, case):
     content, reason = YAML[case]
     path = tmp_path / 'c.yaml'
     path.write_text(content)
-    begun = time.monotonic()
+    begun = time.process_time()
     for read in (safe_yaml.load_yaml, lambda path: get_config(str(path))):
         with pytest.raises(InputError, match=reason) as caught:
             read(path)
         assert str(caught.value).startswith(str(path)) and '\n' not in str(caught.value)
         assert len(str(caught.value)) < 400
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5  # of this process: a busy machine counts for nothing
 
 
 @pytest.mark.parametrize('content, reason', [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same numbers faster on a CPU: ``accelerate(model)`` exchanges the classes of a model's layers, ``restore(model)``
-undoes it.
+"""The same numbers faster: ``accelerate(model)`` exchanges the classes of a model's layers, ``restore(model)`` undoes
+it.
+
+On a GPU that is attention alone (``fused_attention``). What follows is of a CPU.
 
 The exchanged layers run oneDNN's kernels, forward and backward, where Paddle's eager mode runs slow ones of its own;
 everything else about the model stays: parameters, names, hooks, ``state_dict``, deep copies. Layers of any other class,
@@ -9,12 +11,13 @@ and raise an error that says so.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
-from typing import Any, Iterator
+from typing import Any, ContextManager, Iterator
 
 from CaiT import runtime
 
-__all__ = ['accelerate', 'restore']
+__all__ = ['accelerate', 'autocast', 'mixed_precision_line', 'restore']
 
 
 def accelerate(model: Any, threads: int = 0) -> str:
@@ -30,7 +33,8 @@ def accelerate(model: Any, threads: int = 0) -> str:
     if runtime.off():
         return 'acceleration: off (CAIT_RUNTIME)'
     if not paddle.get_device().startswith('cpu'):
-        return f'acceleration: none on {paddle.get_device()}, for CPUs only'
+        from CaiT.accelerate import fused_attention
+        return fused_attention.exchange(model)
     settings = runtime.apply(threads)
     if paddle.get_flags('FLAGS_use_stride_kernel')['FLAGS_use_stride_kernel']:
         return 'acceleration: off, FLAGS_use_stride_kernel is set in the environment, expected 0 or nothing'
@@ -55,9 +59,31 @@ def restore(model: Any) -> None:
         layer.__class__ = type(layer).__bases__[-1]  # the plain class stands last
 
 
+def autocast() -> ContextManager[None]:
+    """Inside, in this thread, the blocks of accelerated models run in bfloat16 where ``mixed_precision_line`` says so,
+    their backward passes included wherever those run (with gradient checkpointing only inside)."""
+    from CaiT.accelerate import mixed_precision
+    return contextlib.nullcontext() if _problem() else mixed_precision.autocast()
+
+
+def mixed_precision_line(model: Any) -> str:
+    """One line that says what of an accelerated model runs in bfloat16 inside ``autocast()``, or why nothing does."""
+    from CaiT.accelerate import mixed_precision
+    from CaiT.accelerate.layers import runs_in_bfloat16
+    problem = _problem() or mixed_precision.problem()
+    if problem:
+        return f'mixed precision: none, float32, {problem}'
+    blocks = [layer for layer in _exchanged(model) if runs_in_bfloat16(layer)]
+    if not blocks:
+        return 'mixed precision: none, float32, no accelerated block whose parameters are all trained or all frozen'
+    return (f'mixed precision: bfloat16 in {len(blocks)} blocks ({mixed_precision.instructions()}); weights, gradients '
+            'of weights and all else in float32')
+
+
 def _exchanged(model: Any) -> Iterator[Any]:
+    from CaiT.accelerate.fused_attention import FUSED
     from CaiT.accelerate.layers import FAST
-    fast = set(FAST.values())
+    fast = {*FAST.values(), *FUSED.values()}
     return (layer for layer in model.sublayers(include_self=True) if type(layer) in fast)
 
 

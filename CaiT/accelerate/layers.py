@@ -12,7 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.accelerate import functions
+from CaiT.accelerate import functions, mixed_precision
+from CaiT.accelerate.library import FLOAT32
 from CaiT.models import cait, layers, vit
 
 
@@ -89,7 +90,7 @@ class FastClassBlock(cait.ClassBlock):
         x = paddle.concat([cls, patches], axis=1)
         cls = cls + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
         if is_eligible_mlp(self, cls, self.gamma_2):
-            return add_mlp(self, cls, self.gamma_2)
+            return add_mlp(self, cls, self.gamma_2, in_float32=True)
         return cls + self.drop_path(self.gamma_2 * self.mlp(self.norm2(cls)))
 
 
@@ -161,6 +162,17 @@ def is_eligible_mlp(block: nn.Layer, x: paddle.Tensor, *gammas: paddle.Tensor) -
     return functions.is_eligible(x, *gammas, *mlp_parameters(block))
 
 
+def runs_in_bfloat16(layer: nn.Layer) -> bool:
+    """Whether the branches of a block run as one operation each on many tokens, and so in bfloat16 inside
+    ``autocast()``."""
+    if not isinstance(layer, (FastCaiTBlock, FastViTBlock)) or type(layer.mlp) is not layers.Mlp \
+            or type(layer.attn) not in (cait.TalkingHeadAttention, vit.Attention) \
+            or not is_plain(layer.norm1, layer.attn, layer.norm2, layer.mlp):
+        return False
+    parameters = [*attention_parameters(layer), *mlp_parameters(layer)]
+    return all(p is not None for p in parameters) and len({p.stop_gradient for p in parameters}) == 1
+
+
 def attention_parameters(block: nn.Layer) -> List[Optional[paddle.Tensor]]:
     attn = block.attn
     mixing = (attn.proj_l, attn.proj_w) if type(attn) is cait.TalkingHeadAttention else ()
@@ -179,14 +191,17 @@ def add_attention(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tens
     if not functions.is_supported_attention(selection.count(x.shape[0]), x.shape[1]):
         branch = attn(block.norm1(x)) * (keep_mask.astype(x.dtype) / (1.0 - drop_prob))
         return x + (branch if gamma is None else gamma * branch)
+    dtype = mixed_precision.dtype_for(selection.count(x.shape[0]) * x.shape[1])
     return functions.attention(x, selection, attention_parameters(block), gamma, attn.num_heads, attn.scale,
-                               block.norm1._epsilon)
+                               block.norm1._epsilon, dtype)
 
 
-def add_mlp(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+def add_mlp(block: nn.Layer, x: paddle.Tensor, gamma: Optional[paddle.Tensor] = None,
+            in_float32: bool = False) -> paddle.Tensor:
     """x [B, N, C] plus the MLP of an eligible block times gamma [C], where stochastic depth keeps it."""
     selection = functions.selected_images(*next_keep_mask(block.drop_path, x))
-    return functions.mlp(x, selection, mlp_parameters(block), gamma, block.norm2._epsilon)
+    dtype = FLOAT32 if in_float32 else mixed_precision.dtype_for(selection.count(x.shape[0]) * x.shape[1])
+    return functions.mlp(x, selection, mlp_parameters(block), gamma, block.norm2._epsilon, dtype)
 
 
 def next_keep_mask(drop_path: nn.Layer, x: paddle.Tensor) -> Tuple[Optional[paddle.Tensor], float]:

@@ -14,8 +14,9 @@ from typing import Any, Callable, List, Sequence, Tuple
 import paddle
 
 TESTED = ('3.6',)  # versions whose kernels were compared with Paddle's by this project's tests
-CPU, FLOAT32, IN_ORDER, FORMAT_ANY, MAX_AXES = 1, 3, 1, 1, 12
-FLOAT_BYTES = 4
+CPU, IN_ORDER, FORMAT_ANY, MAX_AXES = 1, 1, 1, 12
+BFLOAT16, FLOAT32 = 2, 3  # data types
+BYTES = {BFLOAT16: 2, FLOAT32: 4}
 PRIMITIVE_CACHE = 512  # entries
 _WEIGHTS_MD = 131  # dnnl_query_weights_md
 
@@ -50,6 +51,14 @@ def version() -> str:
     return f'{found.major}.{found.minor}.{found.patch}'
 
 
+_ISA = {'avx512_bf16': 0xe7, 'amx_bf16': 0xfef}  # dnnl_cpu_isa_t: a set of instructions each
+
+
+def can_use(instructions: str) -> bool:
+    """Whether oneDNN itself finds these instructions and is allowed them (ONEDNN_MAX_CPU_ISA)."""
+    return library().dnnl_get_effective_cpu_isa() & _ISA[instructions] == _ISA[instructions]
+
+
 def check(function: str, status: int) -> None:
     if status:
         raise RuntimeError(f'oneDNN: dnnl_{function} returned status {status}')
@@ -79,16 +88,16 @@ class Handles:
     def __exit__(self, *_: Any) -> None:
         self.destroy()
 
-    def memory_desc(self, sizes: Sizes, strides: Sizes = ()) -> ctypes.c_void_p:
-        """A float32 memory descriptor; dense unless strides (in values) are given."""
+    def memory_desc(self, sizes: Sizes, strides: Sizes = (), dtype: int = FLOAT32) -> ctypes.c_void_p:
+        """A memory descriptor; dense unless strides (in values) are given."""
         longs = ctypes.c_int64 * MAX_AXES
-        return self.make('memory_desc', 'memory_desc_create_with_strides', len(sizes), longs(*sizes), FLOAT32,
+        return self.make('memory_desc', 'memory_desc_create_with_strides', len(sizes), longs(*sizes), dtype,
                          longs(*strides or dense_strides(sizes)))
 
-    def any_layout_desc(self, sizes: Sizes) -> ctypes.c_void_p:
-        """A float32 memory descriptor whose layout the primitive chooses."""
+    def any_layout_desc(self, sizes: Sizes, dtype: int) -> ctypes.c_void_p:
+        """A memory descriptor whose layout the primitive chooses."""
         longs = ctypes.c_int64 * MAX_AXES
-        return self.make('memory_desc', 'memory_desc_create_with_tag', len(sizes), longs(*sizes), FLOAT32, FORMAT_ANY)
+        return self.make('memory_desc', 'memory_desc_create_with_tag', len(sizes), longs(*sizes), dtype, FORMAT_ANY)
 
     def primitive_desc(self, kind: str, *arguments: Any, attributes: Any = None) -> ctypes.c_void_p:
         return self.make('primitive_desc', f'{kind}_primitive_desc_create', engine(), *arguments, attributes)

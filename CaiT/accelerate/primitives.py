@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""oneDNN's primitives for given sizes, in float32, kept in caches of bounded size.
+"""oneDNN's primitives for given sizes and data types, kept in caches of bounded size.
 
 A ``Kernel`` that a cache has dropped destroys its primitive as soon as no thread uses it.
 """
@@ -11,7 +11,8 @@ import threading
 from typing import Optional, Tuple
 
 from CaiT.accelerate.library import (
-    FLOAT_BYTES,
+    BYTES,
+    FLOAT32,
     IN_ORDER,
     Argument,
     Handles,
@@ -34,6 +35,8 @@ _SCALE_AND_SHIFT = 2 | 4
 _SRC, _SRC1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 _DIFF_SRC, _DIFF_DST, _DIFF_SCALE, _DIFF_SHIFT = 129, 145, 255, 256
 
+Dtypes = Tuple[int, int, int]  # of a, b and y
+_ALL_FLOAT32: Dtypes = (FLOAT32, FLOAT32, FLOAT32)
 Named = Tuple[int, ctypes.c_void_p]  # an argument and its memory descriptor
 
 
@@ -75,48 +78,47 @@ class Kernel:
 
 
 @functools.lru_cache(maxsize=FEW)
-def gelu(size: int) -> Tuple[Kernel, Kernel]:
+def gelu(size: int, dtype: int = FLOAT32) -> Tuple[Kernel, Kernel]:
     """Forward: x to y. Backward: x and the gradient of y to that of x."""
     with Handles() as make:
-        x, unused = make.memory_desc((size,)), ctypes.c_float(0)
+        x, unused = make.memory_desc((size,), dtype=dtype), ctypes.c_float(0)
         forward = make.primitive_desc('eltwise_forward', _TRAINING, _GELU_ERF, x, x, unused, unused)
         backward = make.primitive_desc('eltwise_backward', _GELU_ERF, x, x, x, unused, unused, forward)
         return Kernel(forward, (_SRC, x), (_DST, x)), Kernel(backward, (_SRC, x), (_DIFF_DST, x), (_DIFF_SRC, x))
 
 
 @functools.lru_cache(maxsize=FEW)
-def softmax(rows: int, columns: int) -> Tuple[Kernel, Kernel]:
+def softmax(rows: int, columns: int, dtype: int = FLOAT32) -> Tuple[Kernel, Kernel]:
     """Forward: x to y. Backward: y and the gradient of y to that of x."""
     with Handles() as make:
-        x = make.memory_desc((rows, columns))
+        x = make.memory_desc((rows, columns), dtype=dtype)
         forward = make.primitive_desc('softmax_forward', _TRAINING, _SOFTMAX, x, x, 1)
         backward = make.primitive_desc('softmax_backward', _SOFTMAX, x, x, x, 1, forward)
         return Kernel(forward, (_SRC, x), (_DST, x)), Kernel(backward, (_DST, x), (_DIFF_DST, x), (_DIFF_SRC, x))
 
 
 @functools.lru_cache(maxsize=FEW)
-def layer_norm(rows: int, columns: int, epsilon: float) -> Tuple[Kernel, Kernel]:
+def layer_norm(rows: int, columns: int, epsilon: float, dtype: int = FLOAT32) -> Tuple[Kernel, Kernel]:
     """Forward: x, scale, shift to y, means, variances. Backward: x, means, variances, scale, shift, the gradient of y
-    to those of x, scale and shift."""
+    to those of x, scale and shift. ``dtype``: of y and its gradient; everything else is float32."""
     with Handles() as make:
-        x, row, column = make.memory_desc((rows, columns)), make.memory_desc((rows,)), make.memory_desc((columns,))
-        small = ctypes.c_float(epsilon)
-        forward = make.primitive_desc('layer_normalization_forward', _TRAINING, x, x, row, small, _SCALE_AND_SHIFT)
-        backward = make.primitive_desc('layer_normalization_backward', _BACKWARD, x, x, x, row, small,
+        x, y = make.memory_desc((rows, columns)), make.memory_desc((rows, columns), dtype=dtype)
+        row, column, small = make.memory_desc((rows,)), make.memory_desc((columns,)), ctypes.c_float(epsilon)
+        forward = make.primitive_desc('layer_normalization_forward', _TRAINING, x, y, row, small, _SCALE_AND_SHIFT)
+        backward = make.primitive_desc('layer_normalization_backward', _BACKWARD, x, y, x, row, small,
                                        _SCALE_AND_SHIFT, forward)
-        return (Kernel(forward, (_SRC, x), (_SCALE, column), (_SHIFT, column), (_DST, x), (_MEAN, row),
+        return (Kernel(forward, (_SRC, x), (_SCALE, column), (_SHIFT, column), (_DST, y), (_MEAN, row),
                        (_VARIANCE, row)),
                 Kernel(backward, (_SRC, x), (_MEAN, row), (_VARIANCE, row), (_SCALE, column), (_SHIFT, column),
-                       (_DIFF_DST, x), (_DIFF_SRC, x), (_DIFF_SCALE, column), (_DIFF_SHIFT, column)))
+                       (_DIFF_DST, y), (_DIFF_SRC, x), (_DIFF_SCALE, column), (_DIFF_SHIFT, column)))
 
 
 @functools.lru_cache(maxsize=PRODUCTS)
 def product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_strides: Sizes, has_bias: bool,
-            scale: float) -> Kernel:
+            scale: float, dtypes: Dtypes = _ALL_FLOAT32) -> Kernel:
     """``scale`` times (a times b, plus a bias)."""
     with Handles() as make:
-        x, weight = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides)
-        result = make.memory_desc(y, y_strides)
+        x, weight, result = map(make.memory_desc, (a, b, y), (a_strides, b_strides, y_strides), dtypes)
         bias = _bias_desc(make, y) if has_bias else None
         attributes = None
         if scale != 1.0:
@@ -131,30 +133,38 @@ def product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_
 
 @functools.lru_cache(maxsize=PACKED)
 def packed_product(a: Sizes, a_strides: Sizes, b: Sizes, b_strides: Sizes, y: Sizes, y_strides: Sizes,
-                   has_bias: bool) -> Tuple[Kernel, Kernel, int]:
-    """The reorder of b into the layout that the product reads fastest, the product, and the number of values that b has
-    in that layout."""
+                   has_bias: bool, dtypes: Dtypes = _ALL_FLOAT32) -> Tuple[Kernel, Kernel, int]:
+    """The reorder of b into the data type of a and the layout that the product reads fastest, the product, and the
+    number of values that b has in that layout."""
     with Handles() as make:
-        x, weight = make.memory_desc(a, a_strides), make.memory_desc(b, b_strides)
-        result = make.memory_desc(y, y_strides)
+        x, weight, result = map(make.memory_desc, (a, b, y), (a_strides, b_strides, y_strides), dtypes)
         bias = _bias_desc(make, y) if has_bias else None
-        multiply = make.primitive_desc('matmul', x, make.any_layout_desc(b), bias, result)
+        multiply = make.primitive_desc('matmul', x, make.any_layout_desc(b, dtypes[0]), bias, result)
         packed, size = chosen_layout(multiply)
         reorder = make.make('primitive_desc', 'reorder_primitive_desc_create', weight, engine(), packed, engine(), None)
         return (Kernel(reorder, (_SRC, weight), (_DST, packed)),
                 Kernel(multiply, (_SRC, x), (_WEIGHTS, packed), *([(_BIAS, bias)] if has_bias else []), (_DST, result)),
-                size // FLOAT_BYTES)
+                size // BYTES[dtypes[0]])
 
 
 @functools.lru_cache(maxsize=FEW)
-def binary(algorithm: int, a: Sizes, b: Sizes) -> Kernel:
-    """a and b to their sum or product; b is broadcast along its axes of size 1."""
+def binary(algorithm: int, a: Sizes, b: Sizes, dtypes: Dtypes = _ALL_FLOAT32) -> Kernel:
+    """a and b to their sum or product, of a's sizes; b is broadcast along its axes of size 1."""
     with Handles() as make:
-        x, y = make.memory_desc(a), make.memory_desc(b)
-        return Kernel(make.primitive_desc('binary', algorithm, x, y, x), (_SRC, x), (_SRC1, y), (_DST, x))
+        x, y, result = (make.memory_desc(sizes, dtype=dtype) for sizes, dtype in zip((a, b, a), dtypes))
+        return Kernel(make.primitive_desc('binary', algorithm, x, y, result), (_SRC, x), (_SRC1, y), (_DST, result))
 
 
-CACHES = (gelu, softmax, layer_norm, product, packed_product, binary)
+@functools.lru_cache(maxsize=FEW)
+def convert(size: int, dtype: int, to_dtype: int) -> Kernel:
+    """x to x in another data type."""
+    with Handles() as make:
+        x, y = make.memory_desc((size,), dtype=dtype), make.memory_desc((size,), dtype=to_dtype)
+        reorder = make.make('primitive_desc', 'reorder_primitive_desc_create', x, engine(), y, engine(), None)
+        return Kernel(reorder, (_SRC, x), (_DST, y))
+
+
+CACHES = (gelu, softmax, layer_norm, product, packed_product, binary, convert)
 
 
 def _bias_desc(make: Handles, y: Sizes) -> Optional[ctypes.c_void_p]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: images in ImageNet layout, listed by list files, or the official CIFAR archives.
+"""Datasets: images in ImageNet layout, listed by list files; in shards; or the official CIFAR archives.
 
 A dataset is a sequence of (float32 [3, S, S], int64 class id). Its key is an index (evaluation: the transform is
 called with the image) or (index, sample seed) (training: the transform also gets a generator with that seed, the only
@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
+from CaiT.data.shards import READERS, ShardDataset, open_shards, shard_folders, transformed
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
 
-DATASETS = ('imagenet2012', 'digits', *ARCHIVES)
+DATASETS = ('imagenet2012', 'digits', *ARCHIVES, *READERS)
 CLASS_FILE = 'classes.txt'  # class names beside the list files, written by make_lists and make_digits
 
 Key = Union[int, Tuple[int, int]]
@@ -29,7 +30,7 @@ Sample = Tuple[np.ndarray, np.int64]
 
 
 def build_dataset(name: str, data_path: PathLike, split: str, transform: Callable, num_classes: int,
-                  label_map: PathLike = '') -> Union[ListDataset, ArrayDataset]:
+                  label_map: PathLike = '') -> Union[ListDataset, ArrayDataset, ShardDataset]:
     """The split 'train', 'val' or 'test' of a dataset.
 
     ``label_map`` is a file of class names; without it the dataset's own are used, if it has any.
@@ -47,6 +48,11 @@ def build_dataset(name: str, data_path: PathLike, split: str, transform: Callabl
                              f'found a head with {num_classes} classes')
         names = names or (data.class_names if len(data.class_names) == num_classes else None)
         return ArrayDataset(data.pixels, data.labels, data.sources, transform, names)
+    if name in READERS:
+        shards = open_shards(name, data_path, split, transform, num_classes)
+        if names is not None or shards.class_names is None:
+            _set_class_names(shards, names, shard_folders(data_path, shards), num_classes)
+        return shards
     list_file = Path(data_path) / LIST_FILES[split]
     if not list_file.is_file():
         tool = f'make_digits --output {data_path}' if name == 'digits' else f'make_lists {data_path}'
@@ -54,13 +60,20 @@ def build_dataset(name: str, data_path: PathLike, split: str, transform: Callabl
                          f'python -m CaiT.tools.{tool}')
     samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
     dataset = ListDataset(os.fspath(list_file), samples, transform, names)
-    class_file = Path(data_path) / CLASS_FILE
-    if names is None and class_file.is_file():
+    _set_class_names(dataset, names, [Path(data_path)], num_classes)
+    return dataset
+
+
+def _set_class_names(dataset: Union[ListDataset, ShardDataset], names: Optional[List[str]], folders: Iterable[Path],
+                     num_classes: int) -> None:
+    """``names``, or those in the first of ``folders`` that has a file of them."""
+    dataset.class_names = names
+    class_file = next((folder / CLASS_FILE for folder in folders if (folder / CLASS_FILE).is_file()), None)
+    if names is None and class_file:
         try:
             dataset.class_names = read_label_map(class_file, num_classes)
         except InputError as error:  # lists may use another dataset's ids
             dataset.notes.append(f'no class names: {error}')
-    return dataset
 
 
 class ListDataset:
@@ -75,6 +88,10 @@ class ListDataset:
         self.class_names = class_names
         self.notes: List[str] = []
 
+    @property
+    def labels(self) -> np.ndarray:
+        return self.samples.labels
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -82,7 +99,7 @@ class ListDataset:
         index, sample_seed = key if isinstance(key, tuple) else (key, None)
         path, label = self.samples[index]
         try:
-            return _transform(self.transform, path, sample_seed), np.int64(label)
+            return transformed(self.transform, path, sample_seed), np.int64(label)
         except InputError as error:
             raise InputError(f'{self._line(index)}: {error}') from None
         except MemoryError:
@@ -107,10 +124,5 @@ class ArrayDataset:
 
     def __getitem__(self, key: Key) -> Sample:
         index, sample_seed = key if isinstance(key, tuple) else (key, None)
-        return _transform(self.transform, self.pixels[index], sample_seed), self.labels[index]
+        return transformed(self.transform, self.pixels[index], sample_seed), self.labels[index]
 
-
-def _transform(transform: Callable, image: Union[str, np.ndarray], sample_seed: Optional[int]) -> np.ndarray:
-    if sample_seed is None:
-        return transform(image)
-    return transform(image, np.random.Generator(np.random.PCG64(sample_seed)))

@@ -6,9 +6,11 @@ Training and evaluation see the same pixels, or the same error.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import os
 import stat
-from typing import Iterator
+from typing import BinaryIO, Iterator, Union
 
 import numpy as np
 from PIL import Image
@@ -25,7 +27,17 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xda, 0xd9
 DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
 
-def load_image(path: PathLike) -> Image.Image:
+@dataclasses.dataclass(frozen=True)
+class ImageBytes:
+    """An encoded image in memory; messages name it ``name``, whose ending says the format that is tried first."""
+    name: str
+    content: bytes
+
+
+Source = Union[PathLike, ImageBytes]
+
+
+def load_image(path: Source) -> Image.Image:
     """The image in ``path`` as an RGB Pillow image; of several frames or pages the first. Alpha is dropped.
 
     Gray images of more than 8 bits are scaled by ``to_8_bits``. Raises InputError when the file is missing, is not a
@@ -35,7 +47,7 @@ def load_image(path: PathLike) -> Image.Image:
         return _decode(image)
 
 
-def decode_fast(path: PathLike) -> np.ndarray:
+def decode_fast(path: Source) -> np.ndarray:
     """``load_image`` as [H, W, 3] uint8, with OpenCV for JPEGs.
 
     Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. What OpenCV cannot decode is left to
@@ -116,33 +128,42 @@ def _decode(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(path: PathLike) -> Iterator[Image.Image]:
+def _opened(source: Source) -> Iterator[Image.Image]:
     """The image with its header read; whatever goes wrong, here or in the block, becomes an InputError."""
-    name = f'image {quoted(path)}'
+    path = source.name if isinstance(source, ImageBytes) else source
+    name = f'image {quoted(path)}' if path else 'image'
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
-            what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
-            raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
-        with Image.open(path, formats=formats_for(os.fspath(path))) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f'{image.width}x{image.height} are more than {MAX_PIXELS} pixels')
-            yield image
+        with _file(source, name) as file:
+            try:
+                with Image.open(file, formats=formats_for(os.fspath(path))) as image:
+                    if image.width * image.height > MAX_PIXELS:
+                        raise ValueError(f'{image.width}x{image.height} are more than {MAX_PIXELS} pixels')
+                    yield image
+            except Image.UnidentifiedImageError:
+                raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f'{name}: no such file') from None
-    except Image.UnidentifiedImageError:
-        raise InputError(f'{name}: cannot be decoded ({_unidentified(path)})') from None
     except MemoryError:
         raise InputError(f'{name}: cannot be decoded (not enough memory)') from None
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
         raise InputError(f'{name}: cannot be decoded ({_one_line(error)})') from None
 
 
-def _unidentified(path: PathLike) -> str:
-    with open(path, 'rb') as file:
-        start = file.read(12)
+def _file(source: Source, name: str) -> BinaryIO:
+    if isinstance(source, ImageBytes):
+        return io.BytesIO(source.content)
+    mode = os.stat(source).st_mode
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
+        what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
+        raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
+    return open(source, 'rb')
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(12)
     if start[4:8] == b'ftyp' and start[8:12] in (b'heic', b'heix', b'hevc', b'mif1', b'msf1'):
         return f'it is a HEIC or HEIF file: {NEEDS["HEIF"]}, and name it .heic'
     return f'it is damaged, or of none of the formats {", ".join(FORMATS)}' if start else 'the file is empty'

@@ -63,6 +63,16 @@ def classes_of_lines(lines: Sequence[str], where: str) -> List[Class]:
     return [Class('', name) for name in _numbered(lines, where) or lines]
 
 
+def name_lines(names: Sequence[str]) -> List[str]:
+    """A label map of these names: one per line, numbered where names alone would be read as numbered ("10 figs")."""
+    try:
+        if [one.name for one in classes_of_lines(names, 'names')] == list(names):
+            return list(names)
+    except InputError:
+        pass
+    return [f'{index} {name}' for index, name in enumerate(names)]
+
+
 def _numbered(lines: Sequence[str], where: str) -> Optional[List[str]]:
     """The names of lines that all carry an id, in its order; None when they do not. InputError for ids with gaps."""
     for pattern, id_group, name_group in ((_ID_FIRST, 1, 2), (_ID_LAST, 2, 1)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -23,7 +23,24 @@ MAX_DIGITS = 9  # of a class id
 _NOT_A_PATH = re.compile(rf'.*(?:{"|".join(map(re.escape, IMAGE_EXTENSIONS))})["\',;\s]', re.IGNORECASE)
 
 
-class Samples(Sequence):
+class LabeledSamples(Sequence):
+    """A sequence of (name, class id); subclasses have ``labels`` [N] and ``at(index)``, index from 0 to N - 1."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.at(range(len(self))[index])
+
+    def at(self, index: int) -> Tuple[str, int]:
+        raise NotImplementedError
+
+
+class Samples(LabeledSamples):
     """(path, class id) of each line of a list file; the class id is -1 where a test line has none.
 
     Kept as one block of bytes and three arrays: a million Python tuples would be copied, page by page, into every
@@ -38,13 +55,7 @@ class Samples(Sequence):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.lines = np.asarray(lines, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def at(self, index: int) -> Tuple[str, int]:
         start = int(self._ends[index - 1]) if index else 0
         path = self._text[start:int(self._ends[index])].decode('utf-8', 'surrogateescape')
         return os.path.join(self._folder, path), int(self.labels[index])

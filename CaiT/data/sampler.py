@@ -26,10 +26,14 @@ class TrainSampler:
     rounds its epochs down to a multiple of 256 images instead); a dataset smaller than one global batch gives one
     smaller batch. Without it the last batch is smaller. A smaller batch is truncated to a multiple of ``world_size``,
     so that all ranks get the same number of samples.
+
+    With ``block`` the order is another one: the dataset is cut into blocks of that many consecutive samples, the blocks
+    are shuffled and the samples within each. What is read in a while then lies close together, for parquet files,
+    object stores and spinning disks.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool = True, repeats: int = 1, rank: int = 0,
-                 world_size: int = 1, drop_last: bool = True) -> None:
+                 world_size: int = 1, drop_last: bool = True, block: int = 0) -> None:
         if batch_size < 1 or repeats < 1:
             raise InputError(f'batch size and repeats: found {batch_size} and {repeats}, expected at least 1')
         if length < world_size:
@@ -37,7 +41,7 @@ class TrainSampler:
                              'expected at least one each')
         self.length, self.seed, self.shuffle, self.repeats = length, seed, shuffle, repeats
         self.rank, self.world_size = rank, world_size
-        self.batch_size = batch_size
+        self.batch_size, self.block = batch_size, block
         global_batch_size = batch_size * world_size
         end = length // global_batch_size * global_batch_size
         if end == 0 or not drop_last:
@@ -56,12 +60,23 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
         rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
-        order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
+        if not self.shuffle:
+            order = np.arange(self.length)
+        elif self.block:
+            order = _in_blocks(self.length, self.block, rng)
+        else:
+            order = rng.permutation(self.length)
         sample_seeds = rng.integers(2**63, size=self.length, dtype=np.int64)
         indices = np.repeat(order[:-(-self.length // self.repeats)], self.repeats)[:self.length]
         for start, end in self.bounds[self.start_step:]:
             own = slice(start + self.rank, end, self.world_size)
             yield list(zip(indices[own].tolist(), sample_seeds[own].tolist()))
+
+
+def _in_blocks(length: int, block: int, rng: np.random.Generator) -> np.ndarray:
+    """0 .. length - 1: blocks of ``block`` consecutive numbers in random order, the numbers of each in random order."""
+    starts = block * rng.permutation(-(-length // block))
+    return np.concatenate([start + rng.permutation(min(block, length - start)) for start in starts])
 
 
 class EvalSampler:

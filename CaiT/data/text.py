@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from typing import Any, Iterator, Sequence, Tuple
 
 from CaiT.errors import InputError
@@ -51,6 +52,17 @@ def csv_line(values: Sequence[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator='\r\n').writerow(row)  # puts quotes around a value with either of its line end
     return line.getvalue()[:-2] + '\n'
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes on a terminal: two for wide characters (Chinese, emoji), none for combining marks."""
+    return sum(0 if unicodedata.combining(one) or unicodedata.category(one) in ('Cf', 'Me') else
+               2 if unicodedata.east_asian_width(one) in 'WF' else 1 for one in text)
+
+
+def padded(text: str, width: int) -> str:
+    """``text`` with blanks up to ``width`` columns of a terminal."""
+    return text + ' ' * (width - display_width(text))
 
 
 def read_lines(path: PathLike) -> Iterator[Tuple[int, str]]:

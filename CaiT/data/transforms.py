@@ -16,13 +16,15 @@ import numpy as np
 from PIL import Image
 
 from CaiT import checks
-from CaiT.data.decode import load_image, to_rgb
+from CaiT.data.decode import ImageBytes, load_image, to_rgb
 from CaiT.data.resample import resized_part
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
-ImageLike = Union[PathLike, Image.Image, np.ndarray]  # an array is [H, W, 3] uint8, RGB
+# A path, the bytes of an image file (in ``ImageBytes`` with a name), a Pillow image, or an array: uint8, [H, W, 3] in
+# RGB or [H, W] in gray.
+ImageLike = Union[PathLike, bytes, ImageBytes, Image.Image, np.ndarray]
 
 PILLOW_FILTERS = {  # by the names of checks.INTERPOLATIONS
     'nearest': Image.NEAREST,
@@ -83,15 +85,23 @@ class EvalTransform:
 
 
 def as_pillow(image: ImageLike) -> Image.Image:
-    """``image`` as an RGB Pillow image; a path is opened."""
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        try:
+    """``image`` as an RGB Pillow image; a path is opened. InputError for what is not or holds no image."""
+    if isinstance(image, (str, os.PathLike, ImageBytes)):
+        return load_image(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return load_image(ImageBytes('', bytes(image)))
+    try:
+        if isinstance(image, Image.Image):
+            image.load()  # it is decoded when it is first used: here, where errors are caught
             return to_rgb(image)
-        except ValueError as error:
-            raise InputError(f'image: {error}') from None
-    return load_image(image)
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) \
+                and image.shape[2:] in ((), (3,)) and image.size:
+            return to_rgb(Image.fromarray(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f'image: cannot be decoded ({" ".join(str(error).split())})') from None
+    found = f'an array of {image.dtype} {list(image.shape)}' if isinstance(image, np.ndarray) else type(image).__name__
+    raise InputError(f'image: found {found}, expected a path, the bytes of an image file, a Pillow image, or an array '
+                     'of uint8 [H, W, 3] (RGB) or [H, W]')
 
 
 def normalize(pixels: np.ndarray, data: DataConfig) -> np.ndarray:

@@ -6,13 +6,21 @@ import collections
 import os
 import threading
 import time
-from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
 from CaiT.errors import InputError
 
-Decoded = Tuple[str, Union[np.ndarray, InputError]]  # path, the array or the error
+
+class Named(NamedTuple):
+    """An image that is no path, and what it is called in messages."""
+    name: str
+    image: Any
+
+
+Source = Union[str, Named]
+Decoded = Tuple[Source, Union[np.ndarray, InputError]]  # the source as it was given, the array or the error
 PREFETCH = 8  # images per worker that are submitted ahead of the engine
 PARENT_INTERVAL = 0.5  # seconds between two checks that the parent process is alive
 
@@ -32,20 +40,41 @@ def _exit_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _decode(path: str) -> Decoded:
-    return decode(path, _transform)
+def sources(images: Iterable[Any]) -> List[Source]:
+    """Paths as they are, open files as the bytes they hold, other images with their number as a name, from 0."""
+    if isinstance(images, (str, os.PathLike, bytes, bytearray)) or not hasattr(images, '__iter__') \
+            or hasattr(images, 'read'):
+        raise InputError(f'images: found a single {type(images).__name__}, expected a list of images')
+    found: List[Source] = []
+    for number, image in enumerate(images):
+        if isinstance(image, (str, os.PathLike)):
+            found.append(os.fspath(image))
+        else:
+            found.append(Named(f'image {number}', image.read() if hasattr(image, 'read') else image))
+    return found
 
 
-def decode(path: str, transform: Callable) -> Decoded:
-    """(path, transformed image), or (path, InputError) when it cannot be decoded."""
+def name_of(source: Source) -> str:
+    """The path, or the name of an image that is none."""
+    return source.name if isinstance(source, Named) else source
+
+
+def _decode(source: Source) -> Decoded:
+    return decode(source, _transform)
+
+
+def decode(source: Source, transform: Callable) -> Decoded:
+    """(source, transformed image), or (source, InputError) when it cannot be decoded."""
     try:
-        return path, transform(path)
+        return source, transform(source.image if isinstance(source, Named) else source)
     except InputError as error:
-        return path, error
+        named = isinstance(source, Named) and str(error).startswith('image: ')
+        return source, InputError(f'{source.name}: {str(error)[len("image: "):]}') if named else error
 
 
-def decode_all(paths: Sequence[str], transform: Callable, workers: int) -> Iterator[Decoded]:
-    """Decode ``paths`` in order, in ``workers`` spawned processes, or in this one for 0. InputError when one dies."""
+def decode_all(paths: Sequence[Source], transform: Callable, workers: int) -> Iterator[Decoded]:
+    """Decode ``paths`` (or other sources) in order, in ``workers`` spawned processes, or in this one for 0. InputError
+    when one dies."""
     if not workers:
         for path in paths:
             yield decode(path, transform)
@@ -70,9 +99,10 @@ def decode_all(paths: Sequence[str], transform: Callable, workers: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def batches(images: Iterator[Decoded], size: int) -> Iterator[Tuple[List[str], List[np.ndarray], List[InputError]]]:
-    """(paths, arrays, errors met meanwhile) with ``size`` decoded images each; the last batch may be smaller."""
-    paths: List[str] = []
+def batches(images: Iterator[Decoded],
+            size: int) -> Iterator[Tuple[List[Source], List[np.ndarray], List[InputError]]]:
+    """(sources, arrays, errors met meanwhile) with ``size`` decoded images each; the last batch may be smaller."""
+    paths: List[Source] = []
     arrays: List[np.ndarray] = []
     errors: List[InputError] = []
     for path, array in images:

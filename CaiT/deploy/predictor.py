@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,7 +24,10 @@ WARM_UP = 2  # runs before anything is timed: engines compile their kernels in t
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """An image's top classes: (class id, softmax probability), most probable first."""
+    """An image's top classes: (class id, softmax probability), most probable first.
+
+    ``path`` is the image's; of an image that was given otherwise, 'image 3' for the fourth of the list.
+    """
 
     path: str
     best: List[Tuple[int, float]]
@@ -38,13 +41,17 @@ class Predictor:
         file or engine that is missing or does not fit."""
         engine = engine_class(backend, options.precision)
         self.meta, self.options = meta or metadata.read(folder), options
-        artifact = self.meta.artifact(backend, options.precision, options.input)
+        if options.use_gpu and backend != 'paddle':
+            raise InputError(f'--use-gpu True: --backend {backend} computes on the CPU, expected --backend paddle')
+        # On a GPU the precision is chosen when the graph is loaded: of fp32, whose difference the export has measured.
+        stored = 'fp32' if options.use_gpu else options.precision
+        artifact = self.meta.artifact(backend, stored, options.input)
         if artifact is None:
             found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
             raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: python '
                              f'export_model.py --save-inference-dir={folder} --backend={backend} '
-                             f'--precision={options.precision} --input={options.input}{calibration} '
+                             f'--precision={stored} --input={options.input}{calibration} '
                              f'-pretrained={self.meta.weights["file"]}')
         graph = metadata.check_files(folder, artifact, engine.endings)
         metadata.check_content(folder, [graph.name], self.meta.sha256)
@@ -84,16 +91,21 @@ class Predictor:
                              f'(or -cfg) says {self.meta.num_classes}')
         return logits
 
-    def predict(self, paths: Sequence[str], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,
+    def predict(self, images: Iterable[Any], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,
                 progress: Optional[ProgressMeter] = None) -> Iterator[Union[Prediction, InputError]]:
-        """Predictions in the order of ``paths``; an image that cannot be decoded yields its InputError instead.
+        """Predictions in the order of ``images``; an image that cannot be decoded yields its InputError instead.
+
+        An image is a path, the bytes of an image file, an open file (``io.BytesIO``), a Pillow image, or an array:
+        uint8, [H, W, 3] in RGB or [H, W] in gray. Anything else yields an InputError too; a single image in the place
+        of the list raises one, at the first step.
 
         ``workers`` processes decode ahead of the engine. ``times`` gets the seconds of each stage, after a warm-up, and
         ``progress`` the number of images.
         """
-        times, progress = times or StageTimes(warm_up=False), progress or ProgressMeter(len(paths))
+        sources = feed.sources(images)
+        times, progress = times or StageTimes(warm_up=False), progress or ProgressMeter(len(sources))
         times.start()
-        stream = feed.decode_all(paths, self.transform, workers)
+        stream = feed.decode_all(sources, self.transform, workers)
         for decoded, arrays, errors in feed.batches(stream, self.options.batch):
             yield from errors
             if decoded:
@@ -101,12 +113,13 @@ class Predictor:
                 if times.warm_up and not times.batches:
                     self.warm_up(batch)
                     times.start()  # restart, to include decoding
-                    batch = np.stack([self.transform(path) for path in decoded])
+                    batch = np.stack([feed.decode(source, self.transform)[1] for source in decoded])
                 times.stamp()
                 with progress:
                     logits = self.logits(batch)
                 times.stamp()
-                predictions = [Prediction(path, best) for path, best in zip(decoded, top_classes(logits, topk))]
+                predictions = [Prediction(feed.name_of(source), best)
+                               for source, best in zip(decoded, top_classes(logits, topk))]
                 times.stamp()
                 yield from predictions
             progress.step(len(decoded) + len(errors))

@@ -10,10 +10,12 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, Optional, Set
 
 from CaiT import safe_json
+from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError, shown
 from CaiT.files import write_json
@@ -22,7 +24,8 @@ EXTENSIONS = ('.csv', '.jsonl')
 
 
 class ResultFile:
-    """A ``.csv`` (path, class_id, class_name, prob, then class_id_2 …) or a ``.jsonl`` of the same keys.
+    """A ``.csv`` (path, class_id, class_name, prob, with ``topk`` 2 or more class_id_2 …, then top5_class_ids,
+    top5_probs, as -pred writes them) or a ``.jsonl`` of the same keys.
 
     Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
     true when no record of the run that wrote them exists.
@@ -34,9 +37,11 @@ class ResultFile:
         self.path = Path(path)
         if self.path.suffix not in EXTENSIONS:
             raise InputError(f'--output {path}: expected a name that ends in {" or ".join(EXTENSIONS)}')
-        self.columns = ['path', 'class_id', 'class_name', 'prob']
+        self.topk = topk
+        self.columns = list(BEST)
         for rank in range(2, topk + 1):
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
+        self.columns += TOP5
         self.done: Set[str] = set()
         if self.path.exists() and not self.path.is_file():  # opening a FIFO would wait for its reader
             raise InputError(f'--output {path}: is no regular file, expected a new file or one to continue')
@@ -113,6 +118,8 @@ class ResultFile:
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
                              f'({shown(str(error))})') from None
+        if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
+            self.columns = columns
         if columns != self.columns:
             found = shown(', '.join(map(str, columns)), 200)
             raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
@@ -120,15 +127,18 @@ class ResultFile:
         os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
-        """Append a prediction; ``names`` maps a class id to its name."""
-        values: List[Any] = [prediction.path]
-        for class_id, probability in prediction.best:
-            values += [class_id, names(class_id), round(probability, 6)]
+        """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
+        values = best_values(prediction.path, prediction.best, names)
+        for class_id, probability in prediction.best[1:self.topk]:
+            values += [class_id, names(class_id), digits(probability)]
+        values += [''] * (3 * self.topk + 1 - len(values))  # a model of fewer classes
+        values += top5_values(prediction.best)
+        row: Dict[str, Any] = dict(zip(self.columns, values))
         if self.path.suffix == '.csv':
-            self._write_line(csv_line(values))
+            self._write_line(csv_line(list(row.values())))
         else:
-            row: Dict[str, Any] = dict(zip(self.columns, values))
-            self._write_line(json_line(row))
+            numbers = {key: float(row[key]) for key in row if re.fullmatch(r'prob(_\d+)?', key) and row[key]}
+            self._write_line(json_line({**row, **numbers}))
 
     def _write_line(self, line: str) -> None:
         """Append a line; where that fails, for one on a full disk, no half of it stays."""

@@ -138,17 +138,25 @@ def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earli
     names = dataset.class_names or class_names(config)
     predictions = Predictions([path for path, _ in dataset.samples], collected.labels, collected.ids, collected.probs,
                               config.MODEL.NUM_CLASSES, dict(enumerate(names or [])), collected.label_probs)
-    pixels = getattr(dataset, 'pixels', None)  # of an archive: the images have no files
     facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'dataset': config.DATA.DATASET,
              'data path': config.DATA.DATA_PATH, 'image size': config.DATA.IMAGE_SIZE}
     summary = write(folder, predictions, f'Evaluation of {config.MODEL.NAME}', facts, earlier,
-                    opener(predictions.paths) if pixels is None else lambda index: Image.fromarray(pixels[index]))
+                    _image_at(dataset, predictions.paths))
     line = f'report: {Path(folder) / "report.html"}, ECE: {summary["ece"]:.4f}'
     if 'compare' in summary:
         found = summary['compare']
         line += (f'; {found["changed"]} of {found["images"]} decisions changed since {earlier}: {found["lost"]} lost, '
                  f"{found['gained']} gained, McNemar's p = {found['p_value']:.3g}")
     return line
+
+
+def _image_at(dataset: Any, paths: Sequence[str]) -> Callable[[int], Image.Image]:
+    """index -> image of a dataset: of files, or in memory or in shards, where the images have no files."""
+    if hasattr(dataset, 'pixels'):
+        return lambda index: Image.fromarray(dataset.pixels[index])
+    if hasattr(dataset.samples, 'image'):
+        return lambda index: as_pillow(dataset.samples.image(index))
+    return opener(paths)
 
 
 def check_earlier(earlier: Optional[Path]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from CaiT import safe_json
 from CaiT.data.lists import read_list
+from CaiT.data.prediction_rows import BEST, TOP5, best_values, top5_values
 from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, atomic_write
 
@@ -69,14 +70,11 @@ class Predictions:
         """The table of -pred with the columns label and label_prob behind it."""
         with atomic_write(path) as file:
             writer = csv.writer(file, lineterminator='\n')
-            writer.writerow(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs', 'label',
-                             'label_prob'])
+            writer.writerow([*BEST, *TOP5, 'label', 'label_prob'])
             for i, path_i in enumerate(self.paths):
-                prob = self.right_prob(i)
-                writer.writerow([path_i, self.ids[i, 0], self.names.get(int(self.ids[i, 0]), ''),
-                                 repr(float(self.probs[i, 0])), ' '.join(map(str, self.ids[i])),
-                                 ' '.join(repr(float(p)) for p in self.probs[i]), self.labels[i],
-                                 '' if prob is None else repr(prob)])
+                prob, best = self.right_prob(i), list(zip(self.ids[i], self.probs[i]))
+                writer.writerow([*best_values(path_i, best, lambda class_id: self.names.get(class_id, '')),
+                                 *top5_values(best), self.labels[i], '' if prob is None else repr(prob)])
 
 
 def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) -> Predictions:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a decision comes from: attention maps laid over images.
 
+    python -m CaiT.tools.attention_map -pretrained=output/RUN/best -img_path=IMAGE_OR_FOLDER
     python -m CaiT.tools.attention_map -cfg=CaiT/configs/cait_xxs24_224.yaml -pretrained=cait_xxs24_224.pth \\
         -img_path=IMAGE_OR_FOLDER
     … -class_id=207              relevance for this class instead of the predicted one
@@ -9,7 +10,8 @@
 
 For each image one PNG: the original beside the class token's attention (CaiT: both class-attention blocks; DeiT and
 ViT: the last block), mean and each head, beside the rollout (DeiT, ViT) and the gradient-weighted relevance for a
-class. All maps have one scale, in multiples of an even distribution. Several images also make contact sheets.
+class. All maps have one scale, in multiples of an even distribution. Several images also make contact sheets. Without
+-cfg, the config.yaml beside the weights is used.
 """
 from __future__ import annotations
 
@@ -81,17 +83,25 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parse(arguments)
     runtime.prepare()
     from CaiT.accelerate import accelerate
-    from CaiT.config import build_model, data_config, get_config
+    from CaiT.config import build_model, data_config, load_options, with_data_of
     from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
     from CaiT.report import attention, attention_sheet, faithfulness
     from CaiT.report.names import class_names
-    config = get_config(options.cfg, options.opts, pretrained=options.pretrained, label_map=options.label_map)
+    from CaiT.run_config import config_for
+    from CaiT.weights.translate import load_weights
+    from CaiT.weights.zoo import local_path
+    config, line = config_for(options.pretrained, options.cfg, options.opts, pretrained=options.pretrained,
+                              label_map=options.label_map)
     classes = config.MODEL.NUM_CLASSES
     if options.class_id is not None and not 0 <= options.class_id < classes:
         raise InputError(f'-class_id: found {options.class_id}, expected 0 to {classes - 1}')
     paths, names = list_images(options.img_path), class_names(config)
-    model = build_model(config)
+    model, strict = build_model(config, pretrained=False), config.MODEL.STRICT
+    report = load_weights(model, local_path(options.pretrained, config.MODEL.NAME), strict, require_all=strict,
+                          **load_options(config))
+    config, data_line = with_data_of(config, report.data, report.data_source)
+    print('\n'.join(filter(None, [line, *report.lines(), data_line])))
     if options.faithfulness:
         print(accelerate(model))  # hundreds of forward passes per image
     data = DataConfig(**data_config(config))

@@ -31,7 +31,7 @@ import numpy as np
 from CaiT.cli import Parser
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.folders import HIDDEN, LeftOut, entries, images_below, is_folder, is_hidden
-from CaiT.data.label_map import classes_of_lines, read_classes
+from CaiT.data.label_map import name_lines, read_classes
 from CaiT.data.lists import LIST_FILES
 from CaiT.data.text import quoted
 from CaiT.errors import InputError, run
@@ -71,16 +71,6 @@ def ids_of(classes: ClassImages, label_map: Optional[str]) -> Tuple[Dict[str, in
         raise InputError(f'--classes {quoted(label_map)}: found no class {quoted(unknown[0])}, the name of a class '
                          'folder, expected the WordNet ids or names of all of them')
     return {name: ids[name] for name in classes}, names
-
-
-def name_lines(names: Sequence[str]) -> List[str]:
-    """classes.txt: one name per line, numbered where names alone would be read as numbered ("10 figs")."""
-    try:
-        if [one.name for one in classes_of_lines(names, CLASS_FILE)] == list(names):
-            return list(names)
-    except InputError:
-        pass
-    return [f'{index} {name}' for index, name in enumerate(names)]
 
 
 def printable(name: str) -> str:

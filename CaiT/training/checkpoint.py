@@ -22,6 +22,7 @@ from paddle import nn
 from CaiT import safe_pickle
 from CaiT.errors import InputError, NonFiniteError, shown
 from CaiT.files import PathLike, atomic_write
+from CaiT.training.amp import float32_weights
 
 FORMAT = 1
 SUFFIX = '.pdstate'
@@ -29,11 +30,8 @@ CHECKSUM = b'CaiT-sha256:'  # before the 32 bytes of the digest, at the end of t
 
 
 def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The model's parameters by public name as float32 arrays in Paddle's layout.
-
-    The conversion is exact for the float16 and bfloat16 weights of O2.
-    """
-    return {name: parameter.astype('float32').numpy() for name, parameter in model.named_parameters()}
+    """The model's parameters by public name as float32 arrays in Paddle's layout: of O2 the master weights."""
+    return {name: weight.numpy() for name, weight in float32_weights(model)}
 
 
 def write_weights(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, List, Optional, Tuple
 
 from yacs.config import CfgNode
 
+from CaiT import checks
 from CaiT.config import data_config
 from CaiT.data.cifar import ARCHIVES
 from CaiT.data.datasets import ListDataset, build_dataset
@@ -15,6 +16,8 @@ from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
+from CaiT.data.shard_files import has_shards
+from CaiT.data.shards import READERS
 from CaiT.data.train_transforms import TrainOptions, TrainTransform, train_transform
 from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.training import distributed
@@ -28,7 +31,8 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     data, aug = config.DATA, config.AUG
     dataset = _dataset(config, 'train', build_train_transform(config))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
-                           world_size=distributed.world_size())
+                           world_size=distributed.world_size(),
+                           block=checks.shuffle_block('DATA.SHUFFLE', data.SHUFFLE))
     mixing = None
     if aug.MIXUP or aug.CUTMIX:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
@@ -59,13 +63,14 @@ def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
 
 
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
-    """(loader, paths, class names) for DATA.DATA_PATH: a dataset with a test list, a folder or an image.
+    """(loader, paths, class names) for DATA.DATA_PATH: shards, a dataset with a test list, a folder or an image.
 
     The paths are all, in order; of several processes each loads its share of them.
     """
     data, path = config.DATA, Path(config.DATA.DATA_PATH)
     transform = eval_transform(DataConfig(**data_config(config)))
-    if data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
+    in_shards = data.DATASET in READERS and has_shards(data.DATA_PATH, READERS[data.DATASET].extension)
+    if in_shards or data.DATASET in ARCHIVES or (path / LIST_FILES['test']).is_file():
         dataset = _dataset(config, 'test', transform)
     else:
         notes: List[str] = []

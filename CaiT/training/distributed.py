@@ -13,9 +13,11 @@ import paddle
 from paddle import nn
 
 
-def init() -> None:
-    """Join the job that ``paddle.distributed.launch`` started (NCCL on GPUs, gloo on CPUs), if it did."""
+def init(device: str = 'auto') -> None:
+    """Join the job that a launcher started (NCCL on GPUs, gloo on CPUs), if one did. ``device``: the setting DEVICE."""
     if world_size() > 1:
+        if device == 'cpu' or not paddle.is_compiled_with_cuda() or not paddle.device.cuda.device_count():
+            os.environ.setdefault('PADDLE_DISTRI_BACKEND', 'gloo')  # set by Paddle's launcher, not by mpirun
         paddle.distributed.init_parallel_env()
 
 
@@ -88,12 +90,13 @@ def delay_abort_on_error() -> Iterator[None]:
 
     When a process exits, its connections close, gloo aborts the other processes at once, and the launcher shows the
     log of the first process it finds failed, which may be another one. On an exception this forks a child, which keeps
-    the connections open for 10 s: long enough for the launcher to notice the failed process and end the job.
+    the connections open for 10 s: long enough for the launcher to notice the failed process and end the job. Not on
+    GPUs, where the child would also hold the device and its memory, and where the others wait in NCCL instead.
     """
     try:
         yield
     except Exception:
-        if world_size() > 1 and os.fork() == 0:
+        if world_size() > 1 and paddle.get_device() == 'cpu' and os.fork() == 0:
             time.sleep(10)
             os._exit(0)
         raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exponential moving average (EMA) of the weights, in float32 whatever the training dtype."""
+"""Exponential moving average (EMA) of the weights, in float32 whatever the training dtype: of the master weights."""
 from __future__ import annotations
 
 import contextlib
@@ -9,20 +9,22 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from CaiT.training.amp import float32_weights
+
 
 class Ema:
     """average <- decay * average + (1 - decay) * weights at each ``update``; initialized with the weights."""
 
     def __init__(self, model: nn.Layer, decay: float) -> None:
         self.decay = decay
-        self.average = {name: p.astype('float32').clone().detach() for name, p in model.named_parameters()}
+        self.average = {name: weight.clone().detach() for name, weight in float32_weights(model)}
 
     @paddle.no_grad()
     def update(self, model: nn.Layer) -> None:
-        for name, parameter in model.named_parameters():
+        for name, weight in float32_weights(model):
             average = self.average[name]
             average.scale_(self.decay)
-            average.add_(parameter.astype('float32') * (1 - self.decay))
+            average.add_(weight * (1 - self.decay))
 
     @contextlib.contextmanager
     def applied(self, model: nn.Layer) -> Iterator[None]:

@@ -13,6 +13,7 @@ from paddle import nn
 from CaiT.errors import NonFiniteError
 from CaiT.training import distributed
 from CaiT.training.logger import RunLogger
+from CaiT.training.pending import number
 
 
 class EvalResult(NamedTuple):
@@ -23,10 +24,15 @@ class EvalResult(NamedTuple):
     images: int
 
 
-def count_topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) -> int:
-    """Number of rows of ``logits`` [B, K] whose class id in ``targets`` [B] is among the ``k`` largest."""
+def topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) -> paddle.Tensor:
+    """Number of rows of ``logits`` [B, K] whose class id in ``targets`` [B] is among the ``k`` largest; a tensor []."""
     _, top_ids = paddle.topk(logits, min(k, logits.shape[1]))
-    return int((top_ids == targets.unsqueeze(1)).sum().item())
+    return (top_ids == targets.unsqueeze(1)).sum()
+
+
+def count_topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) -> int:
+    """``topk_correct`` as a number."""
+    return int(topk_correct(logits, targets, k).item())
 
 
 @paddle.no_grad()
@@ -40,25 +46,33 @@ def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_f
     start_time = time.monotonic()
     steps = len(loader)
     common_steps = distributed.all_reduce_min(steps)
-    loss = top1 = top5 = count = 0.0
+    sums = [0.0] * 4  # of the losses, of images right in top-1 and top-5, of images
+    unseen = []  # the same per batch, on the device: it works on while nobody looks
     for step, (images, targets) in enumerate(logger.progress(loader, steps, title)):
         logits = model(images).astype('float32')
-        loss += F.cross_entropy(logits, targets, reduction='sum').item()
-        top1 += count_topk_correct(logits, targets, 1)
-        top5 += count_topk_correct(logits, targets, 5)
-        count += len(targets)
+        unseen.append((F.cross_entropy(logits, targets, reduction='sum'), topk_correct(logits, targets, 1),
+                       topk_correct(logits, targets, 5), len(targets)))
         if collect:
             collect(logits, targets)
         if step % report_freq == 0 and step < common_steps:  # a step that all processes have: the sums are of all
-            sums = distributed.all_reduce_sum([loss, top1, top5, count])
-            logger.info(f'{title} Step[{step:04d}/{steps:04d}], Avg Loss: {sums[0] / sums[3]:.4f}, '
-                        f'Avg Acc@1: {sums[1] / sums[3]:.4f}, Avg Acc@5: {sums[2] / sums[3]:.4f}')
-    loss, top1, top5, count = distributed.all_reduce_sum([loss, top1, top5, count])
+            loss, top1, top5, count = distributed.all_reduce_sum(_add(sums, unseen))
+            logger.info(f'{title} Step[{step:04d}/{steps:04d}], Avg Loss: {loss / count:.4f}, '
+                        f'Avg Acc@1: {top1 / count:.4f}, Avg Acc@5: {top5 / count:.4f}')
+    loss, top1, top5, count = distributed.all_reduce_sum(_add(sums, unseen))
     result = EvalResult(loss / count, top1 / count, top5 / count, int(count))
     name = 'Validation' if title == 'Val' else title
     logger.info(f'{name} Loss: {result.loss:.4f}, {name} Acc@1: {result.top1:.4f}, {name} Acc@5: {result.top5:.4f}, '
                 f'time: {time.monotonic() - start_time:.2f}')
     return result
+
+
+def _add(sums: List[float], unseen: List[Tuple[Any, ...]]) -> List[float]:
+    """Add what is ``unseen`` to the ``sums``, in place, and forget it."""
+    for values in unseen:
+        for index, value in enumerate(values):
+            sums[index] += number(value)
+    unseen.clear()
+    return sums
 
 
 @paddle.no_grad()

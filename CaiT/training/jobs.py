@@ -17,22 +17,29 @@ from yacs.config import CfgNode
 
 from CaiT import runtime
 from CaiT.config import build_model, load_options, with_data_of
+from CaiT.data.datasets import CLASS_FILE
+from CaiT.data.label_map import name_lines
 from CaiT.data.loader import worker_failures
-from CaiT.data.text import csv_line, quoted
+from CaiT.data.prediction_rows import BEST, TOP5, best_values, top5_values
+from CaiT.data.text import csv_line, display_width, padded, quoted
 from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
+from CaiT.training.amp import Amp
 from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
+from CaiT.training.notices import evaluation_notices
 from CaiT.training.run_folder import open_folder
 from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
 from CaiT.weights.load_report import brief
 from CaiT.weights.translate import load_weights
 from CaiT.weights.zoo import local_path
+
+MAX_NAME_WIDTH = 30  # columns of a class name in the printed table; longer names are printed whole
 
 
 @worker_failures()
@@ -55,6 +62,7 @@ def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., st
         trainer = Trainer(config, folder, logger)
         logger.release()
         _write_config(config, folder / 'config.yaml', logger.active)
+        _write_class_names(config, folder, trainer.loader.dataset.class_names, logger.active)
         refresh = refresher(folder) if refresher and logger.active else None
         state = trainer.fit(refresh)
         best = f'weights: {folder}/best.pdparams' if state.best_epoch else 'no epoch was evaluated'
@@ -74,15 +82,16 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
-        logger = _open_logger(config, folder, 'eval')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'evaluating'), _open_logger(config, folder, 'eval')
+        model, config = _pretrained_model(config, logger, amp)
         loader = build_val_loader(config)
-        for note in loader.notes:
+        for note in [*loader.notes, *evaluation_notices(config.MODEL.NUM_CLASSES, loader.dataset)]:
             logger.info(note)
         collector = Collector() if report else None
         if report:  # said before: the last line of an evaluation is its result, which tools read
             logger.info(f'report: {folder / "report.html"}, at the end')
-        result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+        with amp.autocast():
+            result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
                                  'expected weights whose logits are finite')
@@ -102,32 +111,36 @@ def predict(config: CfgNode) -> Path:
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'pred') as folder:
-        logger = _open_logger(config, folder, 'pred')
-        model, config = _pretrained_model(config, logger)
+        amp, logger = Amp(config, 'predicting'), _open_logger(config, folder, 'pred')
+        model, config = _pretrained_model(config, logger, amp)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
-        predictions = evaluator.predict(model, loader)
-        if distributed.world_size() > 1:
-            predictions = evaluator.gather_predictions(predictions, len(paths))
-        if logger.active:
-            _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
+        with amp.autocast():  # predictions are computed when they are written
+            predictions = evaluator.predict(model, loader)
+            if distributed.world_size() > 1:
+                predictions = evaluator.gather_predictions(predictions, len(paths))
+            if logger.active:
+                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
     return folder / 'predictions.csv'
 
 
 def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
                        predictions: Iterable[Tuple[np.ndarray, np.ndarray]]) -> None:
     """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``."""
-    width = max(len(quoted(path)) for path in paths)
-    show(f'{"image":<{width}}  class_id  prob    {"class_name  " if class_names else ""}top-5 class_id:prob')
+    names = class_names or []
+    path_width = max(display_width(quoted(path)) for path in [*paths, 'image'])
+    name_width = min(max(map(display_width, [*names, 'class_name'])), MAX_NAME_WIDTH)
+    name_title = padded('class_name', name_width) + '  ' if names else ''
+    show(f'{padded("image", path_width)}  class_id  prob    {name_title}top-5 class_id:prob')
     with atomic_write(table) as file:
-        file.write(csv_line(['path', 'class_id', 'class_name', 'prob', 'top5_class_ids', 'top5_probs']))
+        file.write(csv_line([*BEST, *TOP5]))
         for path, (ids, probabilities) in zip(paths, predictions):
-            name = class_names[ids[0]] if class_names else ''
-            top5 = ' '.join(f'{i}:{p:.4f}' for i, p in zip(ids, probabilities))
-            show(f'{quoted(path):<{width}}  {ids[0]:<8}  {probabilities[0]:.4f}  {name + "  " if name else ""}{top5}')
-            file.write(csv_line([path, ids[0], name, repr(float(probabilities[0])), ' '.join(map(str, ids)),
-                                 ' '.join(repr(float(p)) for p in probabilities)]))
+            best = list(zip(ids.tolist(), probabilities.tolist()))
+            name = padded(names[ids[0]], name_width) + '  ' if names else ''
+            top5 = ' '.join(f'{i}:{p:.4f}' for i, p in best)
+            show(f'{padded(quoted(path), path_width)}  {ids[0]:<8}  {probabilities[0]:.4f}  {name}{top5}')
+            file.write(csv_line([*best_values(path, best, lambda i: names[i] if names else ''), *top5_values(best)]))
     show(f'{len(paths)} images, table: {table}')
 
 
@@ -166,7 +179,8 @@ def _open_logger(config: CfgNode, folder: Path, job: str, hold: bool = False) ->
     if not hold:
         _write_config(config, config_file, logger.active)
     logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
-    logger.info(f'{runtime.prepare()}; paddle {paddle.__version__} on {paddle.get_device()}, '
+    runtime.prepare(device=paddle.get_device())
+    logger.info(f'{runtime.follow(paddle.get_device())}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
 
@@ -182,8 +196,16 @@ def _write_config(config: CfgNode, path: Path, active: bool) -> None:
         file.write(config.dump())
 
 
-def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, CfgNode]:
-    """The accelerated model with the weights of -pretrained, and the config with the data config of these weights.
+def _write_class_names(config: CfgNode, folder: Path, names: Optional[List[str]], active: bool) -> None:
+    """classes.txt, for whoever uses the weights; not into the folder of the dataset, whose file may have that name."""
+    if active and names and folder.resolve() != Path(config.DATA.DATA_PATH).resolve():
+        with atomic_write(folder / CLASS_FILE) as file:
+            file.writelines(line + '\n' for line in name_lines([' '.join(name.split()) for name in names]))
+
+
+def _pretrained_model(config: CfgNode, logger: RunLogger, amp: Amp) -> Tuple[nn.Layer, CfgNode]:
+    """The accelerated model with the weights of -pretrained in the precision of ``amp``, and the config with the data
+    config of these weights.
 
     With MODEL.STRICT no parameter may stay at its initial value: evaluating a randomly initialized head would give
     meaningless numbers. Without, a warning names those that do.
@@ -201,5 +223,8 @@ def _pretrained_model(config: CfgNode, logger: RunLogger) -> Tuple[nn.Layer, Cfg
     config, line = with_data_of(config, report.data, report.data_source)
     if line:
         logger.info(line)
+    if amp.note:
+        logger.info(amp.note)
+    amp.decorate(model)
     logger.info(accelerate_for(config, model))
     return model, config

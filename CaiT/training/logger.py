@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,12 @@ def show(text: str) -> None:
         _lost_console = sys.stdout
         with contextlib.suppress(OSError, ValueError):
             discard_stdout()  # or Python fails to flush it at exit
+
+
+def _json_line(values: Dict[str, Any]) -> str:
+    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+              for key, value in values.items()}
+    return json.dumps(finite, allow_nan=False) + '\n'
 
 
 class RunLogger:
@@ -73,9 +80,9 @@ class RunLogger:
             self.held.append(text + '\n')
 
     def record(self, values: Dict[str, Any]) -> None:
-        """Append one JSON object to ``log.jsonl``."""
+        """Append one JSON object to ``log.jsonl``. JSON has no NaN and no infinity: such a number becomes null."""
         if self.active:
-            self._append(self.folder / 'log.jsonl', json.dumps(values) + '\n')
+            self._append(self.folder / 'log.jsonl', _json_line(values))
 
     @staticmethod
     def _append(path: Path, text: str) -> None:
@@ -102,7 +109,7 @@ class RunLogger:
         if self.active and (self.folder / 'log.jsonl').exists():
             records = [record for record in self.records() if record['epoch'] <= epoch]
             with atomic_write(self.folder / 'log.jsonl') as file:
-                file.writelines(json.dumps(record) + '\n' for record in records)
+                file.writelines(map(_json_line, records))
 
     def progress(self, steps: Iterable[Any], total: int, title: str) -> Iterator[Any]:
         """``steps`` with a progress bar when stderr is a terminal; the plain iterable otherwise."""

@@ -76,8 +76,14 @@ def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0
     return TrainingLoss({'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing), kind, alpha, tau)
 
 
-def count_correct(logits: Any, targets: paddle.Tensor) -> int:
-    """Number of images whose argmax (of the sum over heads) is their class id, or the argmax of their distribution."""
+def num_correct(logits: Any, targets: paddle.Tensor) -> paddle.Tensor:
+    """Number of images, a tensor [], whose argmax (of the sum over heads) is their class id, or the argmax of their
+    distribution."""
     logits = sum(logits) if isinstance(logits, tuple) else logits
     class_ids = targets if targets.ndim == 1 else targets.argmax(-1)
-    return int((logits.argmax(-1) == class_ids).sum().item())
+    return (logits.astype('float32').argmax(-1) == class_ids).sum()
+
+
+def count_correct(logits: Any, targets: paddle.Tensor) -> int:
+    """``num_correct`` as a number."""
+    return int(num_correct(logits, targets).item())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, List, Optional
 
+import numpy as np
 from yacs.config import CfgNode
 
 from CaiT.training import distributed
@@ -30,13 +31,13 @@ def training_notices(config: CfgNode, schedule: Schedule, dataset: Any, sampler:
     if left_out > 0:
         lines.append(f'epoch: {steps} steps of {per_step} images, {left_out} of {images} images '
                      f'({100 * left_out / images:.1f} %) are left out of each')
-    labels = {label for _, label in dataset.samples}
+    labels = set(np.unique(dataset.labels).tolist())
     if len(labels) < config.MODEL.NUM_CLASSES:
         lines.append(f'warning: the training set has {len(labels)} classes (ids {min(labels)} to {max(labels)}), the '
                      f'head has {config.MODEL.NUM_CLASSES}; expected -num_classes={max(labels) + 1}, or lists with all')
     if schedule.warmup_epochs >= schedule.epochs and schedule.warmup_epochs:
         highest = max(schedule.at(epoch + (steps - 1) / steps) for epoch in range(schedule.epochs))
-        lines.append(f'warning: a warm-up of {schedule.warmup_epochs} epochs is not shorter than a run of '
+        lines.append(f'warning: a warm-up of {schedule.warmup_epochs:g} epochs is not shorter than a run of '
                      f'{schedule.epochs}: the learning rate reaches {highest:.2g} of {schedule.peak_lr:.2g}')
     updates = train.EPOCHS * -(-steps // train.ACCUM_ITER)
     initial = train.EMA_DECAY ** updates if train.EMA_DECAY else 0.0
@@ -49,6 +50,18 @@ def training_notices(config: CfgNode, schedule: Schedule, dataset: Any, sampler:
     if resumed:
         lines += _resume_lines(config, schedule, resumed, steps)
     return [line for line in lines if line]
+
+
+def evaluation_notices(num_classes: int, dataset: Any) -> List[str]:
+    """Log lines for an evaluation whose images are of few of the head's classes: a subset, or ids of other classes."""
+    labels = {label for _, label in dataset.samples}
+    if 2 * len(labels) > num_classes:
+        return []
+    line = (f'warning: the validation set has {len(labels)} classes (ids {min(labels)} to {max(labels)}), the head '
+            f'has {num_classes}: accuracy is over all {num_classes}')
+    if max(labels) < len(labels):
+        line += '; if these ids are not those of the weights it means nothing (make_lists --classes FILE)'
+    return [line]
 
 
 def _resume_lines(config: CfgNode, schedule: Schedule, resumed: Checkpoint, steps: int) -> List[str]:

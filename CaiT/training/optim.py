@@ -13,8 +13,10 @@ from paddle import _C_ops, nn
 from yacs.config import CfgNode
 
 from CaiT.errors import InputError
+from CaiT.training.amp import MASTER_NAME
 
 MASTER = 'master_weight'
+OLD_SLOT = 'fp32_master_0_'  # within the names of older checkpoints of O2 runs
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Schedule:
     """
     peak_lr: float
     epochs: int
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0
     warmup_start_lr: float = 0.0
     end_lr: float = 0.0
     kind: str = 'cosine'
@@ -58,12 +60,13 @@ def build_schedule(config: CfgNode, images_per_update: int) -> Tuple[Schedule, s
     """
     train = config.TRAIN
     factor = images_per_update / train.LR_BATCH if train.LR_BATCH else 1.0
-    schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, train.WARMUP_EPOCHS, train.WARMUP_START_LR, train.END_LR,
+    warmup_epochs = train.WARMUP_EPOCHS or train.WARMUP_FRACTION * train.EPOCHS
+    schedule = Schedule(train.BASE_LR * factor, train.EPOCHS, warmup_epochs, train.WARMUP_START_LR, train.END_LR,
                         train.LR_SCHEDULE, train.LR_STEP, train.LR_DECAY, train.LR_MILESTONES)
     lines = [f'learning rate: base {train.BASE_LR:g} x factor {factor:g} ({images_per_update} images per update / '
              f'{train.LR_BATCH or "unscaled"}) = {schedule.peak_lr:g}']
     # Batch size scales the peak alone; with a small batch it can fall below the two ends, which are given as they are.
-    ends = {'TRAIN.WARMUP_START_LR': 'warmup_start_lr'} if train.WARMUP_EPOCHS else {}
+    ends = {'TRAIN.WARMUP_START_LR': 'warmup_start_lr'} if warmup_epochs else {}
     if train.LR_SCHEDULE in ('cosine', 'linear'):
         ends['TRAIN.END_LR'] = 'end_lr'
     for key, field in ends.items():
@@ -127,11 +130,27 @@ def clip_gradients(parameters: Sequence[paddle.Tensor], max_norm: float) -> floa
     """Scale the gradients in place so that their global norm is at most ``max_norm`` (0: no clipping); returns the norm
     before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = paddle.stack([_C_ops.squared_l2_norm(g.astype('float32')) for g in gradients]).sum().sqrt().item()
+    norm = _global_norm(gradients).item()
     if max_norm and norm > max_norm:
         for gradient in gradients:
             gradient.scale_(max_norm / (norm + 1e-6))
     return norm
+
+
+@paddle.no_grad()
+def clip_on_device(parameters: Sequence[paddle.Tensor], max_norm: float) -> paddle.Tensor:
+    """``clip_gradients`` without waiting for the device: the norm is a tensor []."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = _global_norm(gradients)
+    if max_norm:
+        factor = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+        for gradient in gradients:
+            gradient.multiply_(factor)
+    return norm
+
+
+def _global_norm(gradients: Sequence[paddle.Tensor]) -> paddle.Tensor:
+    return paddle.stack([_C_ops.squared_l2_norm(g.astype('float32')) for g in gradients]).sum().sqrt()
 
 
 def _count(groups: List[Dict[str, Any]], decaying: bool) -> Tuple[int, int]:
@@ -144,32 +163,48 @@ def optimizer_arrays(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> 
     """The optimizer's accumulators under public names: {'blocks.0.attn.qkv.weight/moment1_0': array}, and with O2 the
     float32 master weights ({'…/master_weight': array}).
 
-    Paddle's own keys are generated names, which depend on the layers created before in the same process.
+    Paddle's own keys are generated names, which depend on the layers created before in the same process; those of a
+    parameter with a master weight are made of that one's name.
     """
     state = dict(optimizer.state_dict())
     masters = state.pop('master_weights', {})
     arrays = {}
     for name, parameter in model.named_parameters():
-        if parameter.name in masters:
-            arrays[f'{name}/{MASTER}'] = np.asarray(masters[parameter.name])
         prefix = f'{parameter.name}_'
+        if parameter.name in masters:
+            master = masters[parameter.name]
+            arrays[f'{name}/{MASTER}'] = np.asarray(master)
+            if any(key.startswith(f'{master.name}_') for key in state):
+                prefix = f'{master.name}_'
         for key in [key for key in state if key.startswith(prefix)]:
             arrays[f'{name}/{key[len(prefix):]}'] = np.asarray(state.pop(key))
     return arrays
 
 
 def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, arrays: Dict[str, np.ndarray]) -> None:
-    """The inverse of ``optimizer_arrays``; InputError for a parameter that the model does not have."""
-    generated_names = {name: parameter.name for name, parameter in model.named_parameters()}
-    state, masters = {}, {}
+    """The inverse of ``optimizer_arrays``; InputError for a parameter that the model does not have.
+
+    The arrays may be those of another precision: master weights are used where the model has half weights.
+    """
+    parameters = dict(model.named_parameters())
+    masters = dict(getattr(optimizer, '_master_weights', {}))
     for key, array in arrays.items():
         name, slot = key.split('/')
-        if name not in generated_names:
+        if name not in parameters:
             raise InputError(f'optimizer state: parameter {name} is not in this model')
-        if slot == MASTER:
-            masters[generated_names[name]] = paddle.to_tensor(array)
-        else:
-            state[f'{generated_names[name]}_{slot}'] = paddle.to_tensor(array)
+        generated = parameters[name].name
+        if slot == MASTER and generated in masters:
+            masters[generated].set_value(array)
+        elif slot == MASTER and parameters[name].dtype != paddle.float32:
+            masters[generated] = paddle.to_tensor(array)
+            masters[generated].name = MASTER_NAME.format(generated)  # Paddle names the accumulators after it
+    state: Dict[str, Any] = {}
+    for key, array in arrays.items():
+        name, slot = key.split('/')
+        generated = parameters[name].name
+        if slot != MASTER:
+            owner = masters[generated].name if generated in masters else generated
+            state[f'{owner}_{slot.replace(OLD_SLOT, "")}'] = paddle.to_tensor(array)
     if masters:
         state['master_weights'] = masters
     optimizer.set_state_dict(state)

@@ -15,7 +15,7 @@ from CaiT.errors import InputError
 from CaiT.files import PathLike
 from CaiT.training import checkpoint, distributed
 from CaiT.training.checkpoint import SUFFIX
-from CaiT.training.optim import MASTER
+from CaiT.training.optim import MASTER, OLD_SLOT
 from CaiT.training.train_state import TrainState
 
 PARTS = {'model': dict, 'ema': dict, 'optimizer': dict, 'scaler': dict, 'progress': dict, 'steps': int, 'config': str}
@@ -186,7 +186,8 @@ def check_arrays(checkpoint_: Checkpoint, shapes: Mapping[str, Sequence[int]], t
             raise InputError('ema: is empty, expected the moving average of all parameters')
         has_updated = checkpoint_.progress.step > 0 or checkpoint_.progress.epoch > saved.get('LAST_EPOCH', 0) + 1
         if has_updated or state['optimizer']:
-            _check('optimizer', state['optimizer'], required, {**slots, **masters})
+            arrays = {key.replace(OLD_SLOT, ''): array for key, array in state['optimizer'].items()}
+            _check('optimizer', arrays, required, {**slots, **masters})
     except InputError as error:
         raise InputError(f'-resume {path}: {error}') from None
 

@@ -11,7 +11,7 @@ import numpy as np
 from CaiT.errors import InputError
 
 RENAMED_KEYS = {'pictures': 'images', 'rate': 'lr'}  # of state['progress'] in older checkpoints
-SINCE_LATER = ('lr', 'grad_norm')  # not in the oldest checkpoints
+SINCE_LATER = ('lr', 'grad_norm', 'skipped')  # not in the oldest checkpoints
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -22,7 +22,8 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
 @dataclasses.dataclass
 class TrainState:
     """The position in training: ``step`` micro-batches of ``epoch`` are done. ``loss_sum``, ``correct`` and ``images``
-    are sums over them; ``lr`` and ``grad_norm`` are those of the last update."""
+    are sums over them; ``lr`` and ``grad_norm`` are those of the last update, ``skipped`` counts the updates of
+    this epoch that float16 has skipped."""
     epoch: int = 1
     step: int = 0
     loss_sum: float = 0.0
@@ -33,6 +34,7 @@ class TrainState:
     best_top1: float = -1.0
     best_ema_top1: float = -1.0
     best_epoch: int = 0
+    skipped: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], epochs: int, steps: int) -> TrainState:
@@ -53,6 +55,7 @@ class TrainState:
                 raise InputError(f'progress: {key}: found {value!r}, expected a number')
         for key, (kind, low, high) in {
                 'epoch': (int, 1, epochs + 1), 'step': (int, 0, steps), 'best_epoch': (int, 0, epochs),
+                'skipped': (int, 0, steps),
                 'loss_sum': (float, -sys.float_info.max, sys.float_info.max), 'images': (float, 0, sys.float_info.max),
                 'correct': (float, 0, values['images']), 'best_top1': (float, -1, 1), 'best_ema_top1': (float, -1, 1),
                 'lr': (float, 0, sys.float_info.max)}.items():
@@ -69,3 +72,4 @@ class TrainState:
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.loss_sum, self.correct, self.images = self.epoch + 1, 0, 0.0, 0.0, 0
+        self.skipped = 0

@@ -27,10 +27,19 @@ from CaiT.training.ema import Ema
 from CaiT.training.evaluator import evaluate
 from CaiT.training.freeze import freeze
 from CaiT.training.logger import RunLogger
-from CaiT.training.losses import build_loss, count_correct
+from CaiT.training.losses import build_loss, num_correct
 from CaiT.training.meter import Meter
 from CaiT.training.notices import training_notices
-from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, optimizer_arrays, restore_optimizer
+from CaiT.training.optim import (
+    MASTER,
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    clip_on_device,
+    optimizer_arrays,
+    restore_optimizer,
+)
+from CaiT.training.pending import Pending
 from CaiT.training.preemption import Preempted, PreemptionSignal
 from CaiT.training.tensorboard_writer import TensorBoardWriter
 from CaiT.training.train_state import TrainState, step_seed
@@ -80,15 +89,19 @@ class Trainer:
         for line in filter(None, (freeze_line, weight_decay_line, lr_line, *notices, self.amp.note,
                                   self.teacher and self.teacher.note)):
             logger.info(line)
+        self._restore_weights()
+        self.amp.decorate(self.model, self.optimizer)
         self._restore()
         self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
         if self.ema and self.resumed and self.resumed.state['ema']:
             self.ema.restore(self.resumed.state['ema'])
         logger.info(accelerate_for(config, self.model))
-        net, self.optimizer = self.amp.decorate(self.model, self.optimizer)
-        if config.TRAIN.TO_STATIC:
-            net = paddle.jit.to_static(net, full_graph=True)
+        # backend=None: the default on a GPU is CINN, whose numbers nobody has compared with those of eager mode.
+        net = paddle.jit.to_static(self.model, full_graph=True, backend=None) if config.TRAIN.TO_STATIC else self.model
         self.net = distributed.wrap(net)
+        self.pending = Pending()
+        # A loss scale needs to know of each update whether it was finite, so that looks every time, too.
+        self.looks_at_each = not paddle.get_device().startswith('gpu') or self.amp.scaler is not None
 
     def fit(self, refresh: Optional[Callable[[], str]] = None) -> TrainState:
         """Train to the last epoch and return the final state. ``refresh`` is called after each epoch is saved.
@@ -148,22 +161,29 @@ class Trainer:
         batches = self.logger.progress(meter.measure(self.loader), steps - state.step, title)
         save_steps = config.SAVE_STEPS * config.TRAIN.ACCUM_ITER
         for group in grouped(batches, config.TRAIN.ACCUM_ITER):
-            first_step = state.step
+            first_step, skipped = state.step, state.skipped
             self._update(group)
+            if state.skipped > skipped:
+                self.logger.info(f'{title}, Step[{first_step:04d}/{steps:04d}], update skipped: gradients are not '
+                                 f'finite in float16, loss scale now {self.amp.scaler.factor:g}')
             for step in range(first_step, state.step):
                 if step % config.REPORT_FREQ == 0:
+                    self._look()
                     self._report(meter, title, step, self._totals().averages())
             preempted = preemption.any_rank()
             if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
             if preempted:
                 self._exit_preempted(preemption, save=False)
+        self._look()
         averages = self._totals().averages()
         self.logger.info('----- {}, Train Loss: {loss:.4f}, Train Acc: {acc:.4f}, time: {:.2f}'.format(
             title, time.monotonic() - start_time, **averages))
         summary = meter.summary()
+        scaler = self.amp.scaler
+        skipped_updates = {'skipped_steps': state.skipped, 'loss_scale': scaler.factor} if scaler else {}
         return {'epoch': state.epoch, 'train_loss': averages['loss'], 'train_acc': averages['acc'], 'lr': state.lr,
-                'grad_norm': state.grad_norm, **summary,
+                'grad_norm': state.grad_norm, **summary, **skipped_updates,
                 'eta': (config.TRAIN.EPOCHS - state.epoch) * steps * summary['batch_time']}
 
     def _totals(self) -> TrainState:
@@ -185,34 +205,52 @@ class Trainer:
 
     def _update(self, group: List[Any]) -> None:
         """One optimizer update from the micro-batches of ``group``."""
-        state, config = self.state, self.config
+        state, config, amp, parameters = self.state, self.config, self.amp, self.model.parameters()
         state.lr = self._lr()
-        sync_afterwards = config.TRAIN.RECOMPUTE  # gradients are averaged after the backward pass, not within it
+        # Gradients are averaged over processes after the backward pass, not within it.
+        sync_afterwards = config.TRAIN.RECOMPUTE or (amp.stores_half and len(group) > 1)
         for number, (images, targets) in enumerate(group, 1):
             paddle.seed(step_seed(config.SEED, state.epoch, state.step, distributed.rank()))
-            with distributed.no_sync(self.net, sync_afterwards or number < len(group)), self.amp.autocast():
+            with distributed.no_sync(self.net, sync_afterwards or number < len(group)), amp.autocast():
                 loss, correct = self._forward_backward(images, targets, len(group))
-            if not math.isfinite(loss):
-                raise NonFiniteError(self._diverged(f'loss is {loss}'))
+            self.pending.add_batch(state, loss, correct, len(targets))
+            if self.looks_at_each:
+                self._look()
+            amp.collect(parameters, number == len(group))
             state.step += 1
-            state.loss_sum += loss * len(targets)
-            state.correct += correct
-            state.images += len(targets)
         if sync_afterwards:
-            distributed.average_gradients(self.model.parameters())
+            distributed.average_gradients(parameters)
         self.optimizer.set_lr(state.lr)
-        self.amp.unscale(self.optimizer)
-        state.grad_norm = clip_gradients(self.model.parameters(), config.TRAIN.GRAD_CLIP)
-        if not math.isfinite(state.grad_norm) and not self.amp.skips_overflow:
-            raise NonFiniteError(self._diverged(f'gradient norm is {state.grad_norm}'))
-        self.amp.step(self.optimizer)
+        amp.unscale(parameters)
+        norm = (clip_gradients if self.looks_at_each else clip_on_device)(parameters, config.TRAIN.GRAD_CLIP)
+        finite = not amp.skips_overflow or math.isfinite(norm)
+        if finite:
+            self.pending.add_norm(state, norm)
+            if self.looks_at_each:
+                self._look()
+        if not self._step(finite):
+            state.skipped += 1
         self.optimizer.clear_grad()
         if self.ema:
             self.ema.update(self.model)
 
+    def _step(self, finite: bool) -> bool:
+        try:
+            return self.amp.step(self.optimizer, finite)
+        except NonFiniteError as error:
+            raise NonFiniteError(self._diverged(str(error))) from None
+
+    def _look(self) -> None:
+        """Look at the numbers that the device has computed since; NonFiniteError for one that is not finite."""
+        try:
+            self.pending.look(self.state)
+        except NonFiniteError as error:
+            raise NonFiniteError(f'{error}; {self._last_good()}') from None
+
     def _forward_backward(self, images: paddle.Tensor, targets: paddle.Tensor,
-                          num_micro_batches: int) -> Tuple[float, int]:
-        """Accumulate the gradients of one of ``num_micro_batches``; returns its loss and its number of correct images.
+                          num_micro_batches: int) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Accumulate the gradients of one of ``num_micro_batches``; returns its loss and its number of correct images,
+        both tensors [].
 
         ``images`` [B, 3, S, S]; ``targets`` class ids [B] or distributions [B, K].
         """
@@ -221,15 +259,16 @@ class Trainer:
         loss = self.loss(logits, targets, teacher_logits)
         # Gradients are those of the mean over the images of all micro-batches, hence the division.
         self.amp.backward(loss / num_micro_batches)
-        return loss.item(), count_correct(logits, targets)
+        return loss.detach(), num_correct(logits, targets)
 
     def _validate(self, record: Dict[str, Any], preemption: PreemptionSignal) -> bool:
         """Evaluate the weights and their EMA into ``record``; True when the weights have the best top-1 so far."""
         state, report_freq, loader = self.state, self.config.REPORT_FREQ, preemption.guard(self.val_loader)
-        result = evaluate(self.model, loader, self.logger, report_freq)
+        with self.amp.autocast():
+            result = evaluate(self.model, loader, self.logger, report_freq)
         record.update(val_loss=result.loss, val_top1=result.top1, val_top5=result.top5)
         if self.ema:
-            with self.ema.applied(self.model):
+            with self.ema.applied(self.model), self.amp.autocast():
                 ema_result = evaluate(self.model, loader, self.logger, report_freq, 'EMA')
             record.update(ema_loss=ema_result.loss, ema_top1=ema_result.top1, ema_top5=ema_result.top5)
         for name in ('val_loss', 'ema_loss'):
@@ -247,10 +286,13 @@ class Trainer:
 
     def _diverged(self, found: str) -> str:
         """The message of a NonFiniteError: what was found where, and the checkpoint to go on from."""
+        state = self.state
+        return f'{found} at epoch {state.epoch}, step {state.step}, LR {state.lr:g}; {self._last_good()}'
+
+    def _last_good(self) -> str:
         paths = [self.folder / f'{tag}{checkpoint.SUFFIX}' for tag in ('last', 'best')]
-        good, state = checkpoint.newest_good([*paths, *([self.resumed.path] if self.resumed else [])]), self.state
-        return (f'{found} at epoch {state.epoch}, step {state.step}, LR {state.lr:g}; '
-                f'last good checkpoint: {good or "none yet"}')
+        good = checkpoint.newest_good([*paths, *([self.resumed.path] if self.resumed else [])])
+        return f'last good checkpoint: {good or "none yet"}'
 
     def _exit_preempted(self, preemption: PreemptionSignal, save: bool = True) -> None:
         if save:
@@ -262,6 +304,7 @@ class Trainer:
 
     def _save(self, *tags: str) -> None:
         """Write the current state under ``tags``: a collective call, in which only rank 0 writes."""
+        self._look()
         totals = self._totals()
         if not self.logger.active:
             return
@@ -281,16 +324,24 @@ class Trainer:
         for tag in tags:
             checkpoint.write(self.folder, tag, state)
 
-    def _restore(self) -> None:
-        """Continue from the checkpoint that RESUME names, if there is one."""
+    def _restore_weights(self) -> None:
+        """The weights of the checkpoint that RESUME names, if there is one."""
         if not self.resumed:
             return
         config, model, state = self.config, self.model, self.resumed.state
         resume.check_arrays(self.resumed, {name: list(p.shape) for name, p in model.named_parameters()},
                             [name for name, p in model.named_parameters() if not p.stop_gradient],
                             config.TRAIN.OPTIMIZER.NAME, config.TRAIN.EMA_DECAY)
-        model.set_state_dict(state['model'])
-        restore_optimizer(self.optimizer, model, state['optimizer'])
+        masters = {key[:-len(MASTER) - 1]: array for key, array in state['optimizer'].items()
+                   if key.endswith(f'/{MASTER}')}  # of which the weights of older O2 checkpoints are rounded copies
+        model.set_state_dict({**state['model'], **masters})
+
+    def _restore(self) -> None:
+        """Continue from that checkpoint: all but the weights, once these have the precision of this run."""
+        if not self.resumed:
+            return
+        state = self.resumed.state
+        restore_optimizer(self.optimizer, self.model, state['optimizer'])
         self.amp.load_state_dict(state['scaler'])
         self.state = self.resumed.progress
         # With another number of processes an epoch has another number of steps: keep the fraction that is done.

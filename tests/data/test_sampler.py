@@ -34,6 +34,23 @@ def test_the_order_never_changes_between_versions():
         [(0, 857533247919747877), (3, 8069726641979430414), (2, 6098815748328512223)]]
 
 
+@pytest.mark.parametrize('length,block', [(100, 10), (103, 10), (7, 20), (5, 1)])
+def test_blocks_are_shuffled_and_what_is_in_them(length, block):
+    sampler = TrainSampler(length, 1, seed=3, block=block)
+    orders = [[index for (index, _), in epoch(sampler, number)] for number in (0, 1, 0)]
+    assert sorted(orders[0]) == list(range(length)) and orders[0] == orders[2] != orders[1]
+    blocks = [index // block for index in orders[0]]
+    assert sum(a != b for a, b in zip(blocks, blocks[1:])) == len(set(blocks)) - 1  # each is finished before the next
+    ranks = [epoch(TrainSampler(length, 2, seed=3, block=block, rank=rank, world_size=2), 1) for rank in range(2)]
+    whole = epoch(TrainSampler(length, 4, seed=3, block=block), 1)
+    assert [[*one, *two] for one, two in zip(*ranks)][0] == [*whole[0][::2], *whole[0][1::2]]
+
+
+def test_the_order_of_blocks_never_changes_between_versions():
+    assert [index for batch in epoch(TrainSampler(7, 7, seed=1, block=3), 2) for index, _ in batch] == [
+        2, 1, 0, 3, 5, 4, 6]
+
+
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_ranks_share_the_global_batches_of_one_process(repeats):
     whole = epoch(TrainSampler(101, 12, seed=5, repeats=repeats), 4)

@@ -100,8 +100,8 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize('kind', ['float', 'uint8'])
-@pytest.mark.parametrize('case', PLAIN)
+@pytest.mark.parametrize('case, kind', [(case, 'float') for case in PLAIN] + [
+    (case, 'uint8') for case in ('forward_head', 'hook', 'no norm')])
 def test_what_is_not_known_is_exported_as_it_is(case, kind, checks, tmp_path):
     make, why = PLAIN[case]
     model = make()

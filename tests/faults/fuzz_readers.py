@@ -201,7 +201,7 @@ def keep(name: str, corpus: Path, saved: Path) -> None:
     for old in (saved / name).glob('*'):
         old.unlink()
     for path in files[:SAVED]:
-        (kept / name / path.name[:12]).write_bytes(path.read_bytes())
+        (saved / name / path.name[:12]).write_bytes(path.read_bytes())
 
 
 def main() -> int:

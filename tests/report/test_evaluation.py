@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from CaiT.errors import InputError
 from CaiT.report import evaluation, predictions
@@ -158,7 +159,11 @@ def test_comparison(made, tmp_path, check_page):
     assert len(images) == 4 + 7
 
 
-@pytest.mark.parametrize('in_memory', [False, True])
+class Samples(list):
+    """Has attributes."""
+
+
+@pytest.mark.parametrize('in_memory', [False, True, 'in shards'])
 def test_report_of_a_job(made, tmp_path, check_page, in_memory):
     from types import SimpleNamespace
 
@@ -168,12 +173,16 @@ def test_report_of_a_job(made, tmp_path, check_page, in_memory):
     if in_memory:  # as of an archive: nothing lies at the paths
         dataset.pixels = np.full((40, 32, 32, 3), 7, np.uint8)
         dataset.samples = [(f'{path}#gone', label) for path, label in dataset.samples]
+    if in_memory == 'in shards':
+        pixels = dataset.__dict__.pop('pixels')
+        dataset.samples = Samples(dataset.samples)
+        dataset.samples.image = lambda index: Image.fromarray(pixels[index])
     one.write(tmp_path / 'earlier.csv')
     config = get_config(opts=['MODEL.NUM_CLASSES', '10', 'DATA.DATA_PATH', str(tmp_path)])
     earlier = None if in_memory else tmp_path / 'earlier.csv'
     said = evaluation.write_for_job(tmp_path / 'out', one, dataset, config, earlier)
     assert said.startswith(f'report: {tmp_path / "out" / "report.html"}, ECE: 0.')
-    assert ('0 of 40 decisions changed' in said) != in_memory
+    assert ('0 of 40 decisions changed' in said) != bool(in_memory)
     text, images = check_page(tmp_path / 'out' / 'report.html')
     assert 'cait_xxs24_224' in text and images[0].size == ((32, 32) if in_memory else (20, 20))
     assert json.loads((tmp_path / 'out' / 'report.json').read_text())['loss'] == pytest.approx(

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_model_is_exported_and_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, 'OURS', [('paddle', 'fp32')])
-    monkeypatch.setattr(sys, 'argv', ['benchmark', '-models', 'deit_tiny_patch16_224', '--batches', '1', '--threads', '1',
-                                      '--rounds', '3', '--seconds', '0.01', f'--json={tmp_path / "b.json"}'])
+    command = 'benchmark -models deit_tiny_patch16_224 --batches 1 --threads 1 --rounds 3 --seconds 0.01 --json'
+    monkeypatch.setattr(sys, 'argv', [*command.split(), str(tmp_path / 'b.json')])
     assert benchmark.main() == 0
     rates = json.loads((tmp_path / 'b.json').read_text())['rows'][0]['rates']
     assert set(rates) == {'ours paddle fp32', 'ours paddle uint8 fp32'}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from CaiT.tools import make_shards
 from CaiT.training import checkpoint
 from CaiT.training.logger import RunLogger
 from tests.training.conftest import CAIT, SMALL
@@ -112,6 +113,21 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
     assert_same_run(result(folder), whole)
     assert not list(folder.glob('.*.tmp'))
     assert readers and not any(Path(f'/proc/{pid}').exists() for pid in readers)
+
+
+def test_killed_on_tars_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_path):
+    """Shards of 7 images in the order of the lists; killed inside an epoch."""
+    make_shards.main([str(stripes), str(tmp_path / 'shards'), '--images', '7', '--keep-order'])
+    folder = tmp_path / 'run'
+    words = command(tmp_path / 'shards', folder)
+    words[2:2] = ['-dataset', 'tar']
+    process = start(words)
+    assert wait_for(process, folder / 'last.pdstate')
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert 0 < checkpoint.read(folder / 'last.pdstate')['progress']['step'] < 8
+    assert 'resumed from' in finish(words)
+    assert_same_run(result(folder), whole)
 
 
 @pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGINT', 130), ('SIGHUP', 129)])

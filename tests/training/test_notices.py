@@ -2,12 +2,13 @@
 """What is allowed and probably not meant is said in one line, and nothing is said of an ordinary run."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from CaiT.errors import InputError
-from CaiT.training import jobs
+from CaiT.training import checkpoint, jobs
 from CaiT.training.meter import Meter
-from CaiT.training.notices import training_notices
+from CaiT.training.notices import evaluation_notices, training_notices
 from CaiT.training.optim import build_schedule
 
 
@@ -15,10 +16,10 @@ class Data:
     """``count`` images of ``classes`` classes."""
 
     def __init__(self, count, classes=3):
-        self.samples = [('', index % classes) for index in range(count)]
+        self.labels = np.arange(count) % classes
 
     def __len__(self):
-        return len(self.samples)
+        return len(self.labels)
 
 
 def notices(config, images=1200, classes=3, world_size=1):
@@ -43,6 +44,8 @@ def test_an_ordinary_run_has_no_warnings(config):
      'warning: a warm-up of 4 epochs is not shorter than a run of 4: the learning rate reaches 0.001 of 0.001'),
     (['TRAIN.WARMUP_EPOCHS', 20], {'epochs': 2}, 400,
      'warning: a warm-up of 20 epochs is not shorter than a run of 2: the learning rate reaches 0.0001 of 0.001'),
+    (['TRAIN.WARMUP_EPOCHS', 0, 'TRAIN.WARMUP_FRACTION', 1], {'epochs': 3}, 400,
+     'warning: a warm-up of 3 epochs is not shorter than a run of 3: the learning rate reaches 0.001 of 0.001'),
     ([], {'batch_size': 64}, 9,
      'warning: the training set (9 images) is smaller than one update (64 images); expected a smaller -batch_size'),
     (['TRAIN.LR_BATCH', 32, 'TRAIN.ACCUM_ITER', 8], {}, 31,
@@ -75,12 +78,39 @@ def test_warnings_reach_the_log(config, tmp_path):
 
 @pytest.mark.parametrize('missing', ['head.bias', 'norm.weight'])
 def test_an_evaluation_of_a_model_in_part_random_says_so(config, trained, missing):
-    from CaiT.training import checkpoint
     arrays = checkpoint.read(trained / 'last.pdstate')['model']
     del arrays[missing]
     checkpoint.write_weights(trained / 'part.pdparams', arrays)
     jobs.evaluate(config('MODEL.STRICT', False, pretrained=str(trained / 'part'), output_dir=str(trained / 'eval')))
     assert f'warning: {missing} left at random initial values' in (trained / 'eval/log_eval.txt').read_text()
+
+
+ALL_IDS = '; if these ids are not those of the weights it means nothing (make_lists --classes FILE)'
+
+
+@pytest.mark.parametrize('ids, head, line', [
+    ([0, 217, 701], 1000, '3 classes (ids 0 to 701), the head has 1000: accuracy is over all 1000'),
+    (range(10), 1000, '10 classes (ids 0 to 9), the head has 1000: accuracy is over all 1000' + ALL_IDS),
+    ([0], 2, '1 classes (ids 0 to 0), the head has 2: accuracy is over all 2' + ALL_IDS),
+    ([4, 5], 4, '2 classes (ids 4 to 5), the head has 4: accuracy is over all 4'),
+    (range(6), 11, ''), (range(3), 3, ''), (range(90), 102, '')])
+def test_an_evaluation_on_few_classes_of_the_head(ids, head, line):
+    data = Data(0)
+    data.samples = [('', label) for label in ids] * 2
+    assert evaluation_notices(head, data) == ([f'warning: the validation set has {line}'] if line else [])
+
+
+def test_few_classes_are_said_once_and_scored_all_the_same(config, trained):
+    arrays = checkpoint.read(trained / 'last.pdstate')['model']
+    for name in ('head.weight', 'head.bias'):
+        arrays[name] = np.concatenate([arrays[name], np.full((*arrays[name].shape[:-1], 5), -9, 'float32')], -1)
+    checkpoint.write_weights(trained / 'eight.pdparams', arrays)
+    flags = dict(pretrained=str(trained / 'eight'), output_dir=str(trained / 'eval'), num_classes=8)
+    result = jobs.evaluate(config(**flags))
+    same = jobs.evaluate(config(pretrained=str(trained / 'last'), output_dir=str(trained / 'eval3')))
+    assert (trained / 'eval/log_eval.txt').read_text().count('warning: ') == 1
+    assert 'warning: ' not in (trained / 'eval3/log_eval.txt').read_text()
+    assert result.images == 11 and result.top1 <= same.top1
 
 
 @pytest.mark.parametrize('channels', [1, 4])

@@ -189,11 +189,6 @@ def test_a_truncated_state_is_refused(config, tmp_path):
         checkpoint.read(path)
 
 
-def test_amp_on_a_cpu_trains_in_float32(config, tmp_path):
-    jobs.train(config(amp=True, epochs=1, output_dir=str(tmp_path)))
-    assert 'has no mixed precision in Paddle, training in float32' in (tmp_path / 'log_train.txt').read_text()
-
-
 def test_seeds_and_groups():
     assert len({step_seed(0, e, s, r) for e in range(5) for s in range(5) for r in range(2)}) == 50
     assert list(grouped(range(5), 2)) == [[0, 1], [2, 3], [4]]

@@ -12,7 +12,6 @@ import pytest
 from CaiT import create_model
 from CaiT.data.train_transforms import TrainTransform
 from CaiT.training import jobs
-from CaiT.training.amp import Amp
 from CaiT.training.data import build_prediction_loader, build_train_loader, build_train_transform, build_val_loader
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss
@@ -170,29 +169,12 @@ def test_every_optimizer_option_arrives(config, monkeypatch, name, attribute, op
     (['TRAIN.LR_SCHEDULE', 'multistep', 'TRAIN.LR_MILESTONES', [1, 5], 'TRAIN.LR_DECAY', 0.5], [1, 0.5, 0.5, 0.25]),
     (['TRAIN.LR_SCHEDULE', 'linear', 'TRAIN.END_LR', 0.4], [1, 0.9, 0.8, 0.5]),
     (['TRAIN.LR_SCHEDULE', 'linear', 'TRAIN.END_LR', 0.4, 'TRAIN.WARMUP_EPOCHS', 2, 'TRAIN.WARMUP_START_LR', 0.2],
-     [0.2, 0.6, 0.8, 0.5])])
+     [0.2, 0.6, 0.8, 0.5]),
+    (['TRAIN.LR_SCHEDULE', 'constant', 'TRAIN.WARMUP_FRACTION', 0.25, 'TRAIN.WARMUP_START_LR', 0.1],
+     [0.1, 0.7, 1, 1])])  # a warm-up of one and a half of six epochs
 def test_every_schedule_option_arrives(config, opts, expected):
     schedule, _ = build_schedule(config('TRAIN.WARMUP_EPOCHS', 0, 'TRAIN.BASE_LR', 1, *opts, epochs=6), 4)
     assert [schedule.at(position) for position in (0, 1, 2, 5)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize('dtype, level, scaled', [('float16', 'O1', True), ('bfloat16', 'O2', False)])
-def test_mixed_precision_where_there_is_a_gpu(config, monkeypatch, dtype, level, scaled):
-    """Only what is decided, since no GPU is here: what is scaled, and what is handed to Paddle."""
-    calls = []
-    monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
-    monkeypatch.setattr(paddle.amp, 'GradScaler', lambda **options: options)
-    monkeypatch.setattr(paddle.amp, 'auto_cast', lambda **options: calls.append(options))
-    monkeypatch.setattr(paddle.amp, 'decorate', lambda *models, **options: calls.append(options) or models)
-    amp = Amp(config('TRAIN.AMP.DTYPE', dtype, 'TRAIN.AMP.LEVEL', level, amp=True))
-    assert amp.note == f'mixed precision {level} {dtype}' and bool(amp.scaler) is amp.skips_overflow is scaled
-    assert not scaled or amp.scaler == {'init_loss_scaling': 32768.0}
-    amp.autocast()
-    assert calls.pop() == {'level': level, 'dtype': dtype}
-    amp.decorate(None, None)
-    assert bool(calls) is (level == 'O2')
-    assert not calls or (calls[0]['dtype'], calls[0]['master_weight'], calls[0]['master_grad']) == (dtype, True, True)
-    assert Amp(config()).note == '' and not Amp(config()).enabled
 
 
 def test_each_epoch_has_an_order_and_randomness_of_its_own(config, tmp_path, monkeypatch):

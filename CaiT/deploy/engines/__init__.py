@@ -26,7 +26,8 @@ BATCH = 8  # largest number of images in one run of an engine: larger batches ex
 class Options:
     """Engine options. ``threads`` counts CPU threads; ``batch`` images are passed to the engine together, which splits
     them into runs of at most BATCH. ``streams``: the number of Python threads that the engine computes for at a time,
-    each with ``threads`` CPU threads; 0: as many as the cores hold."""
+    each with ``threads`` CPU threads; 0: as many as the cores hold, one on a GPU. BATCH is a limit of CPUs: a GPU gets
+    ``batch`` images in one run. ``gpu_id``: which GPU."""
 
     precision: str = 'fp32'
     input: str = 'float'
@@ -36,6 +37,7 @@ class Options:
     use_mkldnn: bool = True
     use_tensorrt: bool = False
     streams: int = 0
+    gpu_id: int = 0
 
 
 class BaseEngine:
@@ -61,8 +63,9 @@ class BaseEngine:
 
     def __init__(self, graph: Path, options: Options) -> None:
         self.graph, self.options = graph, options
-        self.chunk = min(options.batch, BATCH)
-        self.lanes = Lanes(None, lambda lane: lane, options.streams or max(1, runtime.cores() // options.threads))
+        self.chunk = options.batch if options.use_gpu else min(options.batch, BATCH)
+        streams = 1 if options.use_gpu else max(1, runtime.cores() // options.threads)
+        self.lanes = Lanes(None, lambda lane: lane, options.streams or streams)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits of ``images`` (float32 [N, 3, S, S] or uint8 [N, S, S, 3]).

@@ -2,7 +2,8 @@
 """Paddle Inference on CPU and GPU.
 
 Observed with Paddle 3.3 on CPU: oneDNN is enabled by default; the default is one thread; ``enable_memory_optim`` makes
-``create_predictor`` raise for models of Paddle 3 and is never called; int8 switches are accepted but ignored, so int8
+``create_predictor`` raise for models of Paddle 3, unless ``enable_new_ir(True)`` and ``enable_new_executor()`` were
+called, and is not called on a CPU; int8 switches are accepted but ignored, so int8
 is not supported; graphs whose first operation has only parameters as inputs crash oneDNN (the models expand their class
 token to the batch for that reason).
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
 import numpy as np
 
 from CaiT import runtime
-from CaiT.deploy.engines import BaseEngine, Options, reason, stem
+from CaiT.deploy.engines import BaseEngine, Options, paddle_gpu, reason, stem
 from CaiT.deploy.engines.lanes import Lanes
 from CaiT.deploy.engines.paddle_run import runner
 from CaiT.errors import InputError
@@ -48,8 +49,9 @@ def declared_shape(graph: Path, name: str) -> Optional[Tuple[int, ...]]:
 class Lane:
     """A predictor, or a clone of it that shares its weights, and the places where its images and logits go."""
 
-    def __init__(self, predictor: Any) -> None:
-        self.predictor, self.free_run = predictor, runner(predictor)
+    def __init__(self, predictor: Any, on_gpu: bool = False) -> None:
+        self.predictor = predictor
+        self.free_run = predictor.run if on_gpu else runner(predictor)  # the latter was tested on CPUs
         self.inputs = predictor.get_input_handle(predictor.get_input_names()[0])
         self.outputs = predictor.get_output_handle(predictor.get_output_names()[0])
         self.known: Set[Tuple[int, ...]] = set()
@@ -65,7 +67,7 @@ class Lane:
 
 class Engine(BaseEngine):
     name = 'paddle'
-    precisions = ('fp32', 'bf16')
+    precisions = ('fp32', 'bf16', 'fp16')  # fp16: on a GPU
     endings = ('.json', '.pdiparams')  # or .pdmodel, of Paddle 2
     module = 'paddle'
     install = 'pip install paddlepaddle==3.3.1'
@@ -97,43 +99,38 @@ class Engine(BaseEngine):
 
         Calls runtime.prepare, which sets process-wide environment variables."""
         super().__init__(graph, options)
-        runtime.prepare(options.threads)
+        device = 'gpu' if options.use_gpu else 'cpu'
+        runtime.prepare(options.threads, device)
+        runtime.follow(device)
         from paddle import inference
-        self.config = config = inference.Config(str(graph), str(graph.with_suffix('.pdiparams')))
-        config.disable_glog_info()
         if options.use_gpu:
-            self._gpu(inference, options)
+            self.config = paddle_gpu.configure(inference, graph, options, declared_shape(graph, 'x'))
         else:
+            self.config = inference.Config(str(graph), str(graph.with_suffix('.pdiparams')))
+            self.config.disable_glog_info()
             self._cpu(options)
         try:
-            lane = Lane(inference.create_predictor(config))
+            lane = Lane(inference.create_predictor(self.config), options.use_gpu)
         except (RuntimeError, ValueError) as error:
             raise InputError(f'{graph}: Paddle Inference cannot load this model ({reason(error)})') from None
         name = lane.predictor.get_input_names()[0]
         self.shape = declared_shape(graph, name)
-        self.lanes = Lanes(lane, lambda lane: Lane(lane.predictor.clone()), self.lanes.limit)
+        self.lanes = Lanes(lane, lambda lane: Lane(lane.predictor.clone(), options.use_gpu), self.lanes.limit)
 
     def _cpu(self, options: Options) -> None:
+        if options.precision == 'fp16':
+            raise InputError('--precision fp16: a CPU would ignore it, expected fp32 or bf16, or --use-gpu True')
         self.config.set_cpu_math_library_num_threads(options.threads)
         if options.use_mkldnn:
-            self.config.enable_onednn()
+            self.config.enable_mkldnn()
         elif options.precision == 'bf16':
             raise InputError('--precision bf16: needs oneDNN, found --use-mkldnn False')
         else:
-            self.config.disable_onednn()
+            self.config.disable_mkldnn()
         if options.precision == 'bf16':
             if 'avx512_bf16' not in runtime.cpu_flags():
                 raise InputError('--precision bf16: this processor has no AVX512-BF16 instructions; use fp32')
-            self.config.enable_onednn_bfloat16()
-
-    def _gpu(self, inference: Any, options: Options) -> None:
-        import paddle
-        if not paddle.is_compiled_with_cuda():
-            raise InputError('--use-gpu True: this Paddle is built for CPU; install paddlepaddle-gpu')
-        precision = inference.PrecisionType.Bfloat16 if options.precision == 'bf16' else inference.PrecisionType.Float32
-        self.config.enable_use_gpu(256, 0, precision)  # initial device memory in MiB, device id
-        if options.use_tensorrt:
-            self.config.enable_tensorrt_engine(max_batch_size=options.batch, precision_mode=precision)
+            self.config.enable_mkldnn_bfloat16()
 
     @property
     def image_shape(self) -> Optional[Tuple[Any, ...]]:
@@ -147,5 +144,5 @@ class Engine(BaseEngine):
         gpu = self.config.use_gpu()
         return {'engine': f'Paddle Inference {paddle.__version__}', 'device': 'gpu' if gpu else 'cpu',
                 'mkldnn': not gpu and self.config.mkldnn_enabled(), 'ir_optim': self.config.ir_optim(),
-                'tensorrt': self.config.tensorrt_engine_enabled(), 'memory_optim': False,
+                'tensorrt': self.options.use_tensorrt, 'memory_optim': gpu and self.graph.suffix == '.json',
                 'threads': self.config.cpu_math_library_num_threads()}

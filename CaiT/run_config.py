@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration that belongs to weights: training writes ``config.yaml`` and ``classes.txt`` beside them."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional, Sequence, Tuple
+
+from yacs.config import CfgNode
+
+from CaiT.config import FLAGS, get_config
+from CaiT.data.datasets import CLASS_FILE
+from CaiT.data.lists import read_label_map
+from CaiT.errors import InputError
+from CaiT.weights.readers import resolve
+
+# What a run's file says of that run alone: where it wrote, on what it ran, which weights it began with and how those
+# were read.
+OF_THE_RUN = {'OUTPUT_DIR': '', 'RESUME': '', 'DEVICE': 'auto', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True,
+              'MODEL.USE_EMA': False, 'MODEL.CHECKPOINT_KEY': ''}
+
+
+def config_for(weights: str, path: Optional[str], opts: Sequence[str] = (), **flags: Any) -> Tuple[CfgNode, str]:
+    """(configuration to use ``weights`` with, one line on where it is from or '').
+
+    It is that of the file ``path``, else of the ``config.yaml`` beside the weights, else the default one. Class names
+    are those of ``classes.txt`` beside the weights, unless a flag or the file ``path`` names others. ``opts`` and
+    ``flags`` are those of ``get_config``, and win.
+    """
+    folder = _folder(weights)
+    beside = folder / 'config.yaml' if folder and not path and (folder / 'config.yaml').is_file() else None
+    try:
+        config = get_config(str(beside) if beside else path, opts, **flags)
+    except InputError as error:
+        if beside and str(error).startswith(str(beside)):
+            raise InputError(f'{error} (it is read because it lies beside the weights; -cfg names another)') from None
+        raise
+    given = {FLAGS[name] for name, value in flags.items() if value is not None} | set(opts[::2])
+    values = {key: value for key, value in OF_THE_RUN.items() if beside and key not in given}
+    if folder and 'DATA.LABEL_MAP' not in given and (beside or not config.DATA.LABEL_MAP) \
+            and _fits(folder / CLASS_FILE, config.MODEL.NUM_CLASSES):
+        values['DATA.LABEL_MAP'] = str(folder / CLASS_FILE)
+    return _with(config, values), f'config: {beside} (beside the weights)' if beside else ''
+
+
+def _folder(weights: str) -> Optional[Path]:
+    """The folder of a weight file on this disk; None when it is none."""
+    try:
+        return Path(resolve(weights)).parent if weights else None
+    except InputError:
+        return None
+
+
+def _fits(names: Path, classes: int) -> bool:
+    try:
+        return names.is_file() and bool(read_label_map(names, classes))
+    except InputError:
+        return False
+
+
+def _with(config: CfgNode, values: dict) -> CfgNode:
+    config = config.clone()
+    config.defrost()
+    for key, value in values.items():
+        *sections, leaf = key.split('.')
+        node = config[sections[0]] if sections else config
+        node[leaf] = value
+    config.freeze()
+    return config
