@@ -5,13 +5,14 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants lint parity-all tipc tipc-all align align-live notebook clean
+.PHONY: help demo test test-slow mutants faults lint parity-all tipc tipc-all align align-live notebook clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make mutants     whether a test fails for each deliberate fault of tests/mutants.tsv (an hour)'
+	@echo 'make faults      kills, mutated files, odd images, failing disks, memory: the long form (hours)'
 	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
 	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
@@ -35,6 +36,21 @@ test-slow: $(READY)
 
 mutants: $(READY)
 	$(RUN) python tests/mutants.py $(FAULTS)
+
+# atheris, where it has a wheel for this Python, guides the fuzzer; it has an environment of its own.
+faults: $(READY)
+	$(RUN) python tests/faults/kills.py training --kills 50
+	$(RUN) python tests/faults/kills.py ranks --kills 20
+	$(RUN) python tests/faults/kills.py infer --kills 20
+	$(RUN) python tests/faults/kills.py export --kills 20
+	$(RUN) python tests/faults/odd_images.py --images 2000
+	$(RUN) python tests/faults/failing_writes.py
+	$(RUN) python tests/faults/memory_slopes.py training --count 5000
+	$(RUN) python tests/faults/memory_slopes.py infer --count 20000
+	$(RUN) python -m venv $(VENV)-fuzz
+	-$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
+	PYTHONPATH="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		$(VENV)-fuzz/bin/python tests/faults/fuzz_readers.py --seconds 1200
 
 lint: $(READY)
 	$(RUN) ruff check .

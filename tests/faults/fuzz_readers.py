@@ -52,7 +52,7 @@ class Checker:
 
     def __call__(self, data: bytes) -> None:
         self.done += 1
-        signal.signal(signal.SIGALRM, _too_long)
+        signal.signal(signal.SIGALRM, too_long)
         signal.alarm(SECONDS)
         try:
             self.target.read(self.folder, data)
@@ -81,7 +81,7 @@ class Checker:
             (self.findings / f'{self.name}-{kind}-{place}.txt').write_text(text, errors='backslashreplace')
 
 
-def _too_long(*_: object) -> None:
+def too_long(*_: object) -> None:
     raise TimeoutError(f'more than {SECONDS} s')
 
 
@@ -92,7 +92,7 @@ def seeds_of(name: str) -> List[bytes]:
     return [*TARGETS[name].seeds(), *saved]
 
 
-def mutated(data: bytes, others: List[bytes], rng: random.Random) -> bytes:
+def mutated(data: bytes, others: List[bytes], rng: random.Random, largest: int = LARGEST) -> bytes:
     """Some bytes changed, removed, doubled, put in from another file, or the end cut off."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
@@ -114,7 +114,7 @@ def mutated(data: bytes, others: List[bytes], rng: random.Random) -> bytes:
             data[at:at + length] = rng.randbytes(length)
         elif rng.random() < 0.2:
             del data[at:]
-    return bytes(data[:LARGEST])
+    return bytes(data[:largest])
 
 
 def run_seeded(check: Checker, seeds: List[bytes], seconds: float, files: int, seed: int) -> None:

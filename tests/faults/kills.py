@@ -52,15 +52,25 @@ def script(args: argparse.Namespace, fault: str, name: str, *words: Any) -> List
     return [sys.executable, *weak, str(ROOT / name), *map(str, words)]
 
 
-def members(process: subprocess.Popen) -> List[int]:
-    """All processes of a group, those whose parent has died too."""
-    found = subprocess.run(['pgrep', '-g', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
-    return [int(pid) for pid in found]
+def groups(process: subprocess.Popen) -> List[int]:
+    """The process groups of a job: its own, and those that a launcher has made for its ranks."""
+    listed = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    found = [process.pid]
+    for pid in map(int, listed):
+        with contextlib.suppress(ProcessLookupError):
+            found += [pid] if os.getpgid(pid) == pid else []
+    return found
+
+
+def members(leaders: List[int]) -> List[int]:
+    """All processes of these groups, those whose parent has died too."""
+    listed = subprocess.run(['pgrep', '-g', ','.join(map(str, leaders))], stdout=subprocess.PIPE, text=True).stdout
+    return [int(pid) for pid in listed.split()]
 
 
 def killed(process: subprocess.Popen, changed: Callable[[], Any], rng: random.Random, span: float,
-           victim: Union[int, str] = 'itself') -> bool:
-    """Wait for a drawn moment and kill; False when the process ended by itself before. ``changed()`` differs from its
+           victim: Union[int, str] = 'itself') -> List[int]:
+    """Wait for a drawn moment and kill; the groups of the job, [] when it ended by itself before. ``changed()`` differs from its
     value at the start once something was written. ``victim``: the process 'itself', 'all' of its group, or a rank."""
     before, soon = changed(), rng.random() < 0.7
     end = time.monotonic() + (120 if soon else rng.uniform(0, span))
@@ -68,23 +78,26 @@ def killed(process: subprocess.Popen, changed: Callable[[], Any], rng: random.Ra
         time.sleep(0.002)
     time.sleep(rng.uniform(0, min(span / 4, 1.5)) if soon else 0)
     if process.poll() is not None:
-        return False
-    found = members(process) if victim == 'all' else [] if victim == 'itself' else _rank(process, victim)
+        return []
+    leaders = groups(process)
+    found = members(leaders) if victim == 'all' else [] if victim == 'itself' else _rank(process, victim)
     for pid in found or [process.pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return True
+    return leaders
 
 
-def nobody_left(process: subprocess.Popen, seconds: float = GONE) -> str:
-    """'' when the group has ended in time; what is left is ended."""
+def nobody_left(process: subprocess.Popen, leaders: List[int], seconds: float = GONE) -> str:
+    """'' when the groups have ended in time; what is left is ended."""
     end = time.monotonic() + seconds
     process.stderr.close()
     process.poll()
-    while [pid for pid in members(process) if Path(f'/proc/{pid}/stat').exists()]:
+    while members(leaders):
         process.poll()
         if time.monotonic() > end:
-            os.killpg(process.pid, signal.SIGKILL)
+            for pid in members(leaders):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             return f'processes are left after {seconds:g} s'
         time.sleep(0.05)
     return ''
@@ -124,10 +137,11 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
         while True:
             process = start(words(run))
             victim = rng.choice((0, 1, 'all')) if ranks else 'itself'
-            if kills < min(args.kills, last) and killed(process, partial(stamp, run / 'last.pdstate'), rng, span,
-                                                         victim):
+            leaders = kills < min(args.kills, last) and killed(process, partial(stamp, run / 'last.pdstate'), rng,
+                                                               span, victim)
+            if leaders:
                 kills += 1
-                wrong = nobody_left(process, 60 if ranks else GONE)
+                wrong = nobody_left(process, leaders, 60 if ranks else GONE)
                 if wrong:
                     return kills, runs, wrong
                 continue
@@ -148,7 +162,7 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
 
 def _rank(process: subprocess.Popen, rank: int) -> List[int]:
     """The process of a rank, its data workers excluded; [] before it has started."""
-    for pid in members(process):
+    for pid in members(groups(process)):
         try:
             environment = Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
             parent = int(re.sub(r'.*\) ', '', Path(f'/proc/{pid}/stat').read_text()).split()[1])
@@ -201,9 +215,10 @@ def infer(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[i
         table, last = folder / f'run{runs}.csv', kills + PER_RUN
         while True:
             process = start(words(table))
-            if kills < min(args.kills, last) and killed(process, partial(size, table), rng, span):
+            leaders = kills < min(args.kills, last) and killed(process, partial(size, table), rng, span)
+            if leaders:
                 kills += 1
-                wrong = nobody_left(process)
+                wrong = nobody_left(process, leaders)
                 if wrong:
                     return kills, runs, wrong
                 continue
@@ -240,11 +255,13 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
     start(export_words(argparse.Namespace(weakened=False), pair[0], target)).communicate()
     while kills < args.kills:
         process = start(export_words(args, pair[kills % 2], target))
-        if not killed(process, lambda: [(path.name, stamp(path)) for path in sorted(target.iterdir())], rng,
-                      min(span, 4)):
+        leaders = killed(process, lambda: [(path.name, stamp(path)) for path in sorted(target.iterdir())], rng,
+                         min(span, 4))
+        if not leaders:  # it was too quick
             process.communicate()
+            continue
         kills += 1
-        wrong = nobody_left(process)
+        wrong = nobody_left(process, leaders)
         if wrong:
             return kills, whole, wrong
         try:
