@@ -70,8 +70,11 @@ def members(leaders: List[int]) -> List[int]:
 
 def killed(process: subprocess.Popen, changed: Callable[[], Any], rng: random.Random, span: float,
            victim: Union[int, str] = 'itself') -> List[int]:
-    """Wait for a drawn moment and kill; the groups of the job, [] when it ended by itself before. ``changed()`` differs from its
-    value at the start once something was written. ``victim``: the process 'itself', 'all' of its group, or a rank."""
+    """Wait for a drawn moment and kill; the groups of the job, [] when it ended by itself before.
+
+    ``changed()`` differs from its value at the start once something was written. ``victim``: the process 'itself',
+    'all' of the job, or a rank.
+    """
     before, soon = changed(), rng.random() < 0.7
     end = time.monotonic() + (120 if soon else rng.uniform(0, span))
     while time.monotonic() < end and process.poll() is None and not (soon and changed() != before):
