@@ -5,7 +5,8 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants faults lint parity-all tipc tipc-all align align-live notebook clean
+.PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
+.PHONY: gpu-check docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -13,11 +14,15 @@ help:
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make mutants     whether a test fails for each deliberate fault of tests/mutants.tsv (an hour)'
 	@echo 'make faults      kills, mutated files, odd images, failing disks, memory: the long form (hours)'
+	@echo 'make versions    the reduced suite with Paddle 3.0 to 3.3, an environment each (VERSIONS: which)'
+	@echo 'make package     build the package, install it into a new environment and try the command cait there'
 	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
 	@echo 'make tipc        the certification chain on 16 + 16 digits; make tipc-all: every chain (ten minutes)'
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
+	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
+	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
 $(READY): pyproject.toml constraints.txt
@@ -52,6 +57,12 @@ faults: $(READY)
 	PYTHONPATH="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		$(VENV)-fuzz/bin/python tests/faults/fuzz_readers.py --seconds 1200
 
+versions:
+	PYTHON=$(PYTHON) bash tests/versions.sh $(VERSIONS)
+
+package:
+	PYTHON=$(PYTHON) bash .ci/package
+
 lint: $(READY)
 	$(RUN) ruff check .
 
@@ -75,6 +86,12 @@ align-live: $(READY)
 notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(RUN) python -m CaiT.tools.run_notebook
+
+gpu-check: $(READY)
+	$(RUN) python -m CaiT.tools.gpu_check
+
+docker-steps: $(READY)
+	$(RUN) python tests/docker_steps.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

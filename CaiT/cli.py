@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from CaiT.errors import InputError
 
@@ -31,6 +31,10 @@ class Parser(argparse.ArgumentParser):
     def switch(self, name: str, *aliases: str, default: bool = False, **options: Any) -> None:
         """Declare a boolean flag: without a value, or followed by True/False (``--use-gpu=True`` in TIPC files)."""
         self.flag(name, *aliases, nargs='?', const=True, default=default, type=boolean, **options)
+
+    def takes_value(self) -> Dict[str, bool]:
+        """The declared flags, and whether each needs a value behind it."""
+        return {action.dest: action.nargs != '?' for action in self._actions if action.dest != 'help'}
 
     def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
         """As argparse's, without the single-dash abbreviations that allow_abbrev=False still accepts."""

@@ -8,7 +8,7 @@ as an equal configuration.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from paddle import nn
 from yacs.config import CfgNode
@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from CaiT import checks
 from CaiT.config_layers import find_file, keys, merge, nested, read_files
 from CaiT.errors import InputError
-from CaiT.models.registry import create_model, get_variant
+from CaiT.models.registry import create_model, get_variant, known_name, list_aliases
 
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
@@ -63,6 +63,7 @@ DEFAULTS: Dict[str, Any] = {
     },
     'TRAIN': {
         'EPOCHS': 300,
+        'EARLY_STOP': 0,           # epochs without a better validation accuracy after which training ends; 0: never
         'LAST_EPOCH': 0,           # training starts at the epoch after it
         'BASE_LR': 5e-4,           # for LR_BATCH images per update; scaled linearly with their number
         'LR_BATCH': 512,           # 0: no scaling
@@ -100,6 +101,11 @@ DEFAULTS: Dict[str, Any] = {
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
     'RESUME_ANYWAY': False,        # resume although settings differ from the checkpoint's
     'SAVE_STEPS': 0,               # updates between two checkpoints inside an epoch, 0: at its end only
+    'SAVE': {                      # checkpoints that stay beside last and best
+        'EVERY': 0,                # epochs between two of them, 0: none
+        'KEEP': 0,                 # how many of those stay, the newest; 0: all
+        'TOP': 0,                  # and the best so many epochs by validation accuracy
+    },
     'REPORT_FREQ': 100,            # steps between two log lines
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
 }
@@ -116,7 +122,8 @@ CHOICES = {
 AT_LEAST = {
     'DATA.BATCH_SIZE': 1, 'DATA.BATCH_SIZE_EVAL': 1, 'DATA.NUM_WORKERS': 0, 'TRAIN.EPOCHS': 1,
     'TRAIN.LAST_EPOCH': 0, 'TRAIN.ACCUM_ITER': 1, 'MODEL.NUM_CLASSES': 1, 'REPORT_FREQ': 1, 'VALIDATE_FREQ': 1,
-    'SEED': 0, 'SAVE_STEPS': 0, 'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
+    'SEED': 0, 'SAVE_STEPS': 0, 'SAVE.EVERY': 0, 'SAVE.KEEP': 0, 'SAVE.TOP': 0, 'TRAIN.EARLY_STOP': 0,
+    'AUG.REPEATS': 1, 'TRAIN.LR_STEP': 1, 'TRAIN.WARMUP_EPOCHS': 0, 'TRAIN.BASE_LR': 0,
     'TRAIN.LR_BATCH': 0, 'TRAIN.GRAD_CLIP': 0, 'TRAIN.WEIGHT_DECAY': 0, 'TRAIN.WARMUP_START_LR': 0, 'TRAIN.END_LR': 0,
 }
 FRACTIONS = ('TRAIN.EMA_DECAY', 'TRAIN.DISTILL.ALPHA', 'TRAIN.LR_DECAY', 'TRAIN.LAYER_DECAY', 'TRAIN.WARMUP_FRACTION')
@@ -141,7 +148,7 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     ``path`` may also be the name of a shipped configuration: 'cait_xxs24_224', 'recipes/imagenet'. Raises InputError
     for a missing or malformed file, an unknown key, a wrong type or value.
     """
-    layers = [*read_files(find_file(path))] if path else []
+    layers = _file_layers(path) if path else []
     layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
         raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
@@ -167,6 +174,15 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     _check(node)
     node.freeze()
     return node
+
+
+def _file_layers(path: str) -> List[tuple]:
+    """The layers of a YAML file, or of the shipped one of a model in any project's spelling ('vit_b_32')."""
+    name = known_name(str(path))
+    alias = list_aliases().get(name)
+    if (alias or name != path) and not find_file(path).is_file():
+        return [*read_files(find_file(alias or name)), nested({'MODEL.NAME': name}, str(path))]
+    return read_files(find_file(path))
 
 
 def is_explicit(config: CfgNode, key: str) -> bool:

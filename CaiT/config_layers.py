@@ -59,12 +59,42 @@ def read_files(path: Path, above: tuple = ()) -> List[tuple]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f'{path}: found {type(values).__name__}, expected KEY: value lines')
+    project = project_of(values)
+    if project:
+        raise InputError(f'{path}: is a configuration of {project}, expected one of this project: -cfg=NAME for a '
+                         f'shipped one, docs/migrating.md for the keys{_model_hint(values)}')
     bases = values.pop('BASE', [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise InputError(f'{path}: BASE: found {brief(bases)}, expected a file name or a list of them')
     layers = [layer for base in bases for layer in read_files(find_file(base, path.parent), (*above, path.resolve()))]
     return [*layers, (str(path), values)]
+
+
+def project_of(values: Mapping[str, Any]) -> str:
+    """The project that a YAML file belongs to by its keys, '' for none that is known."""
+    keys = set(map(str, values))
+    if 'Global' in keys and keys & {'Arch', 'DataLoader', 'Optimizer', 'Model'}:
+        return 'PaddleClas or PASSL'
+    if 'model' in keys and keys & {'dataloader', 'lr_scheduler'}:
+        return 'PASSL'
+    if 'model' in keys and keys & {'distribute', 'epoch_size', 'ckpt_save_dir', 'num_parallel_workers'}:
+        return 'MindCV'
+    if 'model' in keys and keys & {'opt', 'sched', 'aa', 'input_size'}:
+        return 'timm'
+    model, training = values.get('MODEL'), values.get('TRAIN')
+    if isinstance(model, dict) and {'TYPE', 'TRANS', 'DROPPATH'} & set(map(str, model)) \
+            or isinstance(training, dict) and {'NUM_EPOCHS', 'LINEAR_SCALED_LR'} & set(map(str, training)):
+        return 'PaddleViT'
+    return ''
+
+
+def _model_hint(values: Mapping[str, Any]) -> str:
+    """'; its model: -cfg=…' where the file names a model that has a shipped configuration."""
+    places = [values.get('model'), *(section.get(key) for section in map(values.get, ('Arch', 'MODEL', 'Model'))
+                                     if isinstance(section, dict) for key in ('name', 'NAME'))]
+    names = [str(place).lower() for place in places if isinstance(place, str)]
+    return ''.join(f'; its model: -cfg={name}' for name in names[:1] if name in shipped_names())
 
 
 def _names_like(path: Path) -> str:

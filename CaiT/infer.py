@@ -7,7 +7,7 @@
     python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
-Prints, for each image, ``image_name: <path>, class_id: 213, prob: 0.9664`` (a softmax probability). The preprocessing
+Prints, for each image, ``image_name: <path>, class_id: 3, prob: 0.8984`` (a softmax probability). The preprocessing
 comes from the metadata beside the model. No input file is changed. Images that cannot be decoded are reported and
 skipped; the exit status is then 1.
 """

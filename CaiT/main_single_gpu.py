@@ -19,6 +19,7 @@ if not __package__:  # run by path: find the package, and keep the files beside 
 from CaiT import runtime
 from CaiT.cli import Parser
 from CaiT.errors import InputError, run
+from CaiT.foreign_flags import translate
 
 
 def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
@@ -45,7 +46,10 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser.flag('compare', metavar='PATH', help="with -eval: an earlier report's folder or a predictions file")
     parser.switch('pred', help='predict test_list.txt, a folder or an image with -pretrained')
     parser.flag('opts', nargs='+', default=[], help='config KEY VALUE pairs, applied last', metavar='KEY VALUE')
-    return vars(parser.parse_args(arguments))
+    translated = translate(sys.argv[1:] if arguments is None else arguments, parser.takes_value())
+    for line in translated.notes:
+        print(line)
+    return vars(parser.parse_args(translated.words))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
@@ -57,6 +61,8 @@ def main(arguments: Optional[List[str]] = None) -> None:
         raise InputError(f'-compare {earlier}: belongs to -eval, which is not given')
     if evaluating or predicting:
         flags['batch_size_eval'] = flags.pop('batch_size')
+        if flags['resume'] and not flags['pretrained']:  # as DeiT names the weights to evaluate
+            flags['pretrained'], flags['resume'] = flags['resume'], None
     runtime.prepare(device=flags['device'] or 'auto')
     from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
     from CaiT.report import evaluation, run_page

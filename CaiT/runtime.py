@@ -4,7 +4,8 @@ were measured on CPUs, and stride kernels, for one, are what keeps views from be
 
 Paddle reads these when it is imported; all but MKL's can be changed afterwards:
 
-- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set; processes of one job share the cores;
+- threads: Paddle starts with ONE thread unless OMP_NUM_THREADS is set, and prints two lines of warning when it is;
+  processes of one job share the cores;
 - MKL's instruction set: the MKL inside Paddle's wheel falls back to SSE code on AMD processors. MKL_DEBUG_CPU_TYPE 7
   (AVX-512) or 5 (AVX2) gives the fast path back. It is undocumented, so it is set only when the CPU has the
   instructions, and never on Intel;
@@ -18,10 +19,17 @@ Each is left alone when the user has set it; CAIT_RUNTIME=off switches all of th
 """
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import os
 import sys
 import warnings
 from typing import Dict, Set
+
+from CaiT.errors import InputError
+
+PADDLE = ((3, 0), (3, 3))  # the first and the last minor version that this project was tried with
 
 _AVX512 = ('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')
 _report = ''
@@ -122,8 +130,9 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
     """Set what Paddle reads at import and return one line saying what is in force; idempotent.
 
     ``threads`` is the number of CPU threads, 0 for all cores of this process. ``device`` is the run's: 'cpu', 'gpu',
-    'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import
-    paddle``; after it, what can still be set is set (``apply``). Also hides Paddle's warning that no ccache was found.
+    'gpu:N', or 'auto', which is a GPU if one is visible; nothing is set for a GPU. Belongs before ``import paddle``,
+    and imports it for a CPU; after it, what can still be set is set (``apply``). Also hides Paddle's warnings that no
+    ccache was found and that OMP_NUM_THREADS is set, where it is set here. InputError for a Paddle before 3.0.
     """
     global _report
     if _report:
@@ -138,12 +147,43 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
         _report = f'runtime: paddle was imported first, set afterwards: {apply(threads)}'
     else:
         values = settings(_cpu(), threads or threads_per_process())
+        chosen_here = 'OMP_NUM_THREADS' not in os.environ
         for key, value in values.items():
             os.environ.setdefault(key, value)
         is_set = _keep_big_blocks()
+        _import_paddle(silent=chosen_here)
         shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
         _report = f'runtime: {shown}, malloc={"kept blocks" if is_set else "system default"}'
+    if 'paddle' in sys.modules:
+        _check_version(getattr(sys.modules['paddle'], '__version__', ''))
     return _report
+
+
+def _import_paddle(silent: bool) -> None:
+    """Import Paddle, if it is installed; with ``silent`` without its two lines about OMP_NUM_THREADS."""
+    if importlib.util.find_spec('paddle') is None:
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed) if silent else contextlib.nullcontext():
+            import paddle  # noqa: F401
+    finally:
+        rest = [line for line in printed.getvalue().splitlines(keepends=True) if 'OMP_NUM_THREADS' not in line]
+        if rest and sys.stderr is not None:
+            sys.stderr.write(''.join(rest))
+
+
+def _check_version(version: str) -> None:
+    """Say that a Paddle was not tried; InputError for one that does not work."""
+    numbers = version.split('.')[:2]
+    if not all(number.isdecimal() for number in numbers) or version.startswith('0.'):  # a build of one's own
+        return
+    found = tuple(map(int, numbers))
+    expected = ' to '.join('.'.join(map(str, one)) for one in PADDLE)
+    if found < PADDLE[0]:
+        raise InputError(f'Paddle {version} is not supported, expected {expected}: pip install paddlepaddle==3.3.1')
+    if found > PADDLE[1]:
+        print(f'warning: this project was not tried with Paddle {version}, only with {expected}', file=sys.stderr)
 
 
 def follow(device: str) -> str:

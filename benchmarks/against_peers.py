@@ -6,7 +6,7 @@
 
 Peers: timm on PyTorch (eager, torch.compile, bf16 autocast); timm's model through torch.onnx on ONNX Runtime and
 OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as formulated in the papers on Paddle Inference. Writes
-<out>.json, <out>.md and <out>.png. The line in the chart is the limit given by this machine's fastest GEMM at this
+<out>.json, <out>.md and <out>.svg. The line in a panel is the limit given by this machine's fastest GEMM at this
 model's shapes. Unavailable peers are reported. Without --peer-python only the papers' graph is compared.
 
 The JSON file is written after every model, thread count and batch size; an interrupted run continues with the same
@@ -235,11 +235,12 @@ def main() -> int:
         print('\n'.join(benchmark.table([row])))
         reached = {kind: round(limit['median'], 1) for kind, limit in row['limits'].items()}
         print(f'    arithmetic limit: {reached}   absent: {row["absent"] or "none"}', flush=True)
-    from chart import draw, markdown
+    from chart import benchmark_chart, markdown
     with atomic_write(f'{args.out}.md') as file:
         file.write('\n'.join(markdown(results.as_dict())) + '\n')
-    draw(results.as_dict(), f'{args.out}.png')
-    print(f'{args.out}.json, .md, .png')
+    with atomic_write(f'{args.out}.svg') as file:
+        file.write(benchmark_chart(results.as_dict()))
+    print(f'{args.out}.json, .md, .svg')
     return 0
 
 

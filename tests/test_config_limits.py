@@ -18,6 +18,7 @@ EXPECTED_DEFAULTS = {
     'AUG.ROTATE': 0.0, 'AUG.ZOOM': 0.0, 'AUG.INTERPOLATION': 'random', 'AUG.HFLIP': 0.5, 'AUG.COLOR_JITTER': 0.0,
     'AUG.AUTO_AUGMENT': '', 'AUG.ERASE_PROB': 0.0, 'AUG.ERASE_MODE': 'pixel', 'AUG.MIXUP': 0.0, 'AUG.CUTMIX': 0.0,
     'AUG.MIX_PROB': 1.0, 'AUG.MIX_SWITCH_PROB': 0.5, 'AUG.MIX_MODE': 'batch', 'AUG.REPEATS': 1,
+    'SAVE.EVERY': 0, 'SAVE.KEEP': 0, 'SAVE.TOP': 0, 'TRAIN.EARLY_STOP': 0,
     'TRAIN.EPOCHS': 300, 'TRAIN.LAST_EPOCH': 0, 'TRAIN.BASE_LR': 5e-4, 'TRAIN.LR_BATCH': 512,
     'TRAIN.LR_SCHEDULE': 'cosine', 'TRAIN.LR_STEP': 30, 'TRAIN.LR_MILESTONES': [30, 60, 90], 'TRAIN.LR_DECAY': 0.1,
     'TRAIN.WARMUP_EPOCHS': 5, 'TRAIN.WARMUP_FRACTION': 0.0, 'TRAIN.WARMUP_START_LR': 1e-6, 'TRAIN.END_LR': 1e-5,
@@ -60,7 +61,9 @@ LIMITS = {
     'TRAIN.OPTIMIZER.MOMENTUM': (['0', '0.999'], ['-0.1', '1']),
     'TRAIN.OPTIMIZER.BETAS': (['(0, 0)'], ['(1, 0)', '(0, 1)', '(-0.1, 0)', '(0, -0.1)']),
     'TRAIN.DISTILL.ALPHA': (['0', '1'], ['-0.1', ABOVE]), 'TRAIN.DISTILL.TAU': (['1e-3'], ['0', '-1']),
-    'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']), 'REPORT_FREQ': (['1'], ['0']),
+    'SAVE.EVERY': (['0'], ['-1']), 'SAVE.KEEP': (['0'], ['-1']), 'SAVE.TOP': (['0'], ['-1']),
+    'TRAIN.EARLY_STOP': (['0'], ['-1']), 'SEED': (['0'], ['-1']), 'SAVE_STEPS': (['0'], ['-1']),
+    'REPORT_FREQ': (['1'], ['0']),
     'VALIDATE_FREQ': (['1'], ['0'])}
 CHOICES = {
     'DATA.DATASET': ['imagenet2012', 'digits', 'cifar10', 'cifar100', 'tar', 'parquet'],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from CaiT import runtime
+from CaiT.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 AVX512 = 'avx2 avx512f avx512dq avx512bw avx512vl avx512cd'
@@ -51,6 +52,36 @@ def test_paddle_reads_them():
     found = script(PREPARE + 'import paddle; flags = ["FLAGS_use_stride_kernel", "FLAGS_eager_delete_tensor_gb"]; '
                              'print(*paddle.get_flags(flags).values())')
     assert found.splitlines()[-1] == 'False 0.05'
+
+
+def stderr_of(code: str, **environment: str) -> str:
+    inherited = {key: value for key, value in os.environ.items() if key not in KEYS}
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, env={**inherited, **environment}, check=True,
+                          capture_output=True, text=True, timeout=60).stderr
+
+
+def test_a_run_opens_without_a_warning_and_with_all_threads():
+    """Of Paddle about OMP_NUM_THREADS, which is set here. What else is printed meanwhile still is."""
+    code = ('from CaiT import runtime; runtime.prepare(2); import paddle, ctypes; '
+            'assert paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2])).sum().item() == 8')
+    assert stderr_of(code) == ''
+    assert 'PLEASE USE OMP_NUM_THREADS WISELY.' in stderr_of(code, OMP_NUM_THREADS='2')  # the user's own doing
+    noisy = 'import sys; sys.path.insert(0, sys.argv[1]); from CaiT import runtime; runtime.prepare(2)'
+    assert stderr_of(noisy.replace('sys.argv[1]', repr(str(ROOT / 'tests/fake_paddle')))) == 'something else\n'
+
+
+@pytest.mark.parametrize('version', ['2.6.2', '2.5.0rc1', '1.8.5'])
+def test_an_old_paddle_is_refused_in_one_line(version):
+    with pytest.raises(InputError, match=f'^Paddle {version} is not supported, expected 3.0 to 3.3: pip install '):
+        runtime._check_version(version)
+
+
+@pytest.mark.parametrize('version, said', [('3.0.0', ''), ('3.3.1', ''), ('0.0.0', ''), ('3.3.0.dev2025', ''), ('', ''),
+                                           ('3.4.0', 'was not tried with Paddle 3.4.0, only with 3.0 to 3.3')])
+def test_other_versions(version, said, capsys):
+    runtime._check_version(version)
+    found = capsys.readouterr().err
+    assert said in found and found.count('\n') == bool(said)
 
 
 def test_the_users_settings_win():

@@ -34,8 +34,6 @@ TEXT = re.compile(rf'\b(pictures?|publishers?|data sets?|{SPELLING})\b', re.I)
 NAME_EXCEPTIONS = {
     'CaiT/report/attention_sheet.py': {'Draw'},  # Pillow's
     'test_tipc/analyse_speed.py': {'analyse_speed'},  # called by this name in the TIPC chains
-    'benchmarks/against_peers.py': {'draw'}, 'benchmarks/chart.py': {'draw'},
-    'tests/benchmarks/test_against_peers.py': {'draw'},
 }
 TEXT_EXCEPTIONS = ('`--pictures`', 'analyse_speed', '`pictures`')
 

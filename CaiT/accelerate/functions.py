@@ -16,6 +16,7 @@ from CaiT.accelerate.branches import Attention, Mlp, Selection
 from CaiT.accelerate.library import FLOAT32
 from CaiT.accelerate.pylayer import Function, Gradients, apply
 
+# not_to_static: Paddle 3.0 translates what a model could call even where ``is_eligible`` does not let it.
 Parameters = Sequence[Optional[paddle.Tensor]]
 
 
@@ -38,27 +39,32 @@ def is_supported_attention(batch: int, tokens: int) -> bool:
     return batch != 3 * tokens
 
 
+@paddle.jit.not_to_static
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
     """x [..., in] times weight [in, out] plus bias [out]."""
     return apply(_Linear, x, weight, bias)
 
 
+@paddle.jit.not_to_static
 def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
     """x [..., C] normalized over the last axis, times weight [C] plus bias [C]."""
     return apply(_LayerNorm, x, weight, bias, epsilon)
 
 
+@paddle.jit.not_to_static
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """The exact (erf) GELU."""
     return apply(_Gelu, x)
 
 
+@paddle.jit.not_to_static
 def patches(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
     """Images [B, in, S, S], which want no gradient, to tokens [B, (S/P)^2, C]: a convolution of stride P with weight
     [C, in, P, P], plus bias [C]."""
     return apply(_Patches, x, weight, bias)
 
 
+@paddle.jit.not_to_static
 def add_to_each(x: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     """x [B, N, C] plus value [1, N, C]."""
     return apply(_AddToEach, x, value)

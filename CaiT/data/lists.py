@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from array import array
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -43,17 +44,20 @@ class LabeledSamples(Sequence):
 class Samples(LabeledSamples):
     """(path, class id) of each line of a list file; the class id is -1 where a test line has none.
 
-    Kept as one block of bytes and three arrays: a million Python tuples would be copied, page by page, into every
-    worker process as their reference counts change.
+    ``entries`` are (path, class id, line number), read one by one. Kept as one block of bytes and three arrays: a
+    million Python tuples would need ten times the memory, and would be copied, page by page, into every worker process
+    as their reference counts change.
     """
 
-    def __init__(self, folder: PathLike, paths: Sequence[str], labels: Sequence[int], lines: Sequence[int]) -> None:
-        encoded = [path.encode('utf-8', 'surrogateescape') for path in paths]
+    def __init__(self, folder: PathLike, entries: Iterable[Tuple[str, int, int]]) -> None:
         self._folder = os.fspath(folder)
-        self._text = b''.join(encoded)
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.lines = np.asarray(lines, dtype=np.int64)
+        self._text, ends, labels, lines = bytearray(), array('q'), array('i'), array('i')
+        for path, label, line in entries:
+            self._text += path.encode('utf-8', 'surrogateescape')
+            ends.append(len(self._text))
+            labels.append(label)
+            lines.append(line)
+        self._ends, self.labels, self.lines = np.asarray(ends), np.asarray(labels), np.asarray(lines)
 
     def at(self, index: int) -> Tuple[str, int]:
         start = int(self._ends[index - 1]) if index else 0
@@ -68,8 +72,18 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
     ``text.quoted`` does. With ``num_classes`` None the class id may be missing and may be any number (test lists);
     otherwise it must be there and inside the head. Raises InputError naming the file and the line.
     """
-    expected = '"path class_id"' if num_classes is not None else '"path" or "path class_id"'
-    paths, labels, lines = [], [], []
+    samples = Samples(folder, _entries(path, num_classes))
+    if not len(samples):
+        raise InputError(f'{quoted(path)}: found no lines, expected {_expected(num_classes)} lines')
+    return samples
+
+
+def _expected(num_classes: Optional[int]) -> str:
+    return '"path class_id"' if num_classes is not None else '"path" or "path class_id"'
+
+
+def _entries(path: PathLike, num_classes: Optional[int]) -> Iterator[Tuple[str, int, int]]:
+    """(path, class id, line number) of the lines of a list file."""
     for number, line in read_lines(path):
         name, _, word = line.replace('\t', ' ').rpartition(' ')
         if name.strip() and word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS:
@@ -80,16 +94,11 @@ def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> S
             name, label = '', -1
         name = unquoted(name.strip())
         if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
-            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {expected}')
+            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {_expected(num_classes)}')
         if num_classes is not None and label >= num_classes:
             raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
                              f'{num_classes - 1} (the head has {num_classes} classes)')
-        paths.append(name)
-        labels.append(label)
-        lines.append(number)
-    if not paths:
-        raise InputError(f'{quoted(path)}: found no lines, expected {expected} lines')
-    return Samples(folder, paths, labels, lines)
+        yield name, label, number
 
 
 def list_images(path: PathLike, log: Optional[Callable[[str], Any]] = None) -> List[str]:

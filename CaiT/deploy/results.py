@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
@@ -105,16 +104,16 @@ class ResultFile:
 
     def _read_existing(self) -> None:
         """Read the paths that are done; truncates an incomplete last row."""
-        complete = _complete_rows(self.path.read_bytes(), self.path.suffix == '.csv')
+        is_csv = self.path.suffix == '.csv'
+        end = _complete_end(self.path, is_csv)
+        lines = _lines(self.path, end)
         try:
-            text = complete.decode('utf-8')
-            if self.path.suffix == '.jsonl':
-                rows = [safe_json.loads(line) for line in text.split('\n') if line]
-                columns = list(rows[0]) if rows else self.columns
-            else:
-                reader = csv.DictReader(io.StringIO(text, newline=''))
-                rows, columns = list(reader), list(reader.fieldnames or self.columns)
-            self.done = {unquoted(row['path']) if self.path.suffix == '.csv' else row['path'] for row in rows}
+            rows = csv.DictReader(lines) if is_csv else map(safe_json.loads, lines)
+            columns: List[str] = []
+            for row in rows:  # one by one: of a million rows only the paths stay in memory
+                columns = columns or list(row)
+                self.done.add(unquoted(row['path']) if is_csv else row['path'])
+            columns = (list(rows.fieldnames or []) if is_csv else columns) or self.columns
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
                              f'({shown(str(error))})') from None
@@ -124,7 +123,7 @@ class ResultFile:
             found = shown(', '.join(map(str, columns)), 200)
             raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
                              'give the same --topk')
-        os.truncate(self.path, len(complete))  # only now: the file may be another, of the user's
+        os.truncate(self.path, end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
@@ -158,9 +157,22 @@ class ResultFile:
             os.fsync(self._file.fileno())
 
 
-def _complete_rows(data: bytes, is_csv: bool) -> bytes:
-    """``data`` up to the end of its last complete row; a quoted line end of a CSV does not end a row."""
-    end = data.rfind(b'\n') + 1
-    while is_csv and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b'\n', 0, end - 1) + 1
-    return data[:end]
+def _complete_end(path: Path, is_csv: bool) -> int:
+    """Bytes up to the end of the last complete row; a quoted line end of a CSV does not end a row."""
+    position = end = quotes = 0
+    with open(path, 'rb') as file:
+        for line in file:
+            position += len(line)
+            quotes += line.count(b'"') if is_csv else 0
+            if line.endswith(b'\n') and quotes % 2 == 0:
+                end = position
+    return end
+
+
+def _lines(path: Path, end: int) -> Iterator[str]:
+    """The lines of the first ``end`` bytes that hold something."""
+    with open(path, 'rb') as file:
+        while file.tell() < end:
+            line = file.readline().decode('utf-8')
+            if line != '\n':
+                yield line

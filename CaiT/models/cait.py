@@ -228,3 +228,11 @@ VARIANTS = {
     'cait_m36_384': _row(768, 36, 1e-6, 0.3, 384, 86.06, 97.73),
     'cait_m48_448': _row(768, 48, 1e-6, 0.4, 448, 86.48, 97.75),
 }
+
+# MindCV's names, and those of facebookresearch/deit, whose functions without a size are of the large images.
+ALIASES = {
+    **{f'cait_{size}': f'cait_{size}_224' for size in ('xxs24', 'xxs36', 'xs24', 's24', 's36', 'm36')},
+    **{f'cait_{size.upper()}': f'cait_{size}_384' for size in ('xxs24', 'xxs36', 'xs24', 's24', 's36', 'm36')},
+    'cait_m48': 'cait_m48_448',
+    'cait_M48': 'cait_m48_448',
+}

@@ -93,9 +93,20 @@ def list_aliases() -> Dict[str, str]:
     return {alias: row.name for alias, row in _tables()[1].items()}
 
 
+def known_name(name: str) -> str:
+    """``name`` as the tables have it: in small letters (PaddleClas: ViT_base_patch16_224), without timm's tag of a
+    weight file (cait_xxs24_224.fb_dist_in1k). Unknown names are returned as they are."""
+    variants, aliases, generic = _tables()
+    for candidate in (name, name.partition('.')[0], name.partition('.')[0].lower()):
+        if candidate in variants or candidate in aliases or candidate == name and name in generic:
+            return candidate
+    return name
+
+
 def get_variant(name: str) -> Variant:
     """The row of a public name, of an alias, or of a family's bare name; InputError when there is none."""
     variants, aliases, generic = _tables()
+    name = known_name(name)
     if name in aliases:
         alias = aliases[name]
         row = variants[alias.name]

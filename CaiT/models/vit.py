@@ -206,6 +206,8 @@ ALIASES = {
     'deit_tiny': 'deit_tiny_patch16_224',
     'deit_small': 'deit_small_patch16_224',
     'deit_base': 'deit_base_patch16_224',
+    **{f'vit_{size[0]}_{patch}': Alias(f'vit_{size}_patch{patch}_224', _MINDCV)
+       for size in ('base', 'large') for patch in (16, 32)},
     'vit_b_16_224': Alias('vit_base_patch16_224', _MINDCV),
     'vit_b_32_224': Alias('vit_base_patch32_224', _MINDCV),
     'vit_l_16_224': Alias('vit_large_patch16_224', _MINDCV),

@@ -101,7 +101,10 @@ def report(step: str, found: Dict[str, np.ndarray], expected: Dict[str, np.ndarr
 
     Raises InputError when keys or shapes differ, which reprod_log would broadcast or transpose.
     """
-    from reprod_log import ReprodDiffHelper, ReprodLogger
+    try:
+        from reprod_log import ReprodDiffHelper, ReprodLogger
+    except ImportError:
+        raise InputError('the alignment report needs reprod_log, found none: pip install reprod_log') from None
     helper, log = ReprodDiffHelper(), folder / f'{step}_diff.log'
     infos = []
     for side, arrays in (('paddle', found), ('ref', expected)):

@@ -43,6 +43,11 @@ def passed(detail: str) -> Found:
     return ('passed' if gpus() else 'passed, simulated'), detail
 
 
+def on_device(details: List[str]) -> Found:
+    """Of a check that needs no simulation: without a GPU it runs on the CPU."""
+    return passed('; '.join(details) + ('' if gpus() else '; on the CPU'))
+
+
 def expect(name: str, found: float, limit: float) -> str:
     if not found <= limit:
         raise AssertionError(f'{name}: found {found:.3g}, expected at most {limit:g}')
@@ -76,7 +81,7 @@ def logits_float32() -> Found:
         for name in (MODEL, 'deit_tiny_patch16_224'):
             row = check_goldens.compare(name, goldens.FOLDER)
             found.append(expect(name, max(row.errors.values()), limit))
-    return ('passed' if gpus() else 'passed, simulated'), '; '.join(found)
+    return on_device(found)
 
 
 def logits_half(dtype: str) -> Found:
@@ -105,8 +110,8 @@ def training_steps() -> Found:
     with device() if gpus() else contextlib.nullcontext():
         found = check_goldens.training(goldens.FOLDER)
     scale = 3 if gpus() else 1
-    return passed('; '.join(expect(name, value, scale * check_goldens.TRAINING_TOLERANCES[name])
-                            for name, value in found.items()))
+    return on_device([expect(name, value, scale * check_goldens.TRAINING_TOLERANCES[name])
+                      for name, value in found.items()])
 
 
 def small_config(folder: Path, *opts: Any, **flags: Any) -> Any:
@@ -186,7 +191,8 @@ def two_processes() -> Found:
         command = [sys.executable, '-m', 'paddle.distributed.launch', '--devices', '0,1', '--log_dir', f'{name}/log',
                    'CaiT/main_multi_gpu.py', f'-data_path={name}/data', '-num_classes=3', '-batch_size=4', '-epochs=1',
                    f'-output_dir={name}/run', '-opts', 'MODEL.NAME', 'cait', 'MODEL.EMBED_DIM', '32',
-                   'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4', 'MODEL.PATCH_SIZE', '8', 'DATA.IMAGE_SIZE', '16', 'DATA.NUM_WORKERS', '0']
+                   'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4', 'MODEL.PATCH_SIZE', '8', 'DATA.IMAGE_SIZE', '16',
+                   'DATA.NUM_WORKERS', '0']
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
         if done.returncode or not (Path(name) / 'run/last.pdstate').is_file():
             raise AssertionError(f'paddle.distributed.launch left with {done.returncode}: {done.stdout[-300:]}')

@@ -38,7 +38,7 @@ def digits() -> Tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("make_digits needs scikit-learn, found none: pip install 'paddle-cait[digits]'") from None
+        raise InputError('make_digits needs scikit-learn, found none: pip install scikit-learn') from None
     data = load_digits()
     return np.rint(data.images * (255 / 16)).astype(np.uint8), data.target
 

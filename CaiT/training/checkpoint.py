@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: ``<tag>.pdstate`` holds the full training state, ``<tag>.pdparams`` the weights alone.
 
-Tags are ``last`` and ``best``. A state is one pickle of arrays, numbers and text, followed by its SHA-256, which a
-reader of pickles does not look at. It is written to a temporary file and renamed, so a crash leaves the old file or the
-new one, never an incomplete one. It is read by a restricted unpickler (CaiT/safe_pickle.py), so a checkpoint from an
-untrusted source cannot run code. A state with a number that is not finite is not written.
+Tags are ``last``, ``best`` and those of CaiT/training/retention.py. A state is one pickle of arrays, numbers and text,
+followed by its SHA-256, which a reader of pickles does not look at. It is written to a temporary file and renamed, so a
+crash leaves the old file or the new one, never an incomplete one. It is read by a restricted unpickler
+(CaiT/safe_pickle.py), so a checkpoint from an untrusted source cannot run code. A state with a number that is not
+finite is not written.
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -26,6 +28,7 @@ from CaiT.training.amp import float32_weights
 
 FORMAT = 1
 SUFFIX = '.pdstate'
+PROTOCOL = 5  # of pickle: 4 copies every array while it is written
 CHECKSUM = b'CaiT-sha256:'  # before the 32 bytes of the digest, at the end of the file
 
 
@@ -37,7 +40,7 @@ def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
 def write_weights(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
     """A ``.pdparams`` file, which ``paddle.load`` and ``-pretrained`` read."""
     with atomic_write(path, 'wb') as file:
-        pickle.dump(arrays, file, protocol=4)
+        pickle.dump(arrays, file, protocol=PROTOCOL)
 
 
 def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
@@ -51,11 +54,11 @@ def write(folder: PathLike, tag: str, state: Dict[str, Any]) -> Path:
         raise NonFiniteError(f'{name} is not finite, {path} is not written')
     # Both are on the disk before one is renamed: a disk that fills up leaves both as they were.
     with atomic_write(path.with_suffix('.pdparams'), 'wb') as weights_file, atomic_write(path, 'wb') as file:
-        pickle.dump(state['model'], weights_file, protocol=4)
+        pickle.dump(state['model'], weights_file, protocol=PROTOCOL)
         weights_file.flush()
         os.fsync(weights_file.fileno())
         hashing = _HashingWriter(file)
-        pickle.dump({'format': FORMAT, **state}, hashing, protocol=4)
+        pickle.dump({'format': FORMAT, **state}, hashing, protocol=PROTOCOL)
         file.write(CHECKSUM + hashing.hash.digest())
     return path
 
@@ -108,6 +111,24 @@ def copy(source: PathLike, target: PathLike) -> None:
     """Copy a file; the copy appears whole or not at all."""
     with open(source, 'rb') as read_file, atomic_write(target, 'wb') as file:
         shutil.copyfileobj(read_file, file, 1 << 20)
+
+
+def link(folder: PathLike, source: str, target: str) -> None:
+    """Have the tag ``target`` be the same checkpoint as ``source``: hard links, or copies where there are no links.
+
+    No file is ever changed in place, so that a later ``source`` leaves ``target`` as it is.
+    """
+    for suffix in ('.pdparams', SUFFIX):  # in the order of ``write``
+        old, new = Path(folder) / f'{source}{suffix}', Path(folder) / f'{target}{suffix}'
+        temporary = new.with_name(f'.{new.name}.{os.getpid()}.tmp')
+        try:
+            os.link(old, temporary)
+        except OSError:
+            copy(old, new)
+            continue
+        os.replace(temporary, new)
+        with contextlib.suppress(FileNotFoundError):  # renaming a link to another of the same file does nothing
+            temporary.unlink()
 
 
 def read(path: PathLike) -> Dict[str, Any]:

@@ -76,7 +76,7 @@ def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[L
         notes: List[str] = []
         paths = list_images(path, notes.append)
         names = read_label_map(data.LABEL_MAP, config.MODEL.NUM_CLASSES) if data.LABEL_MAP else None
-        samples = Samples('', paths, [-1] * len(paths), range(1, len(paths) + 1))
+        samples = Samples('', ((name, -1, number) for number, name in enumerate(paths, 1)))
         dataset = ListDataset(str(path), samples, transform, names)
         dataset.notes += notes
     sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL, distributed.rank(), distributed.world_size())

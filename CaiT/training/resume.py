@@ -22,6 +22,7 @@ PARTS = {'model': dict, 'ema': dict, 'optimizer': dict, 'scaler': dict, 'progres
 
 # Settings in which a run may differ from its checkpoint: they say where and how it runs, not what is computed …
 FREE = ('OUTPUT_DIR', 'RESUME', 'RESUME_ANYWAY', 'DEVICE', 'REPORT_FREQ', 'VALIDATE_FREQ', 'SAVE_STEPS',
+        'SAVE.EVERY', 'SAVE.KEEP', 'SAVE.TOP', 'TRAIN.EARLY_STOP',
         'DATA.LABEL_MAP', 'DATA.BATCH_SIZE_EVAL', 'DATA.NUM_WORKERS', 'DATA.USE_SHARED_MEMORY', 'MODEL.PRETRAINED',
         'MODEL.STRICT', 'MODEL.USE_EMA', 'MODEL.CHECKPOINT_KEY', 'TRAIN.LAST_EPOCH', 'TRAIN.RECOMPUTE',
         'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL', 'TRAIN.TENSORBOARD')

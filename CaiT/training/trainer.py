@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from CaiT.config import build_model, with_data_of
 from CaiT.errors import NonFiniteError
-from CaiT.training import checkpoint, distributed, resume
+from CaiT.training import checkpoint, distributed, resume, retention
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
 from CaiT.training.data import build_train_loader, build_val_loader
@@ -112,7 +112,7 @@ class Trainer:
         epochs, state = self.config.TRAIN.EPOCHS, self.state
         self._start()
         with PreemptionSignal() as preemption:
-            while state.epoch <= epochs:
+            while state.epoch <= epochs and not self._stops_early():
                 record, is_best = self._train_epoch(preemption), False
                 if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
                     try:
@@ -124,6 +124,8 @@ class Trainer:
                 state.next_epoch()
                 self.logger.record(record)
                 self._save(*['best', 'last'] if is_best else ['last'])
+                if self.logger.active:
+                    retention.keep(self.folder, self.config.SAVE, self.logger.records(), record['epoch'])
                 if refresh:
                     refresh()
                 if state.epoch <= epochs and preemption.any_rank():
@@ -131,6 +133,15 @@ class Trainer:
         for writer in self.writers:
             writer.close()
         return state
+
+    def _stops_early(self) -> bool:
+        """Whether the epochs since the best one are as many as TRAIN.EARLY_STOP; says so."""
+        state, patience = self.state, self.config.TRAIN.EARLY_STOP
+        if not (patience and state.best_epoch and state.epoch - 1 - state.best_epoch >= patience):
+            return False
+        self.logger.info(f'stopped after epoch {state.epoch - 1}: no better Acc@1 for {patience} epochs '
+                         f'(TRAIN.EARLY_STOP)')
+        return True
 
     def _add_scalars(self, values: Dict[str, Any], step: int) -> None:
         for writer in self.writers:
@@ -321,8 +332,9 @@ class Trainer:
         name = checkpoint.non_finite(state)
         if name:
             raise NonFiniteError(self._diverged(f'{name} is not finite'))
-        for tag in tags:
-            checkpoint.write(self.folder, tag, state)
+        checkpoint.write(self.folder, tags[0], state)
+        for tag in tags[1:]:
+            checkpoint.link(self.folder, tags[0], tag)
 
     def _restore_weights(self) -> None:
         """The weights of the checkpoint that RESUME names, if there is one."""
