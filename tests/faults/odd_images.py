@@ -75,7 +75,7 @@ def paths() -> Dict[str, Callable[[Path], Any]]:
     train, evaluation = train_transform(data, TrainOptions()), eval_transform(data)
 
     def listed(transform: Any, key: Any) -> Callable[[Path], Any]:
-        return lambda path: ListDataset('list', Samples('', [str(path)], [0], [1]), transform)[key][0]
+        return lambda path: ListDataset('list', Samples('', [(str(path), 0, 1)]), transform)[key][0]
 
     def infer(path: Path) -> np.ndarray:
         found = next(iter(feed.decode_all([str(path)], evaluation, 0)))[1]
