@@ -11,8 +11,8 @@ Moments are drawn with --seed: half of them from the start on, half after the fi
 left 5 s after a kill, and no temporary file at the end. The exit status is 1 when a check failed.
 
 Seen to fail with --weakened, which runs the scripts through tests/faults/weakened.py: training whose seeds depend on
-the time, and results that forget what is done. An export whose files are copied one by one, with a check of contents that
-says yes, is there to be tried; it was not yet seen.
+the time, and results that forget what is done. An export whose files are copied one by one, with a check of contents
+that says yes, is there to be tried; it was not yet seen.
 """
 from __future__ import annotations
 
