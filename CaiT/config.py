@@ -25,6 +25,7 @@ DEFAULTS: Dict[str, Any] = {
         'DATASET': 'imagenet2012',
         'DATA_PATH': 'dataset/LSVRC2012',
         'SHUFFLE': 'full',         # block:N: blocks of N neighbors, shuffled, and shuffled within: docs/data.md
+        'REDUCED_DECODE': False,   # training decodes large JPEGs at 1/2 to 1/8 where the crop allows: other pixels
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction

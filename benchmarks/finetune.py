@@ -35,13 +35,14 @@ CELLS = [(5, 40), (10, 40), (5, 100), (10, 100)]  # classes, images of each
 # The recipe, and what someone tries who tunes by hand: no layer decay, other learning rates, optimizers, crops.
 RUNS = {
     'recipe': [],
-    'adamw-1e-4': ['TRAIN.BASE_LR', '1e-4', 'TRAIN.LAYER_DECAY', '1.0', 'TRAIN.WARMUP_FRACTION', '0'],
+    'adamw-1e-4': ['TRAIN.BASE_LR', '1e-4', 'TRAIN.LAYER_DECAY', '1.0', 'TRAIN.WARMUP_FRACTION', '0',
+                   'TRAIN.LABEL_SMOOTHING', '0.1'],
     'adamw-3e-4': ['TRAIN.BASE_LR', '3e-4', 'TRAIN.LAYER_DECAY', '1.0', 'TRAIN.LABEL_SMOOTHING', '0'],
     'adamw-5e-4-decay': ['TRAIN.BASE_LR', '5e-4', 'TRAIN.LAYER_DECAY', '0.65', 'TRAIN.LABEL_SMOOTHING', '0'],
     'momentum-1e-2': ['TRAIN.OPTIMIZER.NAME', 'Momentum', 'TRAIN.BASE_LR', '1e-2', 'TRAIN.LAYER_DECAY', '1.0',
                       'TRAIN.WEIGHT_DECAY', '0', 'TRAIN.LABEL_SMOOTHING', '0'],
     'batch-8-large-crops': ['DATA.BATCH_SIZE', '8', 'TRAIN.BASE_LR', '2e-4', 'TRAIN.LAYER_DECAY', '0.75',
-                            'AUG.SCALE', '(0.7, 1.0)'],
+                            'TRAIN.LABEL_SMOOTHING', '0.1', 'AUG.SCALE', '(0.7, 1.0)'],
 }
 
 
@@ -62,15 +63,15 @@ def write_lists(folder: Path, train: Path, val: Path, num_classes: int, images_p
         (folder / f'{split}_list.txt').write_text(''.join(lines), encoding='utf-8')
 
 
-def train(name: str, opts: List[str], folder: Path, num_classes: int, pretrained: str) -> Dict[str, Any]:
+def train(name: str, opts: List[str], folder: Path, num_classes: int, flags: Any) -> Dict[str, Any]:
     """One run; returns its record and copies its log, without the paths of the machine."""
     from CaiT.config import get_config
     from CaiT.training import jobs
-    output = folder.parent / f'{folder.name}-{name}'
+    output = folder.parent / f'{folder.name}-{flags.image_size}-{name}'
     start = time.monotonic()
     jobs.train(get_config(str(RECIPE), ['MODEL.NAME', 'vit_tiny_patch16_224', 'VALIDATE_FREQ', '3', *opts], epochs=3,
-                          data_path=str(folder), num_classes=num_classes, pretrained=pretrained,
-                          output_dir=str(output), resume='auto'))
+                          data_path=str(folder), num_classes=num_classes, pretrained=flags.pretrained,
+                          image_size=flags.image_size, output_dir=str(output), resume='auto'))
     record = [json.loads(line) for line in (output / 'log.jsonl').open(encoding='utf-8')][-1]
     text = (output / 'log_train.txt').read_text(encoding='utf-8')
     with atomic_write(RESULTS / 'finetune' / f'{output.name}.txt') as file:
@@ -80,11 +81,10 @@ def train(name: str, opts: List[str], folder: Path, num_classes: int, pretrained
 
 def table(results: Dict[str, Dict[str, Any]]) -> List[str]:
     """A row per cell: top-1 of the recipe and of the runs tuned by hand, in percent."""
-    rows = [f'| classes x images | {" | ".join(RUNS)} |', f'|---|{"---|" * len(RUNS)}']
-    for classes, images in CELLS:
-        runs = results.get(f'{classes}x{images}', {})
+    rows = [f'| classes x images, pixels | {" | ".join(RUNS)} |', f'|---|{"---|" * len(RUNS)}']
+    for cell, runs in results.items():
         values = [f'{100 * runs[name]["top1"]:.1f}' if name in runs else '' for name in RUNS]
-        rows.append(f'| {classes} x {images} | {" | ".join(values)} |')
+        rows.append(f'| {cell} | {" | ".join(values)} |')
     return rows
 
 
@@ -93,6 +93,7 @@ def main() -> None:
     parser.flag('data_path', metavar='FOLDER', help='training images, a folder per class')
     parser.flag('val_path', metavar='FOLDER', help='validation images, a folder per class')
     parser.flag('pretrained', metavar='FILE', help='weights of a ViT-Tiny')
+    parser.flag('image_size', type=int, default=224, help='side of the images in pixels (default 224)')
     parser.flag('work', default=str(ROOT / 'output' / 'finetune'), metavar='FOLDER', help='runs and lists')
     parser.switch('table', help='print the table of the available results')
     flags = parser.parse_args()
@@ -104,12 +105,12 @@ def main() -> None:
                 raise InputError(f'-{name}: missing')
         runtime.prepare()
         for classes, images in CELLS:
-            cell = f'{classes}x{images}'
-            folder = Path(flags.work) / cell
+            cell = f'{classes} x {images}, {flags.image_size}'
+            folder = Path(flags.work) / f'{classes}x{images}'
             write_lists(folder, Path(flags.data_path), Path(flags.val_path), classes, images)
             for name, opts in RUNS.items():
                 if name not in results.setdefault(cell, {}):
-                    results[cell][name] = train(name, opts, folder, classes, flags.pretrained)
+                    results[cell][name] = train(name, opts, folder, classes, flags)
                     write_json(stored, results)
     print('\n'.join(table(results)))
 

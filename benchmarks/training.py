@@ -2,6 +2,8 @@
 """Training experiments on a small machine: run them, store their logs, print the result table.
 
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
+python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
+python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py digits -data_path dataset/digits
 python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best
@@ -34,6 +36,8 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'training'
 # experiment -> (its runs' recipes, seeds)
 EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
+    'cait_grown': (['cait_grown'], [0]),
+    'cait_grown_frozen': (['cait_grown_frozen'], [0]),
     'cifar10': (['cifar10'], [0]),
     'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),
     'distillation': (['distillation_none', 'distillation_hard'], [0, 1, 2]),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, ContextManager, Iterator
+from typing import Any, ContextManager, Iterator, List
 
 from CaiT import runtime
 
@@ -21,7 +21,8 @@ __all__ = ['accelerate', 'autocast', 'mixed_precision_line', 'restore']
 
 
 def accelerate(model: Any, threads: int = 0) -> str:
-    """Exchange the layers of ``model`` and return one line that says what runs, or why nothing was exchanged.
+    """Exchange the layers of ``model`` and return one line that says what runs, or why nothing was exchanged, and for
+    models with talking heads a second one on their compiled kernel (compiled at its first use: ``native.build``).
 
     ``threads``: CPU threads, 0 for all cores that this process may use. Changes what is the process's: Paddle's number
     of threads and, for good, its flag FLAGS_use_stride_kernel (off), glibc's handling of large blocks
@@ -50,7 +51,20 @@ def accelerate(model: Any, threads: int = 0) -> str:
     blocks = [layer for layer in exchanged if isinstance(layer, BLOCKS)]
     frozen = sum(len({p.stop_gradient for p in block.parameters()}) > 1 for block in blocks)
     partly = f' ({frozen} partly frozen: plain)' if frozen else ''
-    return f'acceleration: {_name()} in {len(exchanged)} layers, {len(blocks)} blocks{partly}; {settings}'
+    return (f'acceleration: {_name()} in {len(exchanged)} layers, {len(blocks)} blocks{partly}; {settings}'
+            f'{_fused_attention(exchanged)}')
+
+
+def _fused_attention(layers: List[Any]) -> str:
+    """Prepare the compiled kernel for the blocks that can use it; a second line, empty when there are none."""
+    from CaiT.accelerate import fused
+    from CaiT.models.cait import TalkingHeadAttention
+    attentions = [layer.attn for layer in layers if type(getattr(layer, 'attn', None)) is TalkingHeadAttention]
+    heads = {attn.num_heads for attn in attentions if attn.qkv.weight.shape[0] == attn.num_heads * fused.HEAD_DIM}
+    problems = [problem for problem in map(fused.prepare, sorted(heads)) if problem]
+    if problems:
+        return f'\nfused attention: none ({problems[0]})'
+    return f'\nfused attention: in {len(attentions)} blocks' if heads else ''
 
 
 def restore(model: Any) -> None:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Optional, Tuple
 
 import paddle
 
+from CaiT.accelerate import fused
 from CaiT.accelerate import tensor_ops as ops
+from CaiT.accelerate.attend import Products
 from CaiT.accelerate.pylayer import Function, Gradients
-from CaiT.accelerate.views import dtype_of, empty
+from CaiT.accelerate.views import dtype_of
 
 
 class Selection(NamedTuple):
@@ -51,10 +53,6 @@ class Mlp(Function):
 
 
 class Attention(Function):
-    """The bias of the mixing before the softmax adds the same to a whole row, which softmax does not see: it is left
-    out, its gradient is zero. The bias of the mixing after it adds the same to every value of attn: its gradient is the
-    product of two sums, that of the values and that of the gradient of the output."""
-
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, selection: Selection, numbers: Tuple[int, float, float],
                 dtype: int, *parameters: Optional[paddle.Tensor]) -> paddle.Tensor:
@@ -64,40 +62,21 @@ class Attention(Function):
         part = ops.gather(x, selection.runs)
         normalized = ops.layer_norm(part, *norm, epsilon, dtype)
         qkv = ops.linear(normalized[0], *to_qkv)
-        scores = ops.scores(qkv, num_heads, scale)
-        if mixing:
-            before, _, after, bias = mixing
-            softmax = ops.softmax_(ops.mix_heads(scores, before))
-            attn = ops.add_per_head_(ops.mix_heads(softmax, after), bias)
-            saved = attn, scores, softmax, before, after
-        else:
-            attn = ops.softmax_(scores)
-            saved = attn,
-        attn_out = ops.apply_attn(attn, qkv)
-        ctx.selection, ctx.numbers, ctx.proj = selection, numbers, proj
+        attend = (fused.ready(qkv, num_heads) if mixing else None) or Products
+        attn_out, saved = attend.forward(qkv, num_heads, scale, mixing)
+        ctx.selection, ctx.numbers, ctx.proj, ctx.attend = selection, numbers, proj, attend
         ctx.save_for_backward(part, norm[0], *normalized, to_qkv[0], qkv, attn_out, *saved)
         return ops.add(x, ops.linear(attn_out, *proj.folded), selection.runs)
 
     @staticmethod
     def backward(ctx: Any, grad: paddle.Tensor) -> Gradients:
         Function.check_first_order()
-        part, norm, u, mean, variance, weight, qkv, attn_out, attn, *mixing = ctx.saved_tensor()
-        (num_heads, scale, epsilon), channels = ctx.numbers, grad.shape[-1]
+        part, norm, u, mean, variance, weight, qkv, attn_out, *saved = ctx.saved_tensor()
+        num_heads, scale, epsilon = ctx.numbers
         grad = ops.dense(grad)
         y_grad = ops.convert(ops.gather(grad, ctx.selection.runs), dtype_of(u))
         out_grad, *proj_grads = ops.linear_grad(attn_out, ctx.proj.folded[0], y_grad)
-        qkv_grad, mixing_grads = empty(qkv.shape, dtype_of(qkv)), ()
-        attn_grad = ops.apply_attn_grad(attn, qkv, out_grad, qkv_grad)
-        if mixing:
-            scores, softmax, before, after = mixing
-            sums = ops.sum_tokens(out_grad, channels) * ops.sum_tokens(qkv, channels)  # [B, C]; values lie last
-            bias_grad = sums.reshape([-1, num_heads, channels // num_heads]).sum([0, 2])
-            softmax_grad, after_grad = ops.mix_heads_grad(softmax, after, attn_grad)
-            scores_grad, before_grad = ops.mix_heads_grad(scores, before, ops.softmax_grad_(softmax, softmax_grad))
-            mixing_grads = before_grad, paddle.zeros_like(bias_grad), after_grad, bias_grad
-        else:
-            scores_grad = ops.softmax_grad_(attn, attn_grad)
-        ops.scores_grad(qkv, scores_grad, scale, qkv_grad)
+        qkv_grad, mixing_grads = ctx.attend.backward(qkv, num_heads, scale, saved, out_grad)
         u_grad, *weight_grads = ops.linear_grad(u, weight, qkv_grad)
         part_grad, *norm_grads = ops.layer_norm_grad(part, mean, variance, norm, u_grad, epsilon)
         x_grad = ops.add(grad, part_grad, ctx.selection.runs)

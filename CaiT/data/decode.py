@@ -10,7 +10,7 @@ import dataclasses
 import io
 import os
 import stat
-from typing import BinaryIO, Iterator, Union
+from typing import BinaryIO, Callable, Iterator, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -47,23 +47,29 @@ def load_image(path: Source) -> Image.Image:
         return _decode(image)
 
 
-def decode_fast(path: Source) -> np.ndarray:
+def decode_fast(path: Source, reduction: Optional[Callable[[int, int], int]] = None) -> np.ndarray:
     """``load_image`` as [H, W, 3] uint8, with OpenCV for JPEGs.
 
     Both stand on libjpeg-turbo and give the same pixels; OpenCV is quicker. What OpenCV cannot decode is left to
     Pillow, which says what is wrong.
+
+    ``reduction(width, height)`` says by how much (1, 2, 4 or 8) a JPEG is made smaller while it is decoded, which costs
+    a fraction of the time; sides are rounded up. It is asked once, for any image.
     """
     import cv2  # here: evaluation and inference do without it
     with _opened(path) as image:
+        factor = reduction(image.width, image.height) if reduction else 1
         if image.format == 'JPEG' and image.mode in ('RGB', 'L'):  # the libraries turn CMYK to RGB differently
             image.fp.seek(0)
             data = np.frombuffer(image.fp.read(), np.uint8)
-            how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as Pillow, and so published numbers
+            reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+            how = reduced.get(factor, cv2.IMREAD_COLOR_RGB)
+            how |= cv2.IMREAD_IGNORE_ORIENTATION  # as Pillow, and so published numbers
             if _ends_well(data):
                 with contextlib.suppress(cv2.error):
                     pixels = cv2.imdecode(data, how)
                     if pixels is not None:
-                        return pixels
+                        return pixels if factor == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
             image.fp.seek(0)
         return np.asarray(_decode(image))
 

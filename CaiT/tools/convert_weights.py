@@ -30,7 +30,7 @@ from CaiT.weights.load_report import LoadReport
 from CaiT.weights.readers import Checkpoint, read_checkpoint
 from CaiT.weights.sources import PADDLE, TORCH
 from CaiT.weights.translate import rename
-from CaiT.weights.writers import check_output, write
+from CaiT.weights.writers import check_output, check_replaced, write
 
 LAYOUTS = {'paddle': PADDLE, 'timm': TORCH}
 
@@ -44,12 +44,7 @@ def convert(source: str, target: str, model: Optional[str] = None, to: str = 'pa
     """
     check_output(target, LAYOUTS[to])
     checkpoint = read_checkpoint(source, use_ema, key)
-    if os.path.exists(target):
-        if os.path.samefile(checkpoint.path, target):
-            raise InputError(f'{target}: is the input itself, expected another file to write')
-        if not force or not os.path.isfile(target):
-            raise InputError(f'{target}: exists already; name another file' + (
-                ', or add --force to replace it' if os.path.isfile(target) else ''))
+    check_replaced(target, checkpoint.path, force)
     arrays, report = rename(checkpoint, get_family(model) if model else '')
     if model:
         arrays = fit(arrays, shapes(model, arrays), report)

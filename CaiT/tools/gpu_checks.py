@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, List, Tuple
 
@@ -20,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 IMPOSSIBLE = 'not possible here'
 MODEL = 'cait_xxs24_224'
 HALF_TOLERANCE = {'float16': 0.02, 'bfloat16': 0.1}  # of max|logit|, for logits of 24 blocks computed in half
-BATCHES = (32, 64, 128)
 Found = Tuple[str, str]
 
 
@@ -239,56 +237,9 @@ def throughput(side: str) -> Found:
         return IMPOSSIBLE, 'no GPU'
     if side == 'timm' and not all(map(importlib.util.find_spec, ('torch', 'timm'))):
         return IMPOSSIBLE, 'torch and timm are not installed'
-    prepare = {'ours': _our_step, 'timm': _timm_step}[side]
-    lines = []
-    for batch in BATCHES:
-        step, memory = prepare(batch)
-        for _ in range(3):
-            step()
-        started = time.perf_counter()
-        for _ in range(10):
-            step()
-        lines.append(f'batch {batch}: {10 * batch / (time.perf_counter() - started):.0f} images/s, '
-                     f'{memory() / 2**30:.1f} GiB')
-    return 'passed', '\n'.join(lines)
-
-
-def _our_step(batch: int) -> Tuple[Callable[[], float], Callable[[], float]]:
-    import paddle
-
-    from CaiT.accelerate import accelerate
-    from CaiT.models.registry import create_model
+    from CaiT.tools import gpu_throughput
     device()
-    model = create_model(MODEL)
-    accelerate(model)
-    optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
-    images, labels = paddle.randn([batch, 3, 224, 224]), paddle.randint(0, 1000, [batch])
-
-    def step() -> float:
-        with paddle.amp.auto_cast(level='O1', dtype='float16'):
-            loss = paddle.nn.functional.cross_entropy(model(images).astype('float32'), labels)
-        (loss * 1024).backward()
-        optimizer.step()
-        optimizer.clear_grad()
-        return loss.item()
-    return step, paddle.device.cuda.max_memory_allocated
-
-
-def _timm_step(batch: int) -> Tuple[Callable[[], float], Callable[[], float]]:
-    import timm
-    import torch
-    model = timm.create_model(MODEL).cuda().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    images, labels = torch.randn(batch, 3, 224, 224).cuda(), torch.randint(0, 1000, (batch,)).cuda()
-
-    def step() -> float:
-        with torch.autocast('cuda', torch.float16):
-            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
-        (loss * 1024).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-    return step, torch.cuda.max_memory_allocated
+    return 'passed', '\n'.join(gpu_throughput.measure(side, MODEL))
 
 
 def certification() -> Found:

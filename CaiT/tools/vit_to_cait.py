@@ -15,7 +15,6 @@ result has to be fine-tuned before it is of use: the last line printed is the co
 """
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,7 +35,7 @@ from CaiT.weights.readers import read_checkpoint
 from CaiT.weights.resample import grid_side
 from CaiT.weights.sources import PADDLE
 from CaiT.weights.translate import rename
-from CaiT.weights.writers import check_output, write
+from CaiT.weights.writers import check_output, check_replaced, write
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -122,6 +121,8 @@ def load_images(folder: str, data: Dict[str, Any], in_channels: int) -> np.ndarr
         return np.zeros((1, in_channels, data['image_size'], data['image_size']), np.float32)
     from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
+    if in_channels != 3:
+        raise InputError(f'--images {folder}: are read as RGB, the ViT is for {in_channels} channels')
     paths = list_images(folder)
     transform = eval_transform(DataConfig(**data))
     return np.stack([transform(path) for path in paths[::-(-len(paths) // MAX_IMAGES)]])
@@ -134,10 +135,9 @@ def convert(source: str, target: str, images: str = '', class_stage: str = 'last
     ``depth`` 0: two blocks fewer than the ViT's.
     """
     check_output(target, PADDLE)
-    if os.path.exists(target) and not (force and os.path.isfile(target)):
-        raise InputError(f'{target}: exists already; name another file'
-                         + (', or add --force to replace it' if os.path.isfile(target) else ''))
-    vit, report = rename(read_checkpoint(source), 'vit')
+    checkpoint = read_checkpoint(source)
+    check_replaced(target, checkpoint.path, force)
+    vit, report = rename(checkpoint, 'vit')
     arguments = vit_arguments(vit, report.path, num_heads)
     blocks = arguments['depth']
     depth = depth or max(1, blocks - 2)

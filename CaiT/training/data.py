@@ -47,7 +47,7 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
 def build_train_transform(config: CfgNode) -> TrainTransform:
     """The training transform of the config sections AUG and DATA; InputError for invalid settings."""
     options = TrainOptions(**{field.name: config.AUG[field.name.upper()] for field in dataclasses.fields(TrainOptions)})
-    return train_transform(DataConfig(**data_config(config)), options)
+    return train_transform(DataConfig(**data_config(config)), options, config.DATA.REDUCED_DECODE)
 
 
 def build_val_loader(config: CfgNode, split: str = 'val') -> Any:

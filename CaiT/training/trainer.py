@@ -30,17 +30,10 @@ from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss, num_correct
 from CaiT.training.meter import Meter
 from CaiT.training.notices import training_notices
-from CaiT.training.optim import (
-    MASTER,
-    build_optimizer,
-    build_schedule,
-    clip_gradients,
-    clip_on_device,
-    optimizer_arrays,
-    restore_optimizer,
-)
+from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, clip_on_device
 from CaiT.training.pending import Pending
 from CaiT.training.preemption import Preempted, PreemptionSignal
+from CaiT.training.run_state import restore, restore_weights, snapshot
 from CaiT.training.tensorboard_writer import TensorBoardWriter
 from CaiT.training.train_state import TrainState, step_seed
 from CaiT.training.visualdl_writer import VisualDLWriter
@@ -89,9 +82,13 @@ class Trainer:
         for line in filter(None, (freeze_line, weight_decay_line, lr_line, *notices, self.amp.note,
                                   self.teacher and self.teacher.note)):
             logger.info(line)
-        self._restore_weights()
+        if self.resumed:
+            restore_weights(self.resumed, self.model, config)
         self.amp.decorate(self.model, self.optimizer)
-        self._restore()
+        if self.resumed:
+            state = self.state = restore(self.resumed, self.optimizer, self.model, self.amp, len(self.sampler))
+            logger.info(f'resumed from {self.resumed.path}: epoch {state.epoch}, step {state.step}, '
+                        f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch})')
         self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
         if self.ema and self.resumed and self.resumed.state['ema']:
             self.ema.restore(self.resumed.state['ema'])
@@ -319,46 +316,10 @@ class Trainer:
         totals = self._totals()
         if not self.logger.active:
             return
-        state = {
-            'model': checkpoint.weights(self.model),
-            'ema': self.ema.arrays() if self.ema else {},
-            'optimizer': optimizer_arrays(self.optimizer, self.model),
-            'scaler': self.amp.state_dict(),
-            'progress': dataclasses.asdict(totals),
-            'steps': len(self.sampler),
-            'random': {'seed': self.config.SEED},  # together with 'progress' it determines all random choices
-            'config': self.config.dump(),
-        }
+        state = snapshot(self, totals)
         name = checkpoint.non_finite(state)
         if name:
             raise NonFiniteError(self._diverged(f'{name} is not finite'))
         checkpoint.write(self.folder, tags[0], state)
         for tag in tags[1:]:
             checkpoint.link(self.folder, tags[0], tag)
-
-    def _restore_weights(self) -> None:
-        """The weights of the checkpoint that RESUME names, if there is one."""
-        if not self.resumed:
-            return
-        config, model, state = self.config, self.model, self.resumed.state
-        resume.check_arrays(self.resumed, {name: list(p.shape) for name, p in model.named_parameters()},
-                            [name for name, p in model.named_parameters() if not p.stop_gradient],
-                            config.TRAIN.OPTIMIZER.NAME, config.TRAIN.EMA_DECAY)
-        masters = {key[:-len(MASTER) - 1]: array for key, array in state['optimizer'].items()
-                   if key.endswith(f'/{MASTER}')}  # of which the weights of older O2 checkpoints are rounded copies
-        model.set_state_dict({**state['model'], **masters})
-
-    def _restore(self) -> None:
-        """Continue from that checkpoint: all but the weights, once these have the precision of this run."""
-        if not self.resumed:
-            return
-        state = self.resumed.state
-        restore_optimizer(self.optimizer, self.model, state['optimizer'])
-        self.amp.load_state_dict(state['scaler'])
-        self.state = self.resumed.progress
-        # With another number of processes an epoch has another number of steps: keep the fraction that is done.
-        self.state.step = self.state.step * len(self.sampler) // state['steps']
-        if distributed.rank():
-            self.state.loss_sum = self.state.correct = self.state.images = 0
-        self.logger.info(f'resumed from {self.resumed.path}: epoch {self.state.epoch}, step {self.state.step}, '
-                         f'best Acc@1 {self.state.best_top1:.4f} (epoch {self.state.best_epoch})')

@@ -5,6 +5,7 @@ Arrays come in under public names in Paddle's layout, as ``translate.rename`` gi
 """
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import IO, Any, Dict, Mapping, Optional
@@ -28,6 +29,17 @@ def check_output(path: PathLike, layout: str) -> None:
         raise InputError(f'{path}: cannot be written, expected .pdparams or .safetensors')
     if suffix == '.pdparams' and layout != PADDLE:
         raise InputError(f'{path}: a .pdparams file has the layout {PADDLE}, expected .safetensors for {layout}')
+
+
+def check_replaced(target: PathLike, source: PathLike, force: bool) -> None:
+    """Raise InputError when ``target`` exists, unless ``force`` allows to replace this file; never the input itself."""
+    if not os.path.exists(target):
+        return
+    if os.path.samefile(source, target):
+        raise InputError(f'{target}: is the input itself, expected another file to write')
+    if not force or not os.path.isfile(target):
+        raise InputError(f'{target}: exists already; name another file' + (
+            ', or add --force to replace it' if os.path.isfile(target) else ''))
 
 
 def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: str = PADDLE,

@@ -144,7 +144,8 @@ def test_images_are_prepared_as_the_vits(vit):
     (dict(depth_token_only=0), '--depth-token-only: found 0, expected 1 to 4'),
     (dict(num_heads=0), r'--num-heads: missing; the 48 channels of .*vit\.pdparams are not a multiple of 64'),
     (dict(num_heads=5), '5'),
-    (dict(target='vit.pdparams'), r'vit\.pdparams: exists already; name another file, or add --force to replace it'),
+    (dict(target='vit.pdparams', force=True), r'vit\.pdparams: is the input itself, expected another file to write'),
+    (dict(target='vit.pdparams'), r'vit\.pdparams: is the input itself, expected another file to write'),
     (dict(target='grown.pth'), r'grown\.pth: cannot be written, expected \.pdparams or \.safetensors'),
     (dict(images='none'), 'none: no such image, folder or list file')])
 @pytest.mark.parametrize('vit', ['vit'], indirect=True)
@@ -155,6 +156,12 @@ def test_what_is_refused(vit, tmp_path, monkeypatch, options, message):
         vit_to_cait.convert(vit[1], **{'target': 'grown.pdparams', 'num_heads': 3, **options})
     assert [path.name for path in tmp_path.iterdir()] == ['vit.pdparams']
     assert (tmp_path / 'vit.pdparams').read_bytes() == before
+
+
+@pytest.mark.parametrize('vit', ['headless'], indirect=True)
+def test_images_for_another_number_of_channels(vit, tmp_path):
+    with pytest.raises(InputError, match='^--images x: are read as RGB, the ViT is for 1 channels$'):
+        grown(vit, images='x')
 
 
 @pytest.mark.parametrize('change, found', [
@@ -183,6 +190,8 @@ def test_command_line(tmp_path, capsys):
     assert vit_to_cait.main(words) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].endswith(': 1 blocks, 1 of class attention, 1 heads, 16 pixels')
+    with pytest.raises(InputError, match=r'out\.safetensors: exists already; name another file, or add --force to'):
+        vit_to_cait.main(words)
     assert vit_to_cait.main([*words, '--force']) == 0
 
 

@@ -298,6 +298,16 @@ def test_only_processes_on_cpus_leave_a_child_behind(monkeypatch, device, forks)
     assert len(calls) == forks
 
 
+@pytest.mark.parametrize('count, device', [(1, 'gpu:1'), (4, 'gpu:4'), (2, 'gpu:17')])
+def test_a_gpu_that_is_not_there(amp_config, tmp_path, gpu, monkeypatch, count, device):
+    """Paddle ends the process for one."""
+    monkeypatch.setattr(paddle.device.cuda, 'device_count', lambda: count)
+    with pytest.raises(InputError) as caught:
+        jobs.train(amp_config('O1', 'float16', 'DEVICE', device, output_dir=str(tmp_path / 'run')))
+    assert str(caught.value) == f'-device {device}: found {count} GPUs, expected gpu:0 to gpu:{count - 1}'
+    assert not (tmp_path / 'run').exists()
+
+
 def test_cinn_is_not_asked_for(config, tmp_path, monkeypatch):
     """It is Paddle's default on a GPU."""
     options = []
