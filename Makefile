@@ -5,7 +5,7 @@ RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-slow mutants versions package lint parity-all tipc tipc-all align align-live notebook
+.PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
 .PHONY: figures gpu-check docker-steps clean
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo 'make test        the test suite'
 	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make mutants     whether a test fails for each deliberate fault of tests/mutants.tsv (an hour)'
+	@echo 'make faults      kills, mutated files, odd images, failing disks, memory: the long form (hours)'
 	@echo 'make versions    the reduced suite with Paddle 3.0 to 3.3, an environment each (VERSIONS: which)'
 	@echo 'make package     build the package, install it into a new environment and try the command cait there'
 	@echo 'make parity-all  compare all models with the golden values, large ones too (GOLDENS=folder)'
@@ -41,6 +42,21 @@ test-slow: $(READY)
 
 mutants: $(READY)
 	$(RUN) python tests/mutants.py $(FAULTS)
+
+# atheris, where it has a wheel for this Python, guides the fuzzer; it has an environment of its own.
+faults: $(READY)
+	$(RUN) python tests/faults/kills.py training --kills 50
+	$(RUN) python tests/faults/kills.py ranks --kills 20
+	$(RUN) python tests/faults/kills.py infer --kills 20
+	$(RUN) python tests/faults/kills.py export --kills 20
+	$(RUN) python tests/faults/odd_images.py --images 2000
+	$(RUN) python tests/faults/failing_writes.py
+	$(RUN) python tests/faults/memory_slopes.py training --count 5000
+	$(RUN) python tests/faults/memory_slopes.py infer --count 20000
+	$(RUN) python -m venv $(VENV)-fuzz
+	-$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
+	PYTHONPATH="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		$(VENV)-fuzz/bin/python tests/faults/fuzz_readers.py --seconds 1200
 
 versions:
 	PYTHON=$(PYTHON) bash tests/versions.sh $(VERSIONS)

@@ -107,7 +107,7 @@ DEFAULTS: Dict[str, Any] = {
         'KEEP': 0,                 # how many of those stay, the newest; 0: all
         'TOP': 0,                  # and the best so many epochs by validation accuracy
     },
-    'REPORT_FREQ': 100,            # steps between two log lines
+    'REPORT_FREQ': 100,            # steps between two log lines; unless set, at most a tenth of an epoch
     'VALIDATE_FREQ': 1,            # epochs between two evaluations
 }
 

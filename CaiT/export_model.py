@@ -9,7 +9,8 @@
 
 Writes inference.json, inference.pdiparams and metadata.json (model, preprocessing, classes, versions, checksum, and
 the difference between exported and dynamic model). When they differ by more than 1e-5 of the largest logit on the check
-images, at batch size 1 or 3, nothing is written and the exit status is 2.
+images, at batch size 1 or 3, nothing is written and the exit status is 2. Of several engines and precisions those are
+written that are possible here; the others are listed, and the exit status is 1.
 """
 from __future__ import annotations
 
@@ -109,10 +110,11 @@ def main() -> int:
     from CaiT.data.datasets import read_label_map
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
-    from CaiT.deploy.export import export, load, summary
+    from CaiT.deploy.export import export, load, possible, summary
 
     config = load_config(args, weights)
     model = build_model(config)
+    targets, refused = possible(targets, model, config.MODEL.NAME, args.calibration is not None)
     report = load(model, weights, **load_options(config))
     config, line = with_data_of(config, report.data, report.data_source)
     print('\n'.join([*report.lines(), *filter(None, [line])]))
@@ -125,7 +127,9 @@ def main() -> int:
                       {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
                       parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
-    return 0
+    for line in refused:
+        print(line, file=sys.stderr)
+    return 1 if refused else 0
 
 
 if __name__ == '__main__':

@@ -12,8 +12,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 import numpy as np
 
 from CaiT import safe_pickle
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import PathLike
+
+MAX_BYTES = 256 << 20  # of one file of an archive; CIFAR-100's are 155 million
 
 
 class Archive(NamedTuple):
@@ -64,12 +66,16 @@ def read_cifar(name: str, data_path: PathLike, split: str) -> CifarSplit:
         part = parts[file_name]
         data, ids = part.get(b'data'), part.get(archive.labels)
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 \
-                or not isinstance(ids, list) or len(ids) != len(data):
+                or not isinstance(ids, list) or len(ids) != len(data) \
+                or not all(type(one) is int and 0 <= one < 100 for one in ids):
             raise InputError(f'{source}: {file_name}: expected rows of 3072 bytes and as many labels')
         pixels.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # CHW to HWC
         labels.extend(ids)
         sources.extend(f'{source}/{file_name}#{row}' for row in range(len(ids)))
-    class_names = [name.decode('utf-8') for name in parts[archive.meta].get(archive.class_names, [])]
+    names = parts[archive.meta].get(archive.class_names, [])
+    if not isinstance(names, list) or not all(isinstance(one, bytes) for one in names):
+        raise InputError(f'{source}: {archive.meta}: expected a list of class names')
+    class_names = [one.decode('utf-8', 'replace') for one in names]
     return CifarSplit(np.ascontiguousarray(np.concatenate(pixels)), np.asarray(labels, np.int64), sources, class_names)
 
 
@@ -93,6 +99,9 @@ def _members(source: Path, names: set) -> Iterator[Tuple[str, bytes]]:
             for member in tar:
                 name = os.path.basename(member.name)
                 if member.isfile() and name in names:
+                    if member.size > MAX_BYTES:
+                        raise InputError(f'{source}: {name}: found {member.size:,} bytes, expected at most '
+                                         f'{MAX_BYTES:,}')
                     yield name, tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = ' '.join(str(error).split())
@@ -103,7 +112,7 @@ def _load(content: bytes, where: str) -> Dict[bytes, Any]:
     try:
         part = safe_pickle.load(io.BytesIO(content), encoding='bytes')
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f'{where}: cannot be read ({error})') from None
+        raise InputError(f'{where}: cannot be read ({shown(str(error))})') from None
     if not isinstance(part, dict):
         raise InputError(f'{where}: found {type(part).__name__}, expected a dictionary')
     return part

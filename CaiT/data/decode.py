@@ -23,7 +23,7 @@ from CaiT.files import PathLike
 MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
 INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
 FLOAT_TOPS = (1, 255, 65535)
-_START_OF_SCAN, _END_OF_IMAGE = 0xda, 0xd9
+_START_OF_SCAN, _END_OF_IMAGE, _PROGRESSIVE = 0xda, 0xd9, 0xc2
 DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
 
@@ -77,13 +77,14 @@ def decode_fast(path: Source, reduction: Optional[Callable[[int, int], int]] = N
 def _ends_well(jpeg: np.ndarray) -> bool:
     """Whether the segments and scans of a JPEG's bytes follow each other up to the end-of-image marker.
 
-    Where they do not, OpenCV may give what it has, the rest gray or black, without a word; Pillow refuses.
+    Where they do not, OpenCV may give what it has, the rest gray or black, without a word; Pillow refuses. Nor does
+    OpenCV look at what follows the first scan of an image that is not progressive.
     """
     marks = np.flatnonzero(jpeg[:-1] == 0xff)
     kinds = jpeg[marks + 1]
     # 255 before 255 fills up; inside a scan 255 before 0 is a plain 255, before 0xd0 to 0xd7 it counts restarts
     marks = marks[(kinds != 0) & (kinds != 0xff) & ((kinds < 0xd0) | (kinds > 0xd7))]
-    place, in_scan = 2, False
+    place, in_scan, scans, is_progressive = 2, False, 0, False
     while True:
         following = np.searchsorted(marks, place)
         if following == len(marks) or not (in_scan or (jpeg[place:marks[following]] == 0xff).all()):
@@ -91,8 +92,9 @@ def _ends_well(jpeg: np.ndarray) -> bool:
         place = int(marks[following]) + 2
         kind = jpeg[place - 1]
         if kind == _END_OF_IMAGE:
-            return True
+            return is_progressive or scans == 1
         in_scan = kind == _START_OF_SCAN
+        scans, is_progressive = scans + in_scan, is_progressive or kind == _PROGRESSIVE
         place += int.from_bytes(jpeg[place:place + 2].tobytes(), 'big')
 
 

@@ -94,7 +94,7 @@ def _entries(path: PathLike, num_classes: Optional[int]) -> Iterator[Tuple[str, 
             name, label = '', -1
         name = unquoted(name.strip())
         if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
-            raise InputError(f'{quoted(path)}, line {number}: found {line!r}, expected {_expected(num_classes)}')
+            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {_expected(num_classes)}')
         if num_classes is not None and label >= num_classes:
             raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
                              f'{num_classes - 1} (the head has {num_classes} classes)')

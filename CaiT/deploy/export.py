@@ -14,6 +14,7 @@ import paddle
 from paddle import nn
 
 import CaiT
+from CaiT import runtime
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy import parity
 from CaiT.deploy.engines import Options, engine_class, reason
@@ -56,15 +57,9 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images for int8 calibration. An
     existing export of the same weights in ``folder`` is extended; one of other weights is replaced.
     """
-    for backend, precision, _ in targets:
-        engine_class(backend, precision)
-        if precision == 'int8' and calibration is None:
-            raise InputError('--precision int8: needs --calibration FOLDER, images like those of inference')
     plain = obstacle(model)
-    for backend, precision, _ in targets:
-        if plain and (backend, precision) != ('paddle', 'fp32'):
-            raise InputError(f'--backend {backend} --precision {precision}: {name} is exported as its plain Paddle '
-                             f'graph ({plain}), expected --backend paddle --precision fp32')
+    for target in targets:
+        check_target(target, name, plain, calibration is not None)
     model.eval()
     reference = reference_logits(model, checks.array('float'))
     net = model if plain else from_model(model)
@@ -88,6 +83,36 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     for file in stale:
         (Path(folder) / file).unlink()
     return metadata
+
+
+def check_target(target: Target, name: str, plain: str, has_calibration: bool) -> None:
+    """InputError for what cannot be exported on this machine. ``plain``: why the graph is not rewritten, or ''."""
+    backend, precision, _ = target
+    engine_class(backend, precision)
+    if precision == 'int8' and not has_calibration:
+        raise InputError('--precision int8: needs --calibration FOLDER, images like those of inference')
+    if plain and (backend, precision) != ('paddle', 'fp32'):
+        raise InputError(f'--backend {backend} --precision {precision}: {name} is exported as its plain Paddle '
+                         f'graph ({plain}), expected --backend paddle --precision fp32')
+
+
+def possible(targets: Sequence[Target], model: nn.Layer, name: str,
+             has_calibration: bool) -> Tuple[List[Target], List[str]]:
+    """(the targets that can be exported here, a line for each other one). InputError when there is none of the first.
+    """
+    good, errors, plain = [], {}, obstacle(model)
+    bf16 = {'avx512_bf16', 'amx_bf16'} & runtime.cpu_flags()
+    for target in targets:
+        try:
+            check_target(target, name, plain, has_calibration)
+            if target[1] == 'bf16' and not bf16 & ({'avx512_bf16'} if target[0] == 'paddle' else bf16):
+                raise InputError('--precision bf16: this processor has no AVX512-BF16 instructions; use fp32')
+            good.append(target)
+        except InputError as error:
+            errors[target] = str(error)
+    if not good:
+        raise InputError('; '.join(dict.fromkeys(errors.values())))
+    return good, [f'not exported: {" ".join(target)}: {error}' for target, error in errors.items()]
 
 
 def written(engine: Any, net: Any, folder: Path, options: Options, data: DataConfig,

@@ -13,9 +13,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
+from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
@@ -41,6 +42,8 @@ class ResultFile:
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
         self.columns += TOP5
         self.done: Set[str] = set()
+        if self.path.exists() and not self.path.is_file():  # opening a FIFO would wait for its reader
+            raise InputError(f'--output {path}: is no regular file, expected a new file or one to continue')
         exists = self.path.is_file() and self.path.stat().st_size > 0
         if exists and not resume:
             raise InputError(f'--output {path}: exists; --resume continues it, or choose another name')
@@ -86,12 +89,12 @@ class ResultFile:
         if not run:
             return
         try:
-            earlier = json.loads(self.run_file.read_text(encoding='utf-8'))
+            earlier = safe_json.load_json(self.run_file)
         except FileNotFoundError:
             self.unknown = True
             return
-        except (ValueError, RecursionError) as error:
-            raise InputError(f'{self.run_file}: not the record of a run ({error})') from None
+        except InputError as error:
+            raise InputError(f'{error}; expected the record of a run') from None
         run = json.loads(json.dumps(run))  # lists, as they come back
         for key in run:
             found = earlier.get(key) if isinstance(earlier, dict) else None
@@ -105,20 +108,21 @@ class ResultFile:
         end = _complete_end(self.path, is_csv)
         lines = _lines(self.path, end)
         try:
-            rows = csv.DictReader(lines) if is_csv else map(json.loads, lines)
+            rows = csv.DictReader(lines) if is_csv else map(safe_json.loads, lines)
             columns: List[str] = []
             for row in rows:  # one by one: of a million rows only the paths stay in memory
                 columns = columns or list(row)
                 self.done.add(unquoted(row['path']) if is_csv else row['path'])
             columns = (list(rows.fieldnames or []) if is_csv else columns) or self.columns
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed ({error})'
-                             ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
+                             f'({shown(str(error))})') from None
         if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
             self.columns = columns
         if columns != self.columns:
-            raise InputError(f'--output {self.path}: has columns {", ".join(columns)}, this run writes '
-                             f'{", ".join(self.columns)}; give the same --topk')
+            found = shown(', '.join(map(str, columns)), 200)
+            raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
+                             'give the same --topk')
         os.truncate(self.path, end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:

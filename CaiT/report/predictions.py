@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from CaiT import safe_json
 from CaiT.data.lists import read_list
 from CaiT.data.prediction_rows import BEST, TOP5, best_values, top5_values
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, atomic_write
 
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
+MAX_CLASSES = 1_000_000
 FILE_NAME = 'report_predictions.csv'  # -pred writes its predictions.csv into the same folder, perhaps
 
 
@@ -89,22 +90,22 @@ def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) 
         raise InputError(f'{path}: found no predictions, expected at least one line')
     try:
         parsed = [_parse(row) for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f'{path}: not a file of predictions ({type(error).__name__}: {error}), expected columns '
-                         'path, class_id, prob') from None
+        known = {int(row['class_id']): row['class_name'] for row in rows if row.get('class_name')}
+        right = [_class_id(row['label']) if str(row.get('label') or '').strip() else None for row in rows]
+        probs = [row.get('label_prob') for row in rows] if labels is None else [None]
+        label_probs = np.array([float(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f'{path}: not a file of predictions ({type(error).__name__}: {shown(str(error))}), expected '
+                         'columns path, class_id, prob') from None
     paths = [row['path'] for row in rows]
     k = min(len(ids) for ids, _ in parsed)
     ids = np.array([ids[:k] for ids, _ in parsed], np.int64)
-    known = {int(row['class_id']): row['class_name'] for row in rows if row.get('class_name')}
     if labels is not None:
         right = _find_labels(paths, labels, path)
-    elif all(str(row.get('label') or '').strip() for row in rows):
-        right = np.array([int(row['label']) for row in rows], np.int64)
-    else:
+    elif None in right:
         raise InputError(f'{path}: has no column label; --labels: found nothing, expected a list file of '
                          '"path class_id" lines')
-    probs = [row.get('label_prob') for row in rows] if labels is None else [None]
-    label_probs = np.array([float(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
+    right = np.array(right, np.int64)
     classes = num_classes or int(max(ids.max(), right.max())) + 1
     return Predictions(paths, right, ids, np.array([p[:k] for _, p in parsed], np.float64), classes,
                        known, label_probs)
@@ -176,7 +177,7 @@ def _rows(path: Path) -> Iterator[Dict[str, Any]]:
     try:
         with open(path, encoding='utf-8', newline='') as file:
             if path.suffix == '.jsonl':
-                yield from (json.loads(line) for line in file if line.strip())
+                yield from (safe_json.loads(line) for line in file if line.strip())
             else:
                 yield from csv.DictReader(file)
     except FileNotFoundError:
@@ -187,12 +188,24 @@ def _rows(path: Path) -> Iterator[Dict[str, Any]]:
 
 def _parse(row: Mapping[str, Any]) -> Tuple[List[int], List[float]]:
     """(class ids, probabilities), best first, of a line of either layout."""
-    row['path']
+    if not isinstance(row['path'], str):
+        raise ValueError('a path that is no text')
     if row.get('top5_class_ids'):
-        return [int(i) for i in row['top5_class_ids'].split()], [float(p) for p in row['top5_probs'].split()]
-    ids, probs, rank = [int(row['class_id'])], [float(row['prob'])], 2
+        ids = [_class_id(i) for i in row['top5_class_ids'].split()]
+        probs = [float(p) for p in row['top5_probs'].split()]
+        if not 0 < len(ids) == len(probs):
+            raise ValueError(f'{len(ids)} classes with {len(probs)} probabilities')
+        return ids, probs
+    ids, probs, rank = [_class_id(row['class_id'])], [float(row['prob'])], 2
     while row.get(f'class_id_{rank}') not in (None, ''):
-        ids.append(int(row[f'class_id_{rank}']))
+        ids.append(_class_id(row[f'class_id_{rank}']))
         probs.append(float(row[f'prob_{rank}']))
         rank += 1
     return ids, probs
+
+
+def _class_id(value: Any) -> int:
+    """A class id; ValueError for one that no model has: tables of all classes are made."""
+    if abs(int(value)) >= MAX_CLASSES:
+        raise ValueError(f'class id {shown(str(value))}')
+    return int(value)

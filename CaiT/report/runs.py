@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import re
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-import yaml
-
+from CaiT import safe_json, safe_yaml
 from CaiT.errors import InputError
 
 PLACES = ('OUTPUT_DIR', 'RESUME')  # settings that say where, not what
 RENAMED = {'pictures_per_second': 'images_per_second'}  # keys of log.jsonl in earlier versions
 _STAMP = re.compile(r'^\d{4} \d\d:\d\d:\d\d [AP]M ')
-_STEP = re.compile(r'\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\] lr: ([-\d.e]+), loss: ([-\d.einfa]+),.* ips: '
-                   r'([\d.]+) images/sec, eta: (.*)$')
-_EPOCH = re.compile(r'----- Epoch\[(\d+)/\d+\], Train Loss.*time: ([\d.]+)$')
+_STEP = re.compile(r'\[Train\]\[Epoch (\d{1,9})/(\d{1,9})\]\[Iter: (\d{1,9})/(\d{1,9})\] lr: ([-\d.e]+), '
+                   r'loss: ([-\d.einfa]+),.* ips: ([\d.]+) images/sec, eta: (.*)$')
+_EPOCH = re.compile(r'----- Epoch\[(\d{1,9})/\d+\], Train Loss.*time: ([\d.]+)$')
 _ENVIRONMENT = re.compile(r'^(runtime|acceleration): ')
 
 
@@ -46,7 +44,8 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        return int(self.config.get('TRAIN.EPOCHS', 0))
+        value = self.config.get('TRAIN.EPOCHS', 0)
+        return value if type(value) is int else 0
 
     @property
     def finished(self) -> bool:
@@ -64,7 +63,7 @@ class Run:
 
     def best(self, key: str = 'val_top1') -> Dict[str, Any]:
         """The record with the highest value of ``key``, the first of equals; {} when none has it."""
-        found = [record for record in self.records if key in record]
+        found = [record for record in self.records if isinstance(record.get(key), (int, float))]
         return max(found, key=lambda record: record[key]) if found else {}
 
 
@@ -77,14 +76,17 @@ def read_run(folder: Path) -> Run:
     config: Mapping[str, Any] = {}
     if config_file.is_file():
         try:
-            config = yaml.safe_load(config_file.read_text(encoding='utf-8')) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f'{config_file}: cannot be read ({" ".join(str(error).split())})') from None
+            config = safe_yaml.load_yaml(config_file) or {}
+        except OSError as error:
+            raise InputError(f'{config_file}: cannot be read ({error.strerror})') from None
+        if not isinstance(config, dict):
+            raise InputError(f'{config_file}: cannot be read (found {type(config).__name__}, expected keys)')
     records: Dict[int, Dict[str, Any]] = {}
     for line in _lines(records_file):
-        with contextlib.suppress(json.JSONDecodeError, TypeError, KeyError):
-            record = {RENAMED.get(key, key): value for key, value in json.loads(line).items()}
-            records[int(record['epoch'])] = record
+        with contextlib.suppress(InputError):
+            found = safe_json.loads(line)
+            if isinstance(found, dict) and type(found.get('epoch')) is int:
+                records[found['epoch']] = {RENAMED.get(key, key): value for key, value in found.items()}
     steps, environment, seconds, position = _read_log(folder / 'log_train.txt')
     files = [path for path in (records_file, folder / 'log_train.txt', config_file) if path.is_file()]
     return Run(folder.name or str(folder), folder, flat(config), [records[epoch] for epoch in sorted(records)], steps,
@@ -140,12 +142,14 @@ def _read_log(path: Path) -> Tuple[List[Step], List[str], Dict[int, float], str]
         if step:
             number, epochs, index, count = (int(step.group(i)) for i in range(1, 5))
             at = number - 1 + (index + 1) / max(count, 1)
-            values = float(step.group(5)), float(step.group(6))
-            if all(math.isfinite(value) for value in values):
-                steps[at] = Step(at, *values)
+            with contextlib.suppress(ValueError):  # '1-2', of a damaged line
+                values = float(step.group(5)), float(step.group(6))
+                if all(math.isfinite(value) for value in values):
+                    steps[at] = Step(at, *values)
             position = f'epoch {number} of {epochs}, step {index + 1} of {count}, {step.group(8)} left'
         elif epoch:
-            seconds[int(epoch.group(1))] = float(epoch.group(2))
+            with contextlib.suppress(ValueError):
+                seconds[int(epoch.group(1))] = float(epoch.group(2))
         elif _ENVIRONMENT.match(text):
             environment[text.split(':')[0]] = text
     return [steps[at] for at in sorted(steps)], list(environment.values()), seconds, position

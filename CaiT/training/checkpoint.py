@@ -22,7 +22,7 @@ import numpy as np
 from paddle import nn
 
 from CaiT import safe_pickle
-from CaiT.errors import InputError, NonFiniteError
+from CaiT.errors import InputError, NonFiniteError, shown
 from CaiT.files import PathLike, atomic_write
 from CaiT.training.amp import float32_weights
 
@@ -146,8 +146,8 @@ def read(path: PathLike) -> Dict[str, Any]:
         raise InputError(f'{path}: truncated or damaged checkpoint ({type(error).__name__})') from None
     if not isinstance(state, dict) or 'format' not in state:
         raise InputError(f'{path}: holds no training state (weights alone go to -pretrained)')
-    if state['format'] != FORMAT:
-        raise InputError(f'{path}: found checkpoint format {state["format"]}, expected {FORMAT}')
+    if type(state['format']) is not int or state['format'] != FORMAT:
+        raise InputError(f'{path}: found checkpoint format {shown(repr(state["format"]))}, expected {FORMAT}')
     return state
 
 

@@ -16,7 +16,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
-from CaiT.config import build_model, load_options, with_data_of
+from CaiT.config import build_model, get_config, load_options, with_data_of
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.label_map import name_lines
 from CaiT.data.loader import worker_failures
@@ -31,7 +31,9 @@ from CaiT.training.collector import Collector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
+from CaiT.training.meter import report_freq
 from CaiT.training.notices import evaluation_notices
+from CaiT.training.resume import differences
 from CaiT.training.run_folder import open_folder
 from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
@@ -91,7 +93,7 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
         if report:  # said before: the last line of an evaluation is its result, which tools read
             logger.info(f'report: {folder / "report.html"}, at the end')
         with amp.autocast():
-            result = evaluator.evaluate(model, loader, logger, config.REPORT_FREQ, collect=collector)
+            result = evaluator.evaluate(model, loader, logger, report_freq(config, len(loader)), collect=collector)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
                                  'expected weights whose logits are finite')
@@ -181,11 +183,20 @@ def _open_logger(config: CfgNode, folder: Path, job: str, hold: bool = False) ->
     config_file = folder / ('config.yaml' if job == 'train' else f'config_{job}.yaml')
     if not hold:
         _write_config(config, config_file, logger.active)
-    logger.info(f'config ({config_file}):\n{config.dump().rstrip()}')
+    logger.info(f'config ({config_file}):\n{config.dump().rstrip()}', _settings_line(config, config_file))
     runtime.prepare(device=paddle.get_device())
     logger.info(f'{runtime.follow(paddle.get_device())}; paddle {paddle.__version__} on {paddle.get_device()}, '
                 f'python {sys.version.split()[0]}')
     return logger
+
+
+def _settings_line(config: CfgNode, file: Path) -> str:
+    """The settings that differ from the defaults of this model and dataset; the log and ``file`` hold all."""
+    default = get_config(opts=['MODEL.NAME', config.MODEL.NAME, 'DATA.DATASET', config.DATA.DATASET])
+    chosen = {'MODEL.NAME': config.MODEL.NAME, 'DATA.DATASET': config.DATA.DATASET}
+    chosen.update((key, mine) for key, _, mine in differences(default, config))
+    return '\n'.join([f'config ({file}), without what is the default:',
+                      *(f'  {key}: {value}' for key, value in chosen.items())])
 
 
 def _write_config(config: CfgNode, path: Path, active: bool) -> None:

@@ -68,12 +68,16 @@ class RunLogger:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._append(self.path, ''.join(lines))
 
-    def info(self, text: str) -> None:
-        """Log one line with the time stamp that log parsers expect: ``0506 02:32:54 PM Now training epoch 100. …``."""
+    def info(self, text: str, console: Optional[str] = None) -> None:
+        """Log one line with the time stamp that log parsers expect: ``0506 02:32:54 PM Now training epoch 100. …``.
+
+        ``console`` is printed in the place of a text that is too long for it.
+        """
         if not self.active:
             return
-        text = time.strftime('%m%d %I:%M:%S %p ') + text
-        show(text)
+        stamp = time.strftime('%m%d %I:%M:%S %p ')
+        show(stamp + (text if console is None else console))
+        text = stamp + text
         if self.held is None:
             self._append(self.path, text + '\n')
         else:

@@ -8,6 +8,9 @@ from datetime import timedelta
 from typing import Any, Dict, Iterable, Iterator
 
 import paddle
+from yacs.config import CfgNode
+
+from CaiT.config import is_explicit
 
 
 def peak_memory() -> float:
@@ -15,6 +18,13 @@ def peak_memory() -> float:
     if paddle.get_device().startswith('gpu'):
         return paddle.device.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def report_freq(config: CfgNode, steps: int) -> int:
+    """Steps between two log lines: REPORT_FREQ; where nobody has set it, a tenth of an epoch that is short for it."""
+    if is_explicit(config, 'REPORT_FREQ'):
+        return config.REPORT_FREQ
+    return min(config.REPORT_FREQ, max(1, steps // 10))
 
 
 class Meter:

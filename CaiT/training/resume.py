@@ -222,7 +222,7 @@ def _is_best(source: Path, progress: TrainState) -> bool:
     try:
         found = checkpoint.read(source / f'best{SUFFIX}')['progress']
         return (found['best_epoch'], found['best_top1']) == (progress.best_epoch, progress.best_top1)
-    except (InputError, KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):  # an InputError, and arrays where numbers belong
         return False
 
 

@@ -28,7 +28,7 @@ from CaiT.training.evaluator import evaluate
 from CaiT.training.freeze import freeze
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss, num_correct
-from CaiT.training.meter import Meter
+from CaiT.training.meter import Meter, report_freq
 from CaiT.training.notices import training_notices
 from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, clip_on_device
 from CaiT.training.pending import Pending
@@ -168,6 +168,7 @@ class Trainer:
         self.model.train()
         batches = self.logger.progress(meter.measure(self.loader), steps - state.step, title)
         save_steps = config.SAVE_STEPS * config.TRAIN.ACCUM_ITER
+        freq = report_freq(config, steps)
         for group in grouped(batches, config.TRAIN.ACCUM_ITER):
             first_step, skipped = state.step, state.skipped
             self._update(group)
@@ -175,7 +176,7 @@ class Trainer:
                 self.logger.info(f'{title}, Step[{first_step:04d}/{steps:04d}], update skipped: gradients are not '
                                  f'finite in float16, loss scale now {self.amp.scaler.factor:g}')
             for step in range(first_step, state.step):
-                if step % config.REPORT_FREQ == 0:
+                if step % freq == 0:
                     self._look()
                     self._report(meter, title, step, self._totals().averages())
             preempted = preemption.any_rank()
@@ -271,13 +272,14 @@ class Trainer:
 
     def _validate(self, record: Dict[str, Any], preemption: PreemptionSignal) -> bool:
         """Evaluate the weights and their EMA into ``record``; True when the weights have the best top-1 so far."""
-        state, report_freq, loader = self.state, self.config.REPORT_FREQ, preemption.guard(self.val_loader)
+        state, loader = self.state, preemption.guard(self.val_loader)
+        freq = report_freq(self.config, len(self.val_loader))
         with self.amp.autocast():
-            result = evaluate(self.model, loader, self.logger, report_freq)
+            result = evaluate(self.model, loader, self.logger, freq)
         record.update(val_loss=result.loss, val_top1=result.top1, val_top5=result.top5)
         if self.ema:
             with self.ema.applied(self.model), self.amp.autocast():
-                ema_result = evaluate(self.model, loader, self.logger, report_freq, 'EMA')
+                ema_result = evaluate(self.model, loader, self.logger, freq, 'EMA')
             record.update(ema_loss=ema_result.loss, ema_top1=ema_result.top1, ema_top5=ema_result.top5)
         for name in ('val_loss', 'ema_loss'):
             if not math.isfinite(record.get(name, 0.0)):

@@ -2,6 +2,7 @@
 """Weights in several files: the index that names them, or a folder that holds them (Hugging Face's layout)."""
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Dict, List
@@ -55,7 +56,7 @@ def _indexed(index: Path) -> List[str]:
         raise InputError(f'{index}: is no index of shards, expected {{"weight_map": {{array: file}}}}')
     names = sorted(set(table.values()))
     for name in names:
-        if Path(name).name != name or name in ('.', '..') or not name.isprintable():
+        if Path(name).name != name or name in ('.', '..') or not name.isprintable() or len(os.fsencode(name)) > 255:
             raise InputError(f'{index}: names {shown(name)!r}, expected the bare name of a file beside it')
         if not (index.parent / name).is_file():
             raise InputError(f'{index}: names {shown(name)}, which is not beside it')

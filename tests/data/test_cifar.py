@@ -54,6 +54,9 @@ def test_packed_and_unpacked_archives_are_the_same(tmp_path, rng, name):
     assert len(test.labels) == 2 and not np.array_equal(test.pixels, packed.pixels[:2])
 
 
+ROW = np.zeros((1, 3072), np.uint8)
+
+
 class Payload:
     """The content of a malicious archive."""
 
@@ -69,6 +72,27 @@ def test_code_in_an_archive_is_refused(tmp_path, rng, monkeypatch):
     with pytest.raises(InputError, match=r'data_batch_3: cannot be read \(the pickle refers to .*mkdir'):
         read_cifar('cifar10', str(tmp_path), 'train')
     assert not (tmp_path / 'payload-was-here').exists()
+
+
+@pytest.mark.parametrize('file_name, content, match', [
+    ('data_batch_2', {b'data': ROW, b'labels': [2 ** 70]}, 'expected rows of 3072 bytes and as many labels'),
+    ('data_batch_2', {b'data': ROW, b'labels': [-1]}, 'expected rows of 3072 bytes and as many labels'),
+    ('data_batch_2', {b'data': ROW, b'labels': ['1']}, 'expected rows of 3072 bytes and as many labels'),
+    ('batches.meta', {b'label_names': None}, 'expected a list of class names'),
+    ('batches.meta', {b'label_names': [3]}, 'expected a list of class names')])
+def test_labels_and_names_of_other_types(tmp_path, rng, file_name, content, match):
+    members = {**files('cifar10', rng), file_name: pickle.dumps(content, protocol=2)}
+    pack(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py', members)
+    with pytest.raises(InputError, match=f'{file_name}: {match}'):
+        read_cifar('cifar10', str(tmp_path), 'train')
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr('CaiT.data.cifar.MAX_BYTES', 10_000)
+    pack(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py',
+         {**files('cifar10', rng), 'data_batch_4': bytes(10_001)})
+    with pytest.raises(InputError, match='data_batch_4: found 10,001 bytes, expected at most 10,000'):
+        read_cifar('cifar10', str(tmp_path), 'train')
 
 
 def test_missing_incomplete_and_invalid_archives(tmp_path, rng):

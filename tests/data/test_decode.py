@@ -48,6 +48,23 @@ def test_orientation_tags_are_ignored_by_both_decoders(pixels, tmp_path):
         assert found.shape == (47, 61, 3)
 
 
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('more', [b'\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00' + bytes(20),
+                                  b'\xff\xda\xff\xff' + bytes(9)], ids=['empty', 'long'])
+def test_a_second_scan_means_the_same_to_both_decoders(pixels, tmp_path, mode, more):
+    """Of an image that is not progressive OpenCV never looks at it; Pillow refuses."""
+    path = tmp_path / 'two.jpg'
+    Image.fromarray(pixels).convert(mode).save(path)
+    path.write_bytes(path.read_bytes()[:-2] + more + b'\xff\xd9')
+    said = []
+    for decode in (load_image, decode_fast):
+        try:
+            said.append(np.asarray(decode(path)).tolist())
+        except InputError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize('decode', [load_image, decode_fast])
 def test_broken_images_are_one_line_naming_the_file(pixels, tmp_path, decode):
     for ending in ('jpg', 'png'):

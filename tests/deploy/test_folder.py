@@ -112,6 +112,24 @@ def test_an_interrupted_file_is_resumed(tmp_path, ending):
         ResultFile(str(path), 3, True)
 
 
+@pytest.mark.parametrize('name, content', [
+    ('r.jsonl', '[' * 10_000 + '\n'), ('r.jsonl', '[1]\n'), ('r.jsonl', '{"path": {}}\n'),
+    ('r.csv', 'path\n"' + 'x' * 200_000 + '"\n'), ('r.csv', 'no,predictions\n1,2\n')], ids=range(5))
+def test_a_file_that_is_none_is_not_resumed(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match='not a file of predictions, cannot be resumed') as error:
+        ResultFile(str(tmp_path / name), 1, True)
+    assert (tmp_path / name).read_text() == content and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_output_that_is_no_file(tmp_path, make):
+    """Opening a FIFO would wait for ever."""
+    make(tmp_path / 'r.csv')
+    with pytest.raises(InputError, match='is no regular file'):
+        ResultFile(str(tmp_path / 'r.csv'), 1, False)
+
+
 def test_progress_counts_and_measures(monkeypatch):
     now = [10.0]
     monkeypatch.setattr('time.perf_counter', lambda: now[0])

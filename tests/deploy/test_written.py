@@ -143,6 +143,8 @@ BAD = {
     'backslash': (files('..\\x'), 'files: found .* expected the names'),
     'dots': (files('..'), "files: found '..', expected the names"),
     'NUL': (files('a\0b'), 'files: found .* expected the names'),
+    'long': (files('a' * 256), 'files: found .* expected the names'),
+    'long in bytes': (files('\u4e2d' * 86), 'files: found .* expected the names'),
     'no files': (files(), 'files of paddle/fp32/float: found none'),
     'without the graph': (files('inference.pdiparams'), 'found the files inference.pdiparams for paddle, expected one '
                           'each that ends in .json, .pdiparams'),

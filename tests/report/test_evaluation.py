@@ -111,7 +111,12 @@ def test_the_list_may_have_longer_paths(tmp_path):
     ('path,class_id,prob\n1.png,1,0.5\n', 'a/1.png 1\nb/1.png 2\n', 'several of its classes'),
     ('path,class_id,prob\na.png,1,0.5\n', 'a.png\n', 'line 1: found no class id'),
     ('path,class_id,prob\na.png,1,0.5\n', None, '--labels: found nothing'),
-    ('path,class_id,prob\na.png,-1,0.5\n', 'a.png 1\n', 'class ids from -1')])
+    ('path,class_id,prob\na.png,-1,0.5\n', 'a.png 1\n', 'class ids from -1'),
+    ('path,class_id,prob\na.png,9223372036854775808,0.5\n', 'a.png 1\n', 'class id 9223372036854775808'),
+    ('path,class_id,prob,label\na.png,1,0.5,99999999\n', None, 'class id 99999999'),
+    ('path,class_id,prob,top5_class_ids,top5_probs\na.png,1,0.5,1 2,0.5\n', 'a.png 1\n',
+     '2 classes with 1 probabilities'),
+    ('path,class_id,prob,top5_class_ids\na.png,1,0.5,1 2\n', 'a.png 1\n', 'AttributeError|KeyError')])
 def test_faults(tmp_path, content, labels, match):
     file, list_file = tmp_path / 'p.csv', tmp_path / 'l.txt'
     if content is not None:
@@ -120,6 +125,16 @@ def test_faults(tmp_path, content, labels, match):
         list_file.write_text(labels)
     with pytest.raises(InputError, match=match):
         predictions.read(file, list_file if labels is not None else None)
+
+
+@pytest.mark.parametrize('line', ['[1]', '3', '{"path": ["a"], "class_id": 1, "prob": 1}', '[' * 10_000,
+                                  '{"path": "a", "class_id": ' + '9' * 5000 + ', "prob": 1}',
+                                  '{"path": "a", "class_id": 1e300, "prob": 1}'], ids=range(6))
+def test_lines_that_are_no_predictions(tmp_path, line):
+    (tmp_path / 'p.jsonl').write_text(line + '\n')
+    with pytest.raises(InputError, match='p.jsonl: (not a file of|cannot be read as) predictions') as error:
+        predictions.read(tmp_path / 'p.jsonl', [('a', 1)])
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
 
 
 def test_comparison(made, tmp_path, check_page):

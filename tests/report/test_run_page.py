@@ -102,6 +102,30 @@ def test_resumed_run_counts_an_epoch_once(make_run):
     assert [step.lr for step in found.steps] == [1e-4, 1e-3, 1e-4, 7e-4]
 
 
+@pytest.mark.parametrize('line', ['[]', '3', '{"epoch": "x"}', '{"epoch": 1e300}', '{"epoch": 1.5}', '[' * 10_000,
+                                  '{"epoch": ' + '9' * 5000 + '}'], ids=range(7))
+def test_damaged_lines_of_a_run_are_left_out(make_run, line):
+    folder = make_run('a', 2)
+    with open(folder / 'log.jsonl', 'a') as file:
+        file.write(line + '\n')
+    with open(folder / 'log_train.txt', 'a') as file:
+        file.write(STEP.format(3, 0, 1).replace('lr: 1.00000000', 'lr: 1-2') + STEP.format('9' * 5000, 0, 1)
+                   + '----- Epoch[003/003], Train Loss: 2.0, time: 1.2.3\n')
+    found = runs.read_run(folder)
+    assert [record['epoch'] for record in found.records] == [1, 2] and found.seconds == {1: 30.5, 2: 30.5}
+    assert len(found.steps) == 4
+
+
+@pytest.mark.parametrize('text, said', [
+    ('- 1', 'found list, expected keys'), ('a: &a [*a]', 'alias'), ('[' * 10_000, 'nested more than 30 deep'),
+    ('a: ' + '9' * 5000, 'config.yaml')])
+def test_a_config_that_is_none(make_run, text, said):
+    folder = make_run('a', 1)
+    (folder / 'config.yaml').write_text(text)
+    with pytest.raises(InputError, match=said):
+        runs.read_run(folder)
+
+
 def test_several_runs(make_run, check_page, tmp_path, capsys):
     first = make_run('x/run', 3)
     second = make_run('y/run', 1, 'AUG.MIXUP', '0.8', 'TRAIN.BASE_LR', '0.25')

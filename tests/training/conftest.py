@@ -19,10 +19,13 @@ SMALL = ['MODEL.EMBED_DIM', '32', 'MODEL.DEPTH', '2', 'MODEL.NUM_HEADS', '4', 'M
 
 @pytest.fixture(scope='session')
 def stripes(tmp_path_factory):
+    return make_stripes(tmp_path_factory.mktemp('stripes'))
+
+
+def make_stripes(root, counts=(24, 11)):
     """ImageNet layout with 3 classes: 24 training and 11 validation images, 16x16."""
-    root = tmp_path_factory.mktemp('stripes')
     rng = np.random.default_rng(0)
-    for split, count in (('train', 24), ('val', 11)):
+    for split, count in zip(('train', 'val'), counts):
         lines = []
         for index in range(count):
             label = index % 3

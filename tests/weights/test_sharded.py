@@ -65,7 +65,7 @@ def test_a_missing_shard_is_named(tmp_path, number):
 
 @pytest.mark.parametrize('table', [
     {'a': '../model-00001-of-00002.safetensors'}, {'a': '/etc/passwd'}, {'a': '..'}, {'a': 'nothing.safetensors'},
-    {'a': 5}, {}, [1], None, {'a': ['x']}])
+    {'a': 5}, {}, [1], None, {'a': ['x']}, {'a': 'x' * 300}, {'a': '\u4e2d' * 90}])
 def test_an_index_names_files_beside_it_only(tmp_path, table):
     (tmp_path / 'in').mkdir()
     shards(tmp_path / 'in')
