@@ -111,7 +111,8 @@ def confusion_section(predictions: Predictions, classes: metrics.PerClass) -> Ht
     rows = [(predictions.name(pair.label), predictions.name(pair.predicted), pair.count, int(classes.count[pair.label]),
              percent(pair.count / classes.count[pair.label], 1)) for pair in pairs[:ROWS]]
     if rows:
-        parts += [heading(f'Most confused pairs (the first {len(rows)} of {len(pairs):,})'),
+        shown = f'the first {len(rows)} of {len(pairs):,}' if len(pairs) > len(rows) else f'all {len(rows)}'
+        parts += [heading(f'Most confused pairs ({shown})'),
                   table(('label', 'predicted as', 'images', 'of', 'fraction'), rows, 2)]
     else:
         parts.append(note('No image was classified wrongly.'))

@@ -124,7 +124,7 @@ def write(folder: Path, found: Dict[str, DeletionInsertion], facts: str) -> Dict
         figures.append(figure(f'{part.capitalize()} ({better})', chart, Html(legend(series))))
     rows = [(name, f'{one["deletion"]:.3f}', _difference(name, one, 'deletion'), f'{one["insertion"]:.3f}',
              _difference(name, one, 'insertion')) for name, one in summary.items()]
-    body = [section('DeletionInsertion', note(f'Means over {summary["random"]["images"]} images.'), grid(figures)),
+    body = [section('Curves', note(f'Means over {summary["random"]["images"]} images.'), grid(figures)),
             section('Areas under the curves', table(
                 ('map', 'deletion', 'minus random', 'insertion', 'minus random'), rows),
                     note('Differences are paired by image, ± one standard error.'))]
@@ -138,4 +138,5 @@ def _difference(name: str, values: Dict[str, Any], part: str) -> str:
     if name == 'random':
         return '–'
     error = values[f'{part}_standard_error']
-    return f'{values[f"{part}_minus_random"]:+.3f}' + ('' if error is None else f' ± {error:.3f}')
+    shown = round(values[f'{part}_minus_random'], 3) + 0.0  # + 0.0: not -0.000
+    return f'{shown:+.3f}' + ('' if error is None else f' ± {error:.3f}')

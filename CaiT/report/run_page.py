@@ -100,7 +100,7 @@ def metrics_section(runs: Sequence[Run]) -> Html:
         ('train loss, last epoch', [_last(run, 'train_loss', '{:.4f}'.format) for run in runs]),
         ('train accuracy, last epoch', [_last(run, 'train_acc', percent) + (' (mixed images)' if run.mixed else '')
                                         for run in runs]),
-        ('images per second, median', [_median(run, 'images_per_second', '{:,.0f}') for run in runs]),
+        ('images per second, median', [_images_per_second(run) for run in runs]),
         ('waiting for data, median', [_waiting(run) for run in runs]),
         ('peak memory', [_last(run, 'memory_mib', '{:,.0f} MiB'.format) for run in runs]),
         ('training time', [duration(sum(run.seconds.values())) if run.seconds else '–' for run in runs])]
@@ -201,9 +201,13 @@ def _last(run: Run, key: str, shown: Any) -> str:
     return shown(values[-1][1]) if values else '–'
 
 
-def _median(run: Run, key: str, shown: str) -> str:
-    values = sorted(value for _, value in run.series(key))
-    return shown.format(values[len(values) // 2]) if values else '–'
+def _images_per_second(run: Run) -> str:
+    """The median of the epochs, with one decimal below 10."""
+    values = sorted(value for _, value in run.series('images_per_second'))
+    if not values:
+        return '–'
+    middle = values[len(values) // 2]
+    return f'{middle:,.0f}' if middle >= 10 else f'{middle:.1f}'
 
 
 def _waiting(run: Run) -> str:

@@ -255,6 +255,16 @@ def test_deletion_and_insertion():
     assert side == len(faithfulness.center_map(8)) and faithfulness.order_of(faithfulness.center_map(3))[0] == 4
 
 
+@pytest.mark.parametrize('shift, shown', [(-0.25, '-0.250'), (-0.0001, '+0.000'), (0.0004, '+0.000')])
+def test_page_of_the_curves(tmp_path, check_page, shift, shown):
+    curves = {name: faithfulness.DeletionInsertion(np.full((1, 5), value), np.full((1, 5), value))
+              for name, value in (('random', 0.5), ('map', 0.5 + shift))}
+    faithfulness.write(tmp_path, curves, 'a model')
+    text, _ = check_page(tmp_path / 'faithfulness.html')
+    assert f'map {0.5 + shift:.3f} {shown} {0.5 + shift:.3f} {shown}' in text
+    assert 'Deletion (lower is better)' in text and 'DeletionInsertion' not in text
+
+
 def test_area_by_hand():
     np.testing.assert_allclose(faithfulness.area(np.array([[1.0, 0.5, 0.0], [1, 1, 1]])), [0.5, 1.0])
 

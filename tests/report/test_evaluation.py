@@ -19,8 +19,9 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize('classes, count', [(10, 40), (1000, 60)])
-def test_report(tmp_path, made, check_page, classes, count):
+@pytest.mark.parametrize('classes, count, pairs', [(10, 40, 'all 2'), (1000, 60, 'all 12'),
+                                                   (1000, 200, 'the first 30 of 40')])
+def test_report(tmp_path, made, check_page, classes, count, pairs):
     found = evaluation.write(tmp_path / 'out', made(classes, count), facts={'model': 'a <b>'})
     saved = json.loads((tmp_path / 'out' / 'report.json').read_text())
     wrong = len(range(0, count, 5))
@@ -35,7 +36,8 @@ def test_report(tmp_path, made, check_page, classes, count):
         assert table[999]['count'] == '0' and table[999]['precision'] == table[999]['f1'] == ''
     text, images = check_page(tmp_path / 'out' / 'report.html')
     assert len(images) == min(wrong, 24) and images[0].size == (20, 20)
-    for words in ('Confusion', 'name 0 <&>', 'Reliability', 'Surest', 'a <b>', f'{100 * found["top1"]:.2f}%'):
+    for words in ('Confusion', 'name 0 <&>', 'Reliability', 'Surest', 'a <b>', f'{100 * found["top1"]:.2f}%',
+                  f'Most confused pairs ({pairs})'):
         assert words in text
     assert ('Shown are the' in text) == (classes == 1000)
 

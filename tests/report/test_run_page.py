@@ -57,6 +57,17 @@ def test_finished_run(make_run, check_page, tmp_path):
     assert re.search(r'TRAIN.EPOCHS 3 300', text) and 'MODEL.DEPTH' not in text
 
 
+@pytest.mark.parametrize('values, shown', [([800.0, 1234.4, 2000.0], '1,234'), ([2.06, 2.04, 1.5], '2.0'),
+                                           ([9.96, 9.96, 10.4], '10.0')])
+def test_slow_and_fast_runs(make_run, check_page, tmp_path, values, shown):
+    folder = make_run('a', 0)
+    (folder / 'log.jsonl').write_text(''.join(
+        json.dumps({'epoch': epoch, **RECORD, 'images_per_second': value}) + '\n' for epoch, value in
+        enumerate(values, 1)))
+    run_page.write([folder], tmp_path / 'page.html', images=0)
+    assert f'images per second, median {shown} ' in check_page(tmp_path / 'page.html')[0]
+
+
 def test_run_that_goes_on(make_run, check_page, tmp_path):
     """Half a line of log.jsonl, and the log some steps further."""
     folder = make_run('a', 2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import paddle
 import pytest
@@ -67,3 +69,17 @@ def test_make_figures():
                           capture_output=True)
     assert done.returncode == 0, done.stderr
     assert 'python -m CaiT.tools.figures -pretrained=a.pdparams -notebook' in done.stdout
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs/images').iterdir()), ids=lambda path: path.name)
+def test_every_image_is_shown_and_whole(path):
+    """A document shows it (with words for those who cannot see it), and it can be read to its end."""
+    shown = [re.search(rf'!\[([^]]+)\]\([^)]*images/{re.escape(path.name)}\)', page.read_text(encoding='utf-8'))
+             for page in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'))]
+    assert any(shown), f'no document shows {path.name}'
+    if path.suffix == '.svg':
+        assert ElementTree.parse(path).getroot().get('aria-label')
+    else:
+        with Image.open(path) as image:
+            image.load()
+            assert max(image.size) <= 2000
