@@ -12,5 +12,5 @@ from CaiT import runtime
 
 workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
 if workers > 1:  # processes that share the cores: without this each would use all of them
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, runtime.cores() // workers)))
+    os.environ['OMP_NUM_THREADS'] = str(max(1, runtime.cores() // workers))
 runtime.prepare()

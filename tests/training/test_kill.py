@@ -135,7 +135,8 @@ def test_killed_on_tars_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_p
 def test_a_signal_saves_and_leaves(stripes, whole, tmp_path, group, name, status):
     """To the process alone (kill) or to its workers as well (a scheduler, a terminal): a line, and the same bits."""
     folder = tmp_path / 'run'
-    process = start(command(stripes, folder), start_new_session=True)
+    process = start(command(stripes, folder), start_new_session=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # the suite may run under nohup
     assert wait_for(process, folder / 'last.pdstate')
     (os.killpg if group else os.kill)(process.pid, signal.Signals[name])
     output, _ = process.communicate(timeout=60)
