@@ -128,7 +128,7 @@ def test_openvino_without_a_cache(exported, images, variable):
 # Output
 
 @pytest.mark.parametrize('where, reason', [
-    ('file/r.csv', r'cannot be written: \((File exists|Not a directory)'),
+    ('file/r.csv', 'cannot be written: (File exists|Not a directory)'),
     ('d.csv', 'is no regular file, expected a new file or one to continue')])
 def test_a_place_that_cannot_be_written(exported, images, tmp_path, where, reason):
     (tmp_path / 'file').write_text('x', encoding='utf-8')
