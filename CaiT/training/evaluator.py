@@ -30,11 +30,6 @@ def topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) -> paddl
     return (top_ids == targets.unsqueeze(1)).sum()
 
 
-def count_topk_correct(logits: paddle.Tensor, targets: paddle.Tensor, k: int) -> int:
-    """``topk_correct`` as a number."""
-    return int(topk_correct(logits, targets, k).item())
-
-
 @paddle.no_grad()
 def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_freq: int, title: str = 'Val',
              collect: Optional[Callable[[paddle.Tensor, paddle.Tensor], None]] = None) -> EvalResult:

@@ -82,8 +82,3 @@ def num_correct(logits: Any, targets: paddle.Tensor) -> paddle.Tensor:
     logits = sum(logits) if isinstance(logits, tuple) else logits
     class_ids = targets if targets.ndim == 1 else targets.argmax(-1)
     return (logits.astype('float32').argmax(-1) == class_ids).sum()
-
-
-def count_correct(logits: Any, targets: paddle.Tensor) -> int:
-    """``num_correct`` as a number."""
-    return int(num_correct(logits, targets).item())

@@ -53,7 +53,7 @@ def test_top5_is_neither_top1_nor_everything(tmp_path):
 
     labels = paddle.arange(4)
     for k, expected in ((1, 1), (4, 1), (5, 2), (6, 3), (100, 4)):
-        assert evaluator.count_topk_correct(table, labels, k) == expected
+        assert evaluator.topk_correct(table, labels, k) == expected
     batches = [(labels[:3], labels[:3]), (labels[3:], labels[3:])]
     result = evaluator.evaluate(Model(), batches, RunLogger(tmp_path, 'log.txt'), 1)
     log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from CaiT.training.losses import build_loss, count_correct, target_distribution
+from CaiT.training.losses import build_loss, num_correct, target_distribution
 
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], 'float32')
 
@@ -47,6 +47,6 @@ def test_soft_targets_are_left_as_they_are():
 
 def test_count_correct_of_class_ids_and_distributions():
     logits = paddle.to_tensor(LOGITS)
-    assert count_correct(logits, paddle.to_tensor([0, 1])) == 1
-    assert count_correct(logits, paddle.to_tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])) == 2
-    assert count_correct((logits, -3 * logits), paddle.to_tensor([0, 2])) == 0
+    assert num_correct(logits, paddle.to_tensor([0, 1])) == 1
+    assert num_correct(logits, paddle.to_tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])) == 2
+    assert num_correct((logits, -3 * logits), paddle.to_tensor([0, 2])) == 0
