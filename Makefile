@@ -38,7 +38,7 @@ test: $(READY)
 	$(RUN) python -m pytest -n $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 test-slow: $(READY)
-	$(RUN) python -m pytest -m slow $(TESTS)
+	$(RUN) python -m pytest -n $(or $(JOBS),0) --dist loadfile -m slow $(TESTS)
 
 mutants: $(READY)
 	$(RUN) python tests/mutants.py $(FAULTS)

@@ -100,6 +100,7 @@ def test_each_rewrite_at_full_size(name, size):
             assert distance(model, rewrite, size, batch) <= 1e-5, (rewrite.__name__, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif('CAIT_REAL_DATA' not in os.environ, reason='needs trained weights: CAIT_REAL_DATA')
 def test_same_logits_with_trained_weights():
     from CaiT.deploy.export import load

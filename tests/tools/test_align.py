@@ -35,6 +35,7 @@ def test_five_steps_pass_and_leave_their_logs(tmp_path, capsys):
         assert (tmp_path / f'{step}_paddle.npy').exists() and (tmp_path / f'{step}_ref.npy').exists()
 
 
+@pytest.mark.slow
 def test_one_weight_changed_by_a_thousandth_fails(tmp_path, capsys):
     assert align.main(['-output_dir', str(tmp_path), '-perturb', 'head.weight']) == 1
     assert 'forward: FAILED' in capsys.readouterr().out

@@ -115,6 +115,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
     assert readers and not any(Path(f'/proc/{pid}').exists() for pid in readers)
 
 
+@pytest.mark.slow
 def test_killed_on_tars_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_path):
     """Shards of 7 images in the order of the lists; killed inside an epoch."""
     make_shards.main([str(stripes), str(tmp_path / 'shards'), '--images', '7', '--keep-order'])
@@ -130,8 +131,11 @@ def test_killed_on_tars_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_p
     assert_same_run(result(folder), whole)
 
 
-@pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGINT', 130), ('SIGHUP', 129)])
-@pytest.mark.parametrize('group', [False, True], ids=['process', 'process group'])
+@pytest.mark.parametrize('group, name, status', [
+    (False, 'SIGTERM', 143), (True, 'SIGINT', 130), pytest.param(False, 'SIGHUP', 129, marks=pytest.mark.slow),
+    pytest.param(True, 'SIGTERM', 143, marks=pytest.mark.slow),
+    pytest.param(False, 'SIGINT', 130, marks=pytest.mark.slow),
+    pytest.param(True, 'SIGHUP', 129, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves(stripes, whole, tmp_path, group, name, status):
     """To the process alone (kill) or to its workers as well (a scheduler, a terminal): a line, and the same bits."""
     folder = tmp_path / 'run'
@@ -183,8 +187,9 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert seen == [before]
 
 
-@pytest.mark.parametrize('shell', ['"$@" | head -n 1', '"$@" >&-', '"$@" > /dev/full', '"$@" 2>&- >&-'],
-                         ids=['head', 'closed', 'full', 'both closed'])
+@pytest.mark.parametrize('shell', [
+    '"$@" | head -n 1', '"$@" > /dev/full', pytest.param('"$@" >&-', marks=pytest.mark.slow),
+    pytest.param('"$@" 2>&- >&-', marks=pytest.mark.slow)], ids=['head', 'full', 'closed', 'both closed'])
 def test_standard_output_that_is_gone_does_not_end_training(stripes, tmp_path, shell):
     folder = tmp_path / 'run'
     done = subprocess.run(['bash', '-c', f'set -o pipefail; {shell}', '-', *command(stripes, folder, 1)], cwd=ROOT,

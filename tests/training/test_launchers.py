@@ -140,8 +140,8 @@ def one(stripes, tmp_path_factory):
 
 @pytest.mark.parametrize('of_rank', [
     lambda rank: ompi(rank, 2, rank, 2),
-    lambda rank: slurm(rank, 2, LOCALID=rank, NODEID=0, TASKS_PER_NODE='2', JOB_NODELIST='localhost', JOB_ID=os.getpid()
-                       ),
+    pytest.param(lambda rank: slurm(rank, 2, LOCALID=rank, NODEID=0, TASKS_PER_NODE='2', JOB_NODELIST='localhost',
+                                    JOB_ID=os.getpid()), marks=pytest.mark.slow),
 ], ids=['mpirun', 'srun'])
 def test_two_processes_with_these_variables_are_one_job(stripes, one, tmp_path, of_rank):
     flags = words('main_multi_gpu.py', stripes, tmp_path / 'two', 2, 1)

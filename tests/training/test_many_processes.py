@@ -68,7 +68,7 @@ def one(stripes, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('recompute', ['False', 'True'])
+@pytest.mark.parametrize('recompute', ['False', pytest.param('True', marks=pytest.mark.slow)])
 def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recompute):
     """Weights, average, losses and accuracies; 11 validation images in 5s: neither padded nor counted twice."""
     folder = tmp_path / 'two'
@@ -81,7 +81,8 @@ def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recom
     assert 'training epoch' not in second and 'Error' not in second
 
 
-@pytest.mark.parametrize('images', ['', 'val/1/01.png'], ids=['eleven images', 'one image'])
+@pytest.mark.parametrize('images', ['', pytest.param('val/1/01.png', marks=pytest.mark.slow)],
+                         ids=['eleven images', 'one image'])
 def test_predictions_are_shared_and_merged(stripes, one, tmp_path, images):
     """Of eleven images one process gets six, the other five; of one image the second gets none."""
     data = stripes / images
