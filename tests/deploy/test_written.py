@@ -74,7 +74,7 @@ def test_every_mixture_is_refused(made, other, copy):
             assert np.array_equal(predictor.logits(images), expected)
 
 
-@pytest.mark.parametrize('number', [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('number', [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 5))])
 def test_killed_between_renames(copy, cait, checks, number):
     """The process ends at the n-th rename; the next export sweeps what it left."""
     code = ('import os, sys; sys.path[:0] = ["tests/deploy", "."]\n'
