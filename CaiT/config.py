@@ -17,6 +17,9 @@ from CaiT import checks
 from CaiT.config_layers import find_file, keys, merge, nested, read_files
 from CaiT.errors import InputError
 from CaiT.models.registry import create_model, get_variant, known_name, list_aliases
+from CaiT.weights.load_report import LoadReport
+from CaiT.weights.translate import load_weights
+from CaiT.weights.zoo import local_path
 
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
@@ -205,6 +208,18 @@ def load_options(config: CfgNode) -> Dict[str, Any]:
                 new_head=True if is_explicit(config, 'MODEL.NUM_CLASSES') else None)
 
 
+def with_values(config: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy of ``config`` with other values: {'DATA.MEAN': …}."""
+    config = config.clone()
+    config.defrost()
+    for key, value in values.items():
+        section, _, leaf = key.rpartition('.')
+        node = _leaf(config, section) if section else config
+        node[leaf] = value
+    config.freeze()
+    return config
+
+
 def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str) -> Tuple[CfgNode, str]:
     """``config`` with the data config of its weights, and a line on what that changed or would have changed.
 
@@ -220,16 +235,23 @@ def with_data_of(config: CfgNode, data: Optional[Mapping[str, Any]], source: str
             unchanged.append(f'{name} {value} (configured: {current})')
         else:
             changed.append(f'{name} {value} (not {current})')
-            values[key.upper()] = value
+            values[name] = value
     if values:
-        config = config.clone()
-        config.defrost()
-        config.DATA.update(values)
-        config.freeze()
+        config = with_values(config, values)
     lines = [f'data config of the weights ({source}): {", ".join(changed)}'] if changed else []
     if unchanged:
         lines.append(f'kept as configured, although these weights are for ({source}): {", ".join(unchanged)}')
     return config, '; '.join(lines)
+
+
+def model_with_weights(config: CfgNode) -> Tuple[nn.Layer, CfgNode, LoadReport, str]:
+    """The model with the weights of MODEL.PRETRAINED, ``config`` with their data config, how they were loaded, and a
+    line on the data config or ''. With MODEL.STRICT no parameter may stay at its initial value."""
+    model, strict = build_model(config, pretrained=False), config.MODEL.STRICT
+    path = local_path(config.MODEL.PRETRAINED, config.MODEL.NAME)
+    report = load_weights(model, path, strict, require_all=strict, **load_options(config))
+    config, line = with_data_of(config, report.data, report.data_source)
+    return model, config, report, line
 
 
 def data_config(config: CfgNode) -> Dict[str, Any]:

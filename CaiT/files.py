@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic output (written to a temporary file, then renamed), bounded text input, and checksums."""
+"""Atomic output (written to a temporary file, then renamed), bounded text input, checksums, and the cache folder."""
 from __future__ import annotations
 
 import contextlib
@@ -54,6 +54,15 @@ def read_text(path: PathLike, max_bytes: int, kind: str) -> str:
         return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
         raise InputError(f'{path}: not {kind}: not UTF-8 at byte {error.start}') from None
+
+
+def cache_folder(name: str) -> Path:
+    """Where this user's files of the kind ``name`` are kept: $CAIT_HOME/name, else $XDG_CACHE_HOME/cait/name, else
+    ~/.cache/cait/name."""
+    home = os.environ.get('CAIT_HOME')
+    if home:
+        return Path(home).expanduser() / name
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'cait' / name
 
 
 def write_json(path: PathLike, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from CaiT.config import FLAGS, get_config
+from CaiT.config import FLAGS, get_config, with_values
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.lists import read_label_map
 from CaiT.errors import InputError
@@ -39,7 +39,7 @@ def config_for(weights: str, path: Optional[str], opts: Sequence[str] = (), **fl
     if folder and 'DATA.LABEL_MAP' not in given and (beside or not config.DATA.LABEL_MAP) \
             and _fits(folder / CLASS_FILE, config.MODEL.NUM_CLASSES):
         values['DATA.LABEL_MAP'] = str(folder / CLASS_FILE)
-    return _with(config, values), f'config: {beside} (beside the weights)' if beside else ''
+    return with_values(config, values), f'config: {beside} (beside the weights)' if beside else ''
 
 
 def _folder(weights: str) -> Optional[Path]:
@@ -57,12 +57,3 @@ def _fits(names: Path, classes: int) -> bool:
         return False
 
 
-def _with(config: CfgNode, values: dict) -> CfgNode:
-    config = config.clone()
-    config.defrost()
-    for key, value in values.items():
-        *sections, leaf = key.split('.')
-        node = config[sections[0]] if sections else config
-        node[leaf] = value
-    config.freeze()
-    return config

@@ -56,6 +56,11 @@ def images_below(folder: PathLike, left_out: LeftOut, regular_only: bool = False
     below ``folder``. A FIFO or device with an image's name is in the list, so that opening it says what it is, unless
     ``regular_only``. InputError when a folder cannot be read.
     """
+    return files_below(folder, lambda entry: is_image(entry, left_out, regular_only), left_out)
+
+
+def files_below(folder: PathLike, is_wanted: Callable[['os.DirEntry[str]'], bool], left_out: LeftOut) -> List[str]:
+    """Paths of the files below ``folder`` that are wanted, sorted, as ``images_below`` finds them."""
     found: List[str] = []
     seen: Set[Tuple[int, int]] = set()
     folders, links = [os.fspath(folder)], []
@@ -70,7 +75,7 @@ def images_below(folder: PathLike, left_out: LeftOut, regular_only: bool = False
                 left_out.add(HIDDEN, entry.name)
             elif is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
-            elif is_image(entry, left_out, regular_only):
+            elif is_wanted(entry):
                 found.append(entry.path)
         links.sort(reverse=True)
     return sorted(found)

@@ -6,12 +6,12 @@ Reads one row group at a time and keeps the last ones, for a shuffle in blocks (
 from __future__ import annotations
 
 import collections
-import json
 import os
 from typing import Any, Dict, List, OrderedDict, Tuple
 
 import numpy as np
 
+from CaiT import safe_json
 from CaiT.data.decode import ImageBytes
 from CaiT.data.shard_index import Scan
 from CaiT.data.text import quoted
@@ -122,7 +122,7 @@ def _labels(column: Any, path: str, name: str) -> np.ndarray:
 def _class_names(metadata: Any, label: Any) -> List[str]:
     """The names that Hugging Face writes into the file, [] without."""
     try:
-        features = json.loads((metadata or {})[b'huggingface'])['info']['features']
+        features = safe_json.loads((metadata or {})[b'huggingface'].decode('utf-8'))['info']['features']
         return [str(name) for name in features[label]['names']]
     except (KeyError, ValueError, TypeError):
         return []

@@ -13,7 +13,7 @@ import os
 import re
 from typing import Dict, Iterator, List, Tuple
 
-from CaiT.data.folders import is_hidden
+from CaiT.data.folders import LeftOut, files_below, is_hidden
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
 
@@ -107,11 +107,14 @@ def _matches(part: str) -> List[str]:
     return [found for name in names for found in sorted(glob.glob(name)) or [name]]
 
 
-def _below(folder: str, extension: str) -> Iterator[str]:
-    for path, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (os.path.join(path, name) for name in sorted(names)
-                    if name.endswith(extension) and not is_hidden(name))
+def _below(folder: str, extension: str) -> List[str]:
+    """The shards below a folder: its own by name, then those of each of its folders in turn."""
+    return sorted(files_below(folder, lambda entry: entry.name.endswith(extension), LeftOut()), key=_files_first)
+
+
+def _files_first(path: str) -> List[Tuple[bool, str]]:
+    *folders, name = path.split(os.sep)
+    return [*((True, folder) for folder in folders), (False, name)]
 
 
 def _in_folder(folder: str, extension: str) -> List[str]:

@@ -20,9 +20,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
+from CaiT import safe_json
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
-from CaiT.files import atomic_write
+from CaiT.files import atomic_write, cache_folder
 
 MAGIC = b'CaiT shard index 1\n'
 MAX_HEADER = 1 << 28   # bytes of the line of JSON
@@ -78,12 +79,9 @@ def _state(path: str) -> Tuple[int, int]:
 def _places(shards: Sequence[str], extension: str) -> List[Tuple[Path, str]]:
     """(file, folder to which the shards' names in it are relative): beside the shards, then in the cache folder."""
     folder = os.path.dirname(os.path.abspath(shards[0]))
-    home = os.environ.get('CAIT_HOME')
-    cache = Path(home).expanduser() if home else Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / (
-        'cait')
     relative, absolute = _names(shards, folder), _names(shards, '')
     return [(Path(folder) / f'.{_digest(relative)}{extension}-index', folder),
-            (cache / 'indexes' / f'{_digest(absolute)}{extension}-index', '')]
+            (cache_folder('indexes') / f'{_digest(absolute)}{extension}-index', '')]
 
 
 def _names(shards: Sequence[str], folder: str) -> List[str]:
@@ -132,7 +130,7 @@ def _read(path: Path) -> Tuple[Dict[str, Any], List[np.ndarray]]:
     with open(path, 'rb') as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError('no index')
-        header = json.loads(file.readline(MAX_HEADER))
+        header = safe_json.loads(file.readline(MAX_HEADER).decode('utf-8'))
         place, crc = file.tell(), 0
         for block in iter(lambda: file.read(1 << 20), b''):
             crc = zlib.crc32(block, crc)

@@ -101,11 +101,11 @@ def possible(targets: Sequence[Target], model: nn.Layer, name: str,
     """(the targets that can be exported here, a line for each other one). InputError when there is none of the first.
     """
     good, errors, plain = [], {}, obstacle(model)
-    bf16 = {'avx512_bf16', 'amx_bf16'} & runtime.cpu_flags()
     for target in targets:
         try:
             check_target(target, name, plain, has_calibration)
-            if target[1] == 'bf16' and not bf16 & ({'avx512_bf16'} if target[0] == 'paddle' else bf16):
+            needed = {'avx512_bf16'} if target[0] == 'paddle' else {'avx512_bf16', 'amx_bf16'}
+            if target[1] == 'bf16' and not needed & runtime.cpu_flags():
                 raise InputError('--precision bf16: this processor has no AVX512-BF16 instructions; use fp32')
             good.append(target)
         except InputError as error:

@@ -83,24 +83,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parse(arguments)
     runtime.prepare()
     from CaiT.accelerate import accelerate
-    from CaiT.config import build_model, data_config, load_options, with_data_of
+    from CaiT.config import data_config, model_with_weights
     from CaiT.data.lists import list_images
     from CaiT.data.transforms import DataConfig, eval_transform
     from CaiT.report import attention, attention_sheet, faithfulness
     from CaiT.report.names import class_names
     from CaiT.run_config import config_for
-    from CaiT.weights.translate import load_weights
-    from CaiT.weights.zoo import local_path
     config, line = config_for(options.pretrained, options.cfg, options.opts, pretrained=options.pretrained,
                               label_map=options.label_map)
     classes = config.MODEL.NUM_CLASSES
     if options.class_id is not None and not 0 <= options.class_id < classes:
         raise InputError(f'-class_id: found {options.class_id}, expected 0 to {classes - 1}')
     paths, names = list_images(options.img_path), class_names(config)
-    model, strict = build_model(config, pretrained=False), config.MODEL.STRICT
-    report = load_weights(model, local_path(options.pretrained, config.MODEL.NAME), strict, require_all=strict,
-                          **load_options(config))
-    config, data_line = with_data_of(config, report.data, report.data_source)
+    model, config, report, data_line = model_with_weights(config)
     print('\n'.join(filter(None, [line, *report.lines(), data_line])))
     if options.faithfulness:
         print(accelerate(model))  # hundreds of forward passes per image

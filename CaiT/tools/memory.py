@@ -78,11 +78,8 @@ def _saved(config: Any, depth: int) -> Tuple[int, int]:
     """(bytes that the backward pass of one image needs, bytes of a block's input) of a model with ``depth`` blocks."""
     import paddle
 
-    from CaiT.config import build_model
-    config = config.clone()
-    config.defrost()
-    config.MODEL.DEPTH = depth
-    model = build_model(config, pretrained=False)
+    from CaiT.config import build_model, with_values
+    model = build_model(with_values(config, {'MODEL.DEPTH': depth}), pretrained=False)
     model.train()
     inputs: List[int] = []
     model.blocks[0].register_forward_pre_hook(lambda layer, arguments: inputs.append(_bytes(arguments[0])))

@@ -16,7 +16,7 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from CaiT import runtime
-from CaiT.config import build_model, get_config, load_options, with_data_of
+from CaiT.config import get_config, model_with_weights, with_values
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.label_map import name_lines
 from CaiT.data.loader import worker_failures
@@ -38,8 +38,6 @@ from CaiT.training.run_folder import open_folder
 from CaiT.training.train_state import TrainState
 from CaiT.training.trainer import Trainer
 from CaiT.weights.load_report import brief
-from CaiT.weights.translate import load_weights
-from CaiT.weights.zoo import local_path
 
 MAX_NAME_WIDTH = 30  # columns of a class name in the printed table; longer names are printed whole
 
@@ -203,11 +201,8 @@ def _write_config(config: CfgNode, path: Path, active: bool) -> None:
     """The settings but RESUME_ANYWAY, which is said once for one start: the file serves as -cfg of others."""
     if not active:
         return
-    config = config.clone()
-    config.defrost()
-    config.RESUME_ANYWAY = False
     with atomic_write(path) as file:
-        file.write(config.dump())
+        file.write(with_values(config, {'RESUME_ANYWAY': False}).dump())
 
 
 def _write_class_names(config: CfgNode, folder: Path, names: Optional[List[str]], active: bool) -> None:
@@ -226,15 +221,11 @@ def _pretrained_model(config: CfgNode, logger: RunLogger, amp: Amp) -> Tuple[nn.
     """
     if not config.MODEL.PRETRAINED:
         raise InputError('-pretrained: found nothing, expected the weights to use (output/<run>/best, for one)')
-    model = build_model(config, pretrained=False)
-    strict = config.MODEL.STRICT
-    path = local_path(config.MODEL.PRETRAINED, config.MODEL.NAME)
-    report = load_weights(model, path, strict, require_all=strict, **load_options(config))
+    model, config, report, line = model_with_weights(config)
     logger.info('\n'.join(report.lines()))
     if report.initial:
         logger.info(f'warning: {", ".join(brief(report.initial))} left at random initial values (MODEL.STRICT False): '
                     'the figures are not those of the weights')
-    config, line = with_data_of(config, report.data, report.data_source)
     if line:
         logger.info(line)
     if amp.note:

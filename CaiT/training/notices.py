@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Set
 
 import numpy as np
 from yacs.config import CfgNode
@@ -31,7 +31,7 @@ def training_notices(config: CfgNode, schedule: Schedule, dataset: Any, sampler:
     if left_out > 0:
         lines.append(f'epoch: {steps} steps of {per_step} images, {left_out} of {images} images '
                      f'({100 * left_out / images:.1f} %) are left out of each')
-    labels = set(np.unique(dataset.labels).tolist())
+    labels = _class_ids(dataset)
     if len(labels) < config.MODEL.NUM_CLASSES:
         lines.append(f'warning: the training set has {len(labels)} classes (ids {min(labels)} to {max(labels)}), the '
                      f'head has {config.MODEL.NUM_CLASSES}; expected -num_classes={max(labels) + 1}, or lists with all')
@@ -54,7 +54,7 @@ def training_notices(config: CfgNode, schedule: Schedule, dataset: Any, sampler:
 
 def evaluation_notices(num_classes: int, dataset: Any) -> List[str]:
     """Log lines for an evaluation whose images are of few of the head's classes: a subset, or ids of other classes."""
-    labels = {label for _, label in dataset.samples}
+    labels = _class_ids(dataset)
     if 2 * len(labels) > num_classes:
         return []
     line = (f'warning: the validation set has {len(labels)} classes (ids {min(labels)} to {max(labels)}), the head '
@@ -62,6 +62,12 @@ def evaluation_notices(num_classes: int, dataset: Any) -> List[str]:
     if max(labels) < len(labels):
         line += '; if these ids are not those of the weights it means nothing (make_lists --classes FILE)'
     return [line]
+
+
+def _class_ids(dataset: Any) -> Set[int]:
+    """The class ids of a dataset, without a look at its samples: the names of those in shards are read from the disk.
+    """
+    return set(np.unique(dataset.labels).tolist())
 
 
 def _resume_lines(config: CfgNode, schedule: Schedule, resumed: Checkpoint, steps: int) -> List[str]:

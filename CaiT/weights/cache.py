@@ -26,10 +26,7 @@ OLD_TORCH = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'
 def cache_folder() -> Path:
     """Where downloaded weights live: $CAIT_HOME/weights, else $XDG_CACHE_HOME/cait/weights, else ~/.cache/cait/weights.
     """
-    home = os.environ.get('CAIT_HOME')
-    if home:
-        return Path(home).expanduser() / 'weights'
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'cait' / 'weights'
+    return files.cache_folder('weights')
 
 
 def fetch(entry: Entry, sha256: Optional[str] = None, say: Say = print) -> Path:

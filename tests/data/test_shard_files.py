@@ -86,3 +86,12 @@ def test_what_is_no_shard(make):
     root = make('train/0.tar', 'images/a.png')
     assert has_shards(str(root), '.tar') and has_shards(f'{root}/train/{{0..0}}.tar', '.tar')
     assert not any(has_shards(f'{root}/{name}', '.tar') for name in ('images', 'images/a.png', 'none'))
+
+
+def test_folders_are_visited_once_and_in_order(make):
+    folder = make('train-2.tar', 'b/train-0.tar', 'a/train-1.tar', 'a/c/train-3.tar', 'a/train-9.tar')
+    (folder / 'a' / 'loop').symlink_to(folder)
+    (folder / 'same').symlink_to(folder / 'b')
+    found, _ = find_shards(str(folder), '.tar', 'train')
+    assert found == [f'{folder}/{name}' for name in (
+        'train-2.tar', 'a/train-1.tar', 'a/train-9.tar', 'a/c/train-3.tar', 'b/train-0.tar')]

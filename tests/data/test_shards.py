@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CaiT.data import shard_index
+from CaiT.data import parquet_shards, shard_index
 from CaiT.data.datasets import build_dataset
 from CaiT.data.decode import decode_fast, load_image
 from CaiT.data.loader import build_loader
@@ -235,7 +235,9 @@ def test_the_index_is_kept_and_renewed_for_what_changed(tmp_path, monkeypatch):
     assert dataset('tar', tmp_path).labels.tolist() == [0, 2, 1, 2] and scanned == ['train-0.tar']
     index, = tmp_path.glob('.*.tar-index')
     content = index.read_bytes()
-    for damaged in (content[:-1], content[:-1] + b'x', b'', content[:30], content.replace(b'"crc32": ', b'"crc32": 1')):
+    deep = content.split(b'\n')[0] + b'\n' + b'[' * 100_000 + b'\n'
+    for damaged in (content[:-1], content[:-1] + b'x', b'', content[:30], content.replace(b'"crc32": ', b'"crc32": 1'),
+                    deep):
         index.write_bytes(damaged)
         scanned.clear()
         assert dataset('tar', tmp_path).labels.tolist() == [0, 2, 1, 2] and len(scanned) == 3
@@ -344,3 +346,9 @@ def test_the_datasets_package_reads_and_writes(lists, tmp_path):
     data = dataset('parquet', tmp_path / 'data')
     assert data.class_names == ['x', 'y', 'z'] and data.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert [data.image(index).content for index in range(7)] == [image['bytes'] for image in images]
+
+
+@pytest.mark.parametrize('metadata', [None, {}, {b'huggingface': b'[' * 100_000}, {b'huggingface': b'\xff'},
+                                      {b'huggingface': b'{"info": 3}'}])
+def test_parquet_files_without_readable_class_names(metadata):
+    assert parquet_shards._class_names(metadata, 'label') == []

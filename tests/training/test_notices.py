@@ -96,7 +96,7 @@ ALL_IDS = '; if these ids are not those of the weights it means nothing (make_li
     (range(6), 11, ''), (range(3), 3, ''), (range(90), 102, '')])
 def test_an_evaluation_on_few_classes_of_the_head(ids, head, line):
     data = Data(0)
-    data.samples = [('', label) for label in ids] * 2
+    data.labels = np.array([*ids] * 2)  # it has no samples: they would be read from the disk
     assert evaluation_notices(head, data) == ([f'warning: the validation set has {line}'] if line else [])
 
 

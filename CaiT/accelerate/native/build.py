@@ -19,6 +19,7 @@ from typing import Iterator, List
 import paddle
 
 from CaiT import runtime
+from CaiT.files import cache_folder
 
 SOURCES = [Path(__file__).with_name(name) for name in ('talking_heads.cpp', 'products.h')]
 NEEDED = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'fma')  # instructions, by Linux' and the compilers' names
@@ -43,7 +44,7 @@ def library_path(heads: int) -> Path:
     if 'avx512_bf16' in runtime.cpu_flags():
         flags.append('-mavx512bf16')
     try:
-        folder = _folder()
+        folder = cache_folder('native')
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f'talking_heads_{heads}_{_key(compiler, flags, openmp)}.so'
         with _locked(folder / 'lock'):
@@ -60,12 +61,6 @@ def _compiler() -> List[str]:
         if words and shutil.which(words[0]):
             return words
     raise BuildError(f'no C++ compiler ({", ".join(COMPILERS)}, or the variable CXX)')
-
-
-def _folder() -> Path:
-    if os.environ.get('CAIT_HOME'):
-        return Path(os.environ['CAIT_HOME']).expanduser() / 'native'
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'cait' / 'native'
 
 
 def _key(compiler: List[str], flags: List[str], openmp: Path) -> str:
