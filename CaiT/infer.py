@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 

@@ -2,6 +2,7 @@
 """The routes of a server and the description of its interface."""
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -81,7 +82,7 @@ def _add_routes(app: FastAPI, service: Service, default: int) -> None:
         classes = service.predictor.meta.num_classes
         count = min(default, classes)
         if topk is not None:
-            if not (topk.isdecimal() and len(topk) < 8 and 1 <= int(topk) <= classes):
+            if not (re.fullmatch('[0-9]{1,7}', topk) and 1 <= int(topk) <= classes):
                 raise InputError(f'topk: found {shown(topk, 20)!r}, expected 1 to {classes}')
             count = int(topk)
         kind, body = request.headers.get('content-type', ''), await request.body()

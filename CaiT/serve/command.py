@@ -8,7 +8,7 @@
 POST /classify takes an image; /v2 is the Open Inference Protocol (KServe, Triton), /metrics is for Prometheus, / a form
 for browsers, /docs describes them. Requests that wait at the same time are computed together. SIGTERM ends the server
 with status 0 after the last answer. With the environment variable CAIT_SERVE_TOKEN, or --token-file, clients need that
-token. Needs the extra "serve": pip install 'paddle-cait[serve]'.
+token. Needs FastAPI and uvicorn, the extra "serve".
 """
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_packages() -> None:
     missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise InputError(f'serve: {", ".join(missing)} is not installed; install it with: '
-                         f"pip install 'paddle-cait[serve]', or pip install {' '.join(missing)}")
+                         f'pip install {" ".join(missing)}')
 
 
 def token(path: Any) -> str:
@@ -97,8 +97,8 @@ def token(path: Any) -> str:
         if not found:
             return ''
     if not MIN_TOKEN <= len(found) <= MAX_TOKEN or not all('!' <= character <= '~' for character in found):
-        raise InputError(f'{source}: found {len(found)} characters, expected {MIN_TOKEN} to {MAX_TOKEN} letters, digits '
-                         'and signs of ASCII without blanks')
+        raise InputError(f'{source}: found {len(found)} characters, expected {MIN_TOKEN} to {MAX_TOKEN} letters, '
+                         'digits and signs of ASCII without blanks')
     return found
 
 

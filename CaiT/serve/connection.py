@@ -71,8 +71,8 @@ class Connection(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             body = f'{{"error":"{error}"}}'
-            self.transport.write(f'HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n'
-                                 f'content-length: {len(body)}\r\n\r\n{body}'.encode())
+            fields = f'content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n'
+            self.transport.write(f'HTTP/1.1 {status} {phrase}\r\n{fields}\r\n{body}'.encode())
         self.transport.close()
 
     def _start_head_timer(self) -> None:

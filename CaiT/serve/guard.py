@@ -9,14 +9,13 @@ import hmac
 import json
 import re
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
-from CaiT.errors import InputError
 from CaiT.serve.metrics import Metrics
 
 OPEN_PATHS = ('/', '/docs', '/openapi.json', '/v2/health/live', '/v2/health/ready')  # without a token
 BUFFERED_BODIES = 16  # all bodies together may have as many times the largest one
-LINGER_SECONDS, LINGER_BYTES = 2.0, 64 << 20  # what a refused client may still send, so that it reads the response
+LINGER_SECONDS, LINGER_PAUSE = 2.0, 0.3  # for which a refused client may go on sending, so that it reads the response
 RETRY_SECONDS = 1
 
 Headers = List[Tuple[bytes, bytes]]
@@ -175,16 +174,11 @@ async def _refuse(refused: Refused, receive: Any, send: Any) -> None:
     headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
     await send({'type': 'http.response.start', 'status': refused.status, 'headers': headers})
     await send({'type': 'http.response.body', 'body': body, 'more_body': True})
-    try:
-        await asyncio.wait_for(_discard(receive), LINGER_SECONDS)
-    except asyncio.TimeoutError:
-        pass
-    await send({'type': 'http.response.body', 'body': b'', 'more_body': False})
-
-
-async def _discard(receive: Any) -> None:
-    size, more = 0, True
-    while more and size < LINGER_BYTES:
-        message: Optional[Dict[str, Any]] = await receive()
-        size += len(message.get('body', b''))
+    end, more = time.monotonic() + LINGER_SECONDS, True
+    while more and time.monotonic() < end:
+        try:
+            message = await asyncio.wait_for(receive(), LINGER_PAUSE)
+        except asyncio.TimeoutError:
+            break
         more = message['type'] == 'http.request' and message.get('more_body', False)
+    await send({'type': 'http.response.body', 'body': b'', 'more_body': False})

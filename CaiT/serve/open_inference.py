@@ -89,8 +89,9 @@ def _tensor(values: Dict[str, Any], binary: bytes, kind: str, shape: Tuple[int, 
 
 def _from_list(data: Any, element: np.dtype) -> np.ndarray:
     """The numbers of flat or nested lists; InputError for anything else, and for what ``element`` does not hold."""
+    _list('data', data)
     try:
-        array = np.asarray(_list('data', data))
+        array = np.asarray(data)
     except ValueError:
         raise InputError(f'{INPUT}: found lists of different lengths') from None
     if array.dtype.kind not in 'iuf':

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import Any
 
 import uvicorn
 
-from CaiT.errors import InputError
 from CaiT.serve.application import application
 from CaiT.serve.connection import Connection, Server
 from CaiT.serve.guard import Limits
@@ -52,6 +50,6 @@ async def _run(server: Server, service: Service, address: socket.socket) -> None
 
 def _load(service: Service) -> None:
     service.load()
-    facts = ', '.join(f'{key}={value}' for key, value in service.predictor.describe().items())
-    print(f'serve: ready: {facts}, streams={service.predictor.options.streams}, batch={service.batcher.size}',
-          flush=True)
+    facts = {**service.predictor.describe(), 'streams': service.predictor.options.streams,
+             'batch': service.batcher.size}
+    print('serve: ready: ' + ', '.join(f'{key}={value}' for key, value in facts.items()), flush=True)
