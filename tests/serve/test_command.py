@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from served import ROOT, Served, post, sent
+from served import ROOT, Served, counters, post, sent
 
 from CaiT.errors import InputError
 from CaiT.serve import command
@@ -87,13 +87,14 @@ def test_a_model_that_cannot_be_loaded(tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_the_last_answers_come_before_the_end(exported, images, number):
-    server = Served(exported, '--backend=onnxruntime', '--batch-window=700', '--body-seconds=2').ready()
+    server = Served(exported, '--backend=onnxruntime', '--batch-window=1500', '--body-seconds=2').ready()
     with ThreadPoolExecutor(3) as threads:
         found = [threads.submit(httpx.post, f'{server.url}/classify', content=path.read_bytes())
                  for path in images[:3]]
         half = threads.submit(sent, server.connect(), post(images[0].read_bytes())[:-9])  # never completed
         idle = server.connect()
-        time.sleep(0.3)
+        while counters(httpx.get(f'{server.url}/metrics').text)['cait_requests_in_flight'] < 3:
+            time.sleep(0.02)
         server.process.send_signal(number)
         assert [one.result().status_code for one in found] == [200] * 3
         assert server.process.wait(10) == 0
