@@ -167,14 +167,17 @@ class Predictor:
 
 def top_classes(logits: np.ndarray, topk: int, activation: str = 'softmax') -> List[List[Tuple[int, float]]]:
     """For each row of logits the ``topk`` classes and their probabilities, most probable first."""
+    order = np.argsort(-logits, axis=1, kind='stable')[:, :topk]
+    return [[(int(k), float(row[k])) for k in top] for row, top in zip(probabilities(logits, activation), order)]
+
+
+def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
+    """float64 [N, classes]: 'softmax' over each row, or 'sigmoid' of each logit."""
     logits = logits.astype(np.float64)
     if activation == 'sigmoid':
-        probabilities = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
-    else:
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    order = np.argsort(-logits, axis=1, kind='stable')[:, :topk]
-    return [[(int(k), float(row[k])) for k in top] for row, top in zip(probabilities, order)]
+        return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
 
 
 def certification_line(prediction: Prediction) -> str:
