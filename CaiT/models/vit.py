@@ -6,7 +6,7 @@ a head of its own. Shapes: B images, N tokens (prefix + patches), C channels, H 
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Tuple
 
 import paddle
 import paddle.nn.functional as F
