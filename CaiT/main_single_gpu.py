@@ -32,8 +32,7 @@ def parse(arguments: Optional[List[str]] = None, about: str = __doc__) -> Dict[s
     parser.flag('label_map', help='file of class names')
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')
-    parser.flag('num_classes', type=int, help='classes of your dataset: another number than that of the weights makes a '
-                'new head')
+    parser.flag('num_classes', type=int, help='classes; another number than in the weights makes a new head')
     parser.flag('pretrained', help='a checkpoint, with or without extension', metavar='PATH')
     parser.flag('resume', help='a .pdstate file or its folder, or auto for the newest', metavar='PATH')
     parser.flag('last_epoch', type=int, help='count this many epochs as done')

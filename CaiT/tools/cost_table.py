@@ -53,14 +53,16 @@ def table() -> List[str]:
     """The table's lines in Markdown."""
     from CaiT.config import get_config
     from CaiT.models.registry import get_variant
+    rows = json.loads(SPEEDS.read_text(encoding='utf-8'))['rows']
     speeds = {row['model']: row['rates']['ours openvino fp32']['median']
-              for row in json.loads(SPEEDS.read_text(encoding='utf-8'))['rows'] if (row['batch'], row['threads']) == (8, 2)}
+              for row in rows if (row['batch'], row['threads']) == (8, 2)}
     lines = ['| model | published top-1, % | images/s on two cores | epochs | GB per device | days on 1 / 8 devices |',
              '|---|---:|---:|---:|---:|---:|']
     for name in MODELS:
         published = get_variant(name).published
         speed = f'{speeds[name]:.1f}' if name in speeds else '–'
-        lines.append(f'| `{name}` | {published["top1"]:.2f}{" (distilled)" if published["distilled"] else ""} | {speed} | '
+        distilled = ' (distilled)' if published['distilled'] else ''
+        lines.append(f'| `{name}` | {published["top1"]:.2f}{distilled} | {speed} | '
                      f'{get_config(name).TRAIN.EPOCHS} | {memory(name)} | {days(name, 1):.1f} / {days(name, 8):.1f} |')
     return lines
 
