@@ -5,11 +5,11 @@
     python benchmarks/scale.py --folder /tmp/scale-data --peer-python peers/bin/python --paddleclas PaddleClas
 
 The dataset is synthetic and small on disk: every path, shard and label is there, but all images are one JPEG file of
-110 KB (ImageNet's mean), all shards hard links to one shard, and the 14 million paths lead to 1.28 million files through
-symbolic links. Everything lies in the page cache: CPU seconds are true, the time of a disk is not in them. Images are
-read, not decoded (see data_pipeline.json for that). Each reader is a process of its own with two workers, batches of
-256; ours read a whole epoch of 1.28 million, the peers, and all of 14 million, --steps batches. Lists and tars are read in random order,
-parquet in blocks of one row group (DATA.SHUFFLE block:100).
+110 KB (ImageNet's mean), all shards hard links to one shard, and the 14 million paths lead to 1.28 million files
+through symbolic links. Everything lies in the page cache: CPU seconds are true, the time of a disk is not in them.
+Images are read, not decoded (see data_pipeline.json for that). Each reader is a process of its own with two workers and
+batches of 256. Ours reads a whole epoch of 1.28 million images; the peers, and all of 14 million, --steps batches.
+Lists and tars are read in random order, parquet in blocks of one row group (DATA.SHUFFLE block:100).
 
 Memory is counted from after the imports. 'parent' is the peak of the process that trains, mapped pages of the index
 included; 'worker' the largest memory that a worker shares with no other process, the interpreter included. The folder
@@ -158,9 +158,12 @@ def rows(args: Any) -> Iterator[Dict[str, Any]]:
     cells += [cell for cell in PEERS if cell[1] in args.kinds and cell[2] in args.sizes and pythons[cell[0]]]
     for reader, kind, size in cells:
         data = make_data(args.folder, size, kind)
+        for index in [*data.glob('.*-index'), *data.glob('_*_tarinfos.pickle')]:  # of an earlier run on --folder
+            index.unlink()
+        steps = args.epoch_steps if (reader, size) == ('ours', '1.28M') else args.steps
         job = {'reader': reader, 'kind': kind, 'data': str(data), 'batch': args.batch, 'workers': args.workers,
-               'block': ROW_GROUP if kind == 'parquet' else 0, 'steps': args.epoch_steps if (reader, size) == ('ours', '1.28M') else args.steps,
-               'checkout': args.paddleclas, 'open only': True}
+               'block': ROW_GROUP if kind == 'parquet' else 0, 'steps': steps, 'checkout': args.paddleclas,
+               'open only': True}
         if reader == 'timm' and kind == 'list':
             job['data'] = str(args.folder / 'images')
         first = measured(pythons[reader], job)
@@ -168,7 +171,8 @@ def rows(args: Any) -> Iterator[Dict[str, Any]]:
         yield {'reader': reader, 'kind': kind, 'size': size, 'first start': first, 'later start': again}
 
 
-COLUMNS = ['first start s', 'its CPU s', 'later start s', 'first batch s', 'parent MB', 'worker MB', 'images/s', 'steps']
+COLUMNS = ['first start s', 'its CPU s', 'later start s', 'first batch s', 'parent MB', 'worker MB', 'images/s',
+           'steps']
 
 
 def table(found: Sequence[Dict[str, Any]]) -> List[str]:

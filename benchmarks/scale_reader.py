@@ -51,7 +51,7 @@ def ours(job: Dict[str, Any]) -> Tuple[Callable, Callable]:
 
 
 def timm(job: Dict[str, Any]) -> Tuple[Callable, Callable]:
-    """timm's ImageDataset, which finds images by walking folders, or in tars (its cache of them written as by default)."""
+    """timm's ImageDataset, which finds images by walking folders, or in tars (with its cache of them)."""
     import numpy as np
     import torch
     from timm.data.dataset import ImageDataset
