@@ -42,12 +42,13 @@ def positive(name: str, value: float, maximum: float = math.inf) -> None:
 
 
 def shuffle_block(name: str, value: str) -> int:
-    """The N of the setting 'block:N', 0 for 'full'."""
+    """The N of the setting 'block:N', 0 for 'full' and 'balanced'."""
     word, _, number = value.partition(':')
-    if value == 'full':
+    if value in ('full', 'balanced'):
         return 0
     if word != 'block' or not (number.isascii() and number.isdigit() and len(number) <= 9 and int(number)):
-        raise InputError(f'{name}: found {value!r}, expected full, or block:N with a number of images of at least 1')
+        raise InputError(f'{name}: found {value!r}, expected full, balanced, or block:N with a number of images of '
+                         'at least 1')
     return int(number)
 
 

@@ -27,7 +27,7 @@ DEFAULTS: Dict[str, Any] = {
     'DATA': {
         'DATASET': 'imagenet2012',
         'DATA_PATH': 'dataset/LSVRC2012',
-        'SHUFFLE': 'full',         # block:N: blocks of N neighbors, shuffled, and shuffled within: docs/data.md
+        'SHUFFLE': 'full',         # balanced: classes equally often; block:N: blocks of N neighbors: docs/data.md
         'REDUCED_DECODE': False,   # training decodes large JPEGs at 1/2 to 1/8 where the crop allows: other pixels
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
         'BATCH_SIZE': 256,         # images per step and device in training
@@ -86,6 +86,7 @@ DEFAULTS: Dict[str, Any] = {
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
         'LOSS': 'CE',              # CE: softmax cross entropy, BCE: binary cross entropy per class
         'LABEL_SMOOTHING': 0.0,
+        'CLASS_WEIGHTS': '',       # balanced: by the number of images; or a file of one weight per line
         'EMA_DECAY': 0.0,          # exponential moving average of the weights, 0: none
         'RECOMPUTE': False,        # recompute activations: less memory, 25 % more time
         'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast

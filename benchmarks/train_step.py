@@ -6,12 +6,14 @@
     python benchmarks/train_step.py --before ../another-checkout      ours against an earlier commit's, without timm
 
 On the CPU; forward, backward and AdamW on batches of 16 and 32 in memory; stochastic depth as published. `ours` is one
-update of CaiT.training.trainer with default settings; `plain` is the same without acceleration (CAIT_RUNTIME=off);
-`timm` is PyTorch eager with one thread per core. They train in float32, `ours-bf16` with -amp and `timm-bf16` with
+update of CaiT.training.trainer with default settings; `ours-onednn` is the same without the compiled attention kernel
+(CAIT_NATIVE=off), `plain` without any acceleration (CAIT_RUNTIME=off); `timm` is PyTorch eager with one thread per
+core, `timm-compile` with torch.compile. They train in float32, those with -bf16 in their name with -amp or
 torch.autocast in bfloat16, the loss outside as PyTorch advises. Each is a separate process, one batch size at a
 time; they are measured in turn, step by step, so that drift of the machine's speed affects all equally. Results are
 medians (and best) over the rounds after a warm-up round, a ratio is the median of the rounds' ratios; memory is the
-process's peak resident set size.
+process's peak resident set size. Rounds in which the machine itself was slow (quiet_windows.py) are dropped and
+measured again, up to as many more.
 
 Measure on an idle machine: if other programs compete for the cores, PyTorch's threads wait for each other, which slows
 it down by far more than a real difference (hence the load average before the run is in the result).
@@ -34,6 +36,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+from benchmarks.quiet_windows import QuietWindows, slow_windows  # noqa: E402
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.errors import InputError, run  # noqa: E402
@@ -41,7 +44,11 @@ from CaiT.files import write_json  # noqa: E402
 from CaiT.tools.benchmark import processor  # noqa: E402
 
 MODEL, DROP_PATH_RATE, WEIGHT_DECAY = 'cait_xxs24_224', 0.05, 0.05
-SIDES = ('ours', 'ours-bf16', 'plain', 'timm', 'timm-bf16')
+SIDES = ('ours', 'ours-onednn', 'ours-bf16', 'ours-bf16-onednn', 'plain', 'timm', 'timm-bf16', 'timm-compile',
+         'timm-bf16-compile')
+DEFAULT_SIDES = ['ours', 'ours-bf16', 'timm', 'timm-bf16']
+SWITCHES = {'plain': {'CAIT_RUNTIME': 'off'}, 'ours-onednn': {'CAIT_NATIVE': 'off'},
+            'ours-bf16-onednn': {'CAIT_NATIVE': 'off'}}
 PAUSE = 0.4  # seconds: OpenMP's idle threads spin for 0.2 s after a step and would slow the next side
 RESULT = ROOT / 'benchmarks' / 'results' / 'train_step.json'
 Step = Callable[[], Any]
@@ -77,8 +84,8 @@ def _placeholder_dataset(folder: Path) -> str:
     return str(folder)
 
 
-def timm_step(name: str, batch: int, amp: bool) -> Step:
-    """The same update with timm and PyTorch eager."""
+def timm_step(name: str, batch: int, amp: bool, compiled: bool) -> Step:
+    """The same update with timm and PyTorch."""
     import timm
     import torch
     torch.set_num_threads(runtime.cores())
@@ -86,10 +93,11 @@ def timm_step(name: str, batch: int, amp: bool) -> Step:
     model = timm.create_model(name, drop_path_rate=DROP_PATH_RATE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=WEIGHT_DECAY)
     images, targets = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
+    forward = torch.compile(model) if compiled else model
 
     def step() -> None:
         with torch.autocast('cpu', torch.bfloat16, enabled=amp):
-            logits = model(images)
+            logits = forward(images)
         loss = torch.nn.functional.cross_entropy(logits.float(), targets)
         loss.backward()
         optimizer.step()
@@ -102,9 +110,12 @@ def serve(side: str, model: str, batch: int) -> None:
     """The process of one side: prints its settings when ready; then runs a step for each line on stdin and prints its
     seconds and the peak memory so far."""
     responses, sys.stdout = sys.stdout, sys.stderr
-    is_peer, amp = side.startswith('timm'), side.endswith('-bf16')
-    settings = '' if is_peer else runtime.prepare()
-    step = (timm_step if is_peer else own_step)(model, batch, amp)
+    amp = '-bf16' in side
+    if side.startswith('timm'):
+        settings, step = '', timm_step(model, batch, amp, side.endswith('-compile'))
+    else:
+        settings = runtime.prepare()
+        step = own_step(model, batch, amp)
     print(json.dumps({'settings': settings}), file=responses, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -118,7 +129,7 @@ class Side:
     """A running ``serve`` process."""
 
     def __init__(self, name: str, python: str, model: str, batch: int, script: str = __file__) -> None:
-        environment = {**os.environ, 'CAIT_RUNTIME': 'off'} if name == 'plain' else None
+        environment = {**os.environ, **SWITCHES.get(name, {})}
         self.name, side = name, 'ours' if name == 'before' else name
         command = [python, script, '--serve', side, '--batches', str(batch)]
         if model != MODEL:  # earlier commits, with --before, know only that one
@@ -149,25 +160,45 @@ def measure(model: str, batch: int, rounds: int, commands: Dict[str, Tuple[str, 
             reference: str) -> Tuple[Dict[str, Any], str]:
     """Images per second and memory of all sides ({name: (interpreter, script)}) at one batch size, and our settings."""
     sides = [Side(name, python, model, batch, script) for name, (python, script) in commands.items()]
-    speeds: Dict[str, List[float]] = {side.name: [] for side in sides}
-    peaks: Dict[str, float] = {}
-    for number in range(rounds + 1):
-        for side in sides if number % 2 else sides[::-1]:
+    windows, peaks = QuietWindows(), {}
+    found: List[Dict[str, float]] = []  # of each round, images per second of each side
+    quiet: List[bool] = []
+    while len(found) < 1 + 2 * rounds and sum(quiet) < rounds:
+        speeds = {}
+        for side in sides if len(found) % 2 else sides[::-1]:
             time.sleep(PAUSE)
-            result = side.step()
-            peaks[side.name] = result['peak']
-            if number:  # the first round is a warm-up
-                speeds[side.name].append(batch / result['seconds'])
-        print(f'batch {batch}, round {number}: ' + ', '.join(
-            f'{name} {found[-1] if found else 0:.2f}' for name, found in speeds.items()), flush=True)
+            result = windows.run(side.step)
+            speeds[side.name], peaks[side.name] = batch / result['seconds'], result['peak']
+        found.append(speeds)
+        quiet = quiet_rounds(windows.probes, len(sides))
+        print(f'batch {batch}, round {len(found) - 1}, {sum(quiet)} quiet: ' + ', '.join(
+            f'{name} {speeds[name]:.2f}' for name in commands), flush=True)
     for side in sides:
         side.close()
-    rows = {name: {
-        'images/s': round(statistics.median(found), 2), 'best': round(max(found), 2),
-        f'against {reference}': round(statistics.median(a / b for a, b in zip(found, speeds[reference])), 2),
-        'peak MB': round(peaks[name]), f'memory against {reference}': round(peaks[name] / peaks[reference], 2),
-        'rounds': [round(speed, 2) for speed in found]} for name, found in speeds.items()}
+    if sum(quiet) < min(rounds, 3):
+        raise InputError(f'found {sum(quiet)} of {len(quiet)} rounds without disturbance, expected at least 3: '
+                         'measure on an idle machine')
+    kept = [speeds for speeds, is_quiet in zip(found[1:], quiet) if is_quiet]
+    rows = {name: summary([speeds[name] for speeds in kept], [speeds[reference] for speeds in kept], reference)
+            for name in commands}
+    for name, row in rows.items():
+        row.update({'peak MB': round(peaks[name]),
+                    f'memory against {reference}': round(peaks[name] / peaks[reference], 2),
+                    'rounds dropped': len(quiet) - len(kept)})
     return rows, sides[0].settings
+
+
+def quiet_rounds(probes: List[Any], sides: int) -> List[bool]:
+    """Whether no window of a round was slow, for each round after the warm-up round."""
+    slow = slow_windows(probes[sides:])
+    return [not any(slow[start:start + sides]) for start in range(0, len(slow), sides)]
+
+
+def summary(speeds: List[float], reference_speeds: List[float], reference: str) -> Dict[str, Any]:
+    """Median, best and all of one side's images per second, and the median of the rounds' ratios."""
+    ratio = statistics.median(a / b for a, b in zip(speeds, reference_speeds))
+    return {'images/s': round(statistics.median(speeds), 2), 'best': round(max(speeds), 2),
+            f'against {reference}': round(ratio, 2), 'rounds': [round(speed, 2) for speed in speeds]}
 
 
 def versions(python: str, *modules: str) -> Dict[str, str]:
@@ -189,7 +220,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     parser.flag('before', help='a checkout of an earlier commit to compare with instead of timm', metavar='FOLDER')
     parser.flag('serve', choices=SIDES, help='run as one side; used by the program itself')
     parser.flag('model', default=MODEL)
-    parser.flag('sides', nargs='+', choices=SIDES, default=list(SIDES), help='all run at once: mind the memory')
+    parser.flag('sides', nargs='+', choices=SIDES, default=DEFAULT_SIDES, help='all run at once: mind the memory')
     flags = parser.parse_args(arguments)
     if flags.serve:
         serve(flags.serve, flags.model, flags.batches[0])
@@ -209,8 +240,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     results, settings = {}, ''
     for batch in flags.batches:
         results[batch], settings = measure(flags.model, batch, flags.rounds, commands, reference)
-    line = ('batch {:<3} {:<9} {images/s:>6.2f} images/s (best {best:>6.2f}) {against REF:>5.2f}x REF, '
-            'peak {peak MB:>5} MB {memory against REF:>5.2f}x').replace('REF', reference)
+    line = ('batch {:<3} {:<17} {images/s:>6.2f} images/s (best {best:>6.2f}) {against REF:>5.2f}x REF, '
+            'peak {peak MB:>5} MB {memory against REF:>5.2f}x, {rounds dropped} rounds dropped')
+    line = line.replace('REF', reference)
     for batch, found in results.items():
         for name, row in found.items():
             print(line.format(batch, name, **row))

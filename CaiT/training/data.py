@@ -32,7 +32,8 @@ def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     dataset = _dataset(config, 'train', build_train_transform(config))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
                            world_size=distributed.world_size(),
-                           block=checks.shuffle_block('DATA.SHUFFLE', data.SHUFFLE))
+                           block=checks.shuffle_block('DATA.SHUFFLE', data.SHUFFLE),
+                           labels=dataset.labels if data.SHUFFLE == 'balanced' else None)
     mixing = None
     if aug.MIXUP or aug.CUTMIX:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,

@@ -21,6 +21,7 @@ from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume, retention
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
+from CaiT.training.class_weights import class_weights
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
 from CaiT.training.ema import Ema
@@ -70,8 +71,9 @@ class Trainer:
         self.val_loader = build_val_loader(config)
         for note in dict.fromkeys(self.loader.notes + self.val_loader.notes):  # each once
             logger.info(note)
+        weights, weights_line = class_weights(config, self.loader.dataset.labels)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
-                               distill.TYPE, distill.ALPHA, distill.TAU)
+                               distill.TYPE, distill.ALPHA, distill.TAU, weights)
         self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
         self.optimizer, weight_decay_line = build_optimizer(self.model, config)
         self.schedule, lr_line = build_schedule(
@@ -79,7 +81,7 @@ class Trainer:
         self.amp = Amp(config)
         self.state = TrainState(epoch=config.TRAIN.LAST_EPOCH + 1)
         notices = training_notices(config, self.schedule, self.loader.dataset, self.sampler, self.resumed)
-        for line in filter(None, (freeze_line, weight_decay_line, lr_line, *notices, self.amp.note,
+        for line in filter(None, (freeze_line, weight_decay_line, lr_line, weights_line, *notices, self.amp.note,
                                   self.teacher and self.teacher.note)):
             logger.info(line)
         if self.resumed:
