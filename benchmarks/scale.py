@@ -14,7 +14,8 @@ Lists and tars are read in random order, parquet in blocks of one row group (DAT
 Memory is counted from after the imports. 'parent' is the peak of the process that trains, mapped pages of the index
 included; 'worker' the largest memory that a worker shares with no other process, the interpreter included. The folder
 is removed at the end unless --keep. Peers: timm (ImageFolder; its reader of tars) with --peer-python, PaddleClas's
-ImageNetDataset with --paddleclas, the folder of a checkout.
+ImageNetDataset with --paddleclas, the folder of a checkout. The result is written after each row; rows in the file that
+a command does not measure stay, so that the table may be measured in parts.
 """
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ MAX_LINKS = 60_000  # of a file, on ext4
 SIZES: Dict[str, Dict[str, Any]] = {  # shards x images in each
     '1.28M': {'images': 1_280_000, 'tar': (1000, 1280), 'parquet': (256, 5000)},
     '14M': {'images': 14_000_000, 'tar': (2000, 7000), 'parquet': (2800, 5000)}}
-KINDS = ('list', 'tar', 'parquet')
+KINDS, READERS = ('list', 'tar', 'parquet'), ('ours', 'timm', 'paddleclas')
 ROW_GROUP = 100
+OURS = [('ours', kind, size) for size in SIZES for kind in KINDS]
 PEERS = [('timm', 'list', '1.28M'), ('timm', 'tar', '1.28M'), ('paddleclas', 'list', '1.28M'),
          ('paddleclas', 'list', '14M')]
 LEFT_OUT = {'timm, 14M': 'its objects (a tuple and a path, or a TarInfo, for each image) would not fit this memory',
@@ -154,9 +156,8 @@ def measured(python: str, job: Dict[str, Any]) -> Dict[str, Any]:
 def rows(args: Any) -> Iterator[Dict[str, Any]]:
     """Measure: each reader opens its dataset twice, the second time with an index or cache where it writes one."""
     pythons = {'ours': sys.executable, 'timm': args.peer_python, 'paddleclas': args.paddleclas and sys.executable}
-    cells = [('ours', kind, size) for size in args.sizes for kind in args.kinds]
-    cells += [cell for cell in PEERS if cell[1] in args.kinds and cell[2] in args.sizes and pythons[cell[0]]]
-    for reader, kind, size in cells:
+    cells = [cell for cell in [*OURS, *PEERS] if cell[1] in args.kinds and cell[2] in args.sizes]
+    for reader, kind, size in (cell for cell in cells if cell[0] in args.readers and pythons[cell[0]]):
         data = make_data(args.folder, size, kind)
         for index in [*data.glob('.*-index'), *data.glob('_*_tarinfos.pickle')]:  # of an earlier run on --folder
             index.unlink()
@@ -169,6 +170,11 @@ def rows(args: Any) -> Iterator[Dict[str, Any]]:
         first = measured(pythons[reader], job)
         again = measured(pythons[reader], {**job, 'open only': False})
         yield {'reader': reader, 'kind': kind, 'size': size, 'first start': first, 'later start': again}
+
+
+def place(row: Dict[str, Any]) -> int:
+    """Where a row stands in the table."""
+    return [*OURS, *PEERS].index((row['reader'], row['kind'], row['size']))
 
 
 COLUMNS = ['first start s', 'its CPU s', 'later start s', 'first batch s', 'parent MB', 'worker MB', 'images/s',
@@ -195,6 +201,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.flag('peer_python', default='', help='an interpreter with torch and timm')
     parser.flag('paddleclas', default='', help='the folder of a checkout of PaddleClas')
     parser.flag('sizes', nargs='+', choices=list(SIZES), default=list(SIZES), help='default both')
+    parser.flag('readers', nargs='+', choices=READERS, default=list(READERS), help='default all that can run')
     parser.flag('kinds', nargs='+', choices=KINDS, default=list(KINDS), help='default all')
     parser.flag('batch', type=int, default=256, help='images of a batch')
     parser.flag('workers', type=int, default=2, help='data workers')
@@ -212,10 +219,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         'what': __doc__.splitlines()[0], 'machine': {'processor': processor(), 'cores': os.cpu_count(),
                                                      'system': platform.system()},
         'versions': versions('paddlepaddle', 'numpy', 'pyarrow'), 'batch': args.batch, 'workers': args.workers,
-        'load average before': round(os.getloadavg()[0], 1), 'left out': LEFT_OUT, 'rows': []})
+        'left out': LEFT_OUT, 'rows': report.get('rows', [])})
     try:
         for row in rows(args):
-            report['rows'].append(row)
+            row['load average'] = round(os.getloadavg()[0], 1)
+            report['rows'] = sorted([one for one in report['rows'] if place(one) != place(row)] + [row], key=place)
             print(table([row])[-1], flush=True)
             write_json(args.output, report)
     finally:
