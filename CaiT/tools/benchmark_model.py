@@ -194,7 +194,7 @@ def table(found: Dict[Setting, benchmark.Throughput], measured: Dict[Key, Accura
     lines = [f'{"engine":28s} {"images/s":>9s} {"batch":>6s} {"threads":>8s} {"streams":>8s}   '
              + ('top-1   top-5   same class' if measured else 'same class at export')]
     keys = sorted({one.key for one in found},
-                  key=lambda key: -max(rate['median'] for one, rate in found.items() if one.key == key))
+                  key=lambda key: -max(speed['median'] for one, speed in found.items() if one.key == key))
     for key in keys:
         best = max((one for one in found if one.key == key), key=lambda one: found[one]['median'])
         line = (f'{" ".join(key):28s} {found[best]["median"]:9.1f} {best.batch:6d} {best.threads:8d} '
@@ -269,7 +269,7 @@ def main(args: Any, flags: Parser) -> int:
         most, alone = choose(found, good or keys)
         write_json(args.json, {
             **benchmark.header(args), 'model': meta.model, 'weights': meta.weights,
-            'settings': [{**one._asdict(), 'rates': rate} for one, rate in found.items()],
+            'settings': [{**one._asdict(), 'rates': speed} for one, speed in found.items()],
             'accuracy': [{'key': key, **one._asdict()} for key, one in measured.items()],
             'recommended': most._asdict(), 'for single images': alone._asdict()})
     if not good:
