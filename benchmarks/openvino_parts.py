@@ -89,7 +89,7 @@ def main() -> int:
                         rows.append({'model': name, 'threads': threads, 'precision': precision, 'images': images,
                                      'rates': rates, 'ratios': ratios})
                         print(f'{name:24s} {threads} threads {precision} {images} images  ', ', '.join(
-                            f'{other} {rate["median"]:.1f} ({ratios[other]:.2f})' for other, rate in rates.items()),
+                            f'{other} {speed["median"]:.1f} ({ratios[other]:.2f})' for other, speed in rates.items()),
                             flush=True)
                         write_json(args.output, report)
     print(report['another size'])
