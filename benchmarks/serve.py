@@ -72,6 +72,9 @@ class Client:
         best = json.loads(rest[:length])['predictions'][0]
         return best['class_id'], best['prob']
 
+    def close(self) -> None:
+        self.socket.close()
+
     def _receive(self) -> None:
         part = self.socket.recv(65536)
         if not part:
@@ -88,15 +91,15 @@ def closed_loop(port: int, images: List[bytes], clients: int, seconds: float, co
 
     def client() -> None:
         try:
-            connection = Client(port)
-            while time.perf_counter() - start < seconds:
-                number = next(numbers)
-                if number >= count or problems:
-                    return
-                before = time.perf_counter()
-                answer = connection.ask(images[number % len(images)])
-                latencies.append(time.perf_counter() - before)
-                compare(number % len(images), answer)
+            with contextlib.closing(Client(port)) as connection:
+                while time.perf_counter() - start < seconds:
+                    number = next(numbers)
+                    if number >= count or problems:
+                        return
+                    before = time.perf_counter()
+                    answer = connection.ask(images[number % len(images)])
+                    latencies.append(time.perf_counter() - before)
+                    compare(number % len(images), answer)
         except (OSError, InputError) as error:
             problems.append(error)
     threads = [threading.Thread(target=client) for _ in range(clients)]
