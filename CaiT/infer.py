@@ -7,7 +7,8 @@
     python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
-Prints, for each image, ``image_name: <path>, class_id: 3, prob: 0.8984`` (a softmax probability). The preprocessing
+Prints, for each image, ``image_name: <path>, class_id: 3, prob: 0.8984`` (a softmax probability; of a model for images
+of several classes a sigmoid, and behind it ``class_ids: 3 17``, those that reach their thresholds). The preprocessing
 comes from the metadata beside the model. No input file is changed. Images that cannot be decoded are reported and
 skipped; the exit status is then 1.
 """
@@ -51,7 +52,8 @@ def parser() -> Parser:
 def format_prediction(prediction: Prediction, predictor: Predictor, topk: int) -> list:
     """The lines printed for an image."""
     class_id, probability = prediction.best[0]
-    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}']
+    several = '' if prediction.class_ids is None else f', class_ids: {prediction.class_ids or "none"}'
+    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}{several}']
     if topk:
         lines += [f'    {rank}. {k} {predictor.class_name(k)}'.rstrip() + f' {p:.4f}'
                   for rank, (k, p) in enumerate(prediction.best, 1)]
@@ -78,7 +80,8 @@ def main() -> int:
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
-        results = ResultFile(args.output, max(args.topk, 1), args.resume, predictor.identity())
+        results = ResultFile(args.output, max(args.topk, 1), args.resume, predictor.identity(),
+                             predictor.meta.thresholds is not None)
         if results.unknown:
             print(f'{args.output}: nothing beside it says which model wrote it; going on with this one')
     if results and results.done:

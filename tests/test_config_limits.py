@@ -11,6 +11,7 @@ from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
     'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '', 'DATA.SHUFFLE': 'full',
+    'DATA.MULTI_LABEL': False, 'DATA.THRESHOLDS': '',
     'DATA.REDUCED_DECODE': False,
     'DATA.BATCH_SIZE': 256, 'DATA.BATCH_SIZE_EVAL': 64, 'DATA.NUM_WORKERS': 2, 'DATA.USE_SHARED_MEMORY': True,
     'MODEL.NAME': 'cait_xxs24_224', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True, 'MODEL.USE_EMA': False,

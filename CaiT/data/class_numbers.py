@@ -30,3 +30,8 @@ def read_class_numbers(path: PathLike, key: str, num_classes: int, maximum: floa
         raise InputError(f'{key}: {quoted(path)}: found {len(numbers)} numbers, expected {num_classes}, one per line '
                          'for each class of the head')
     return np.array(numbers)
+
+
+def read_thresholds(path: PathLike, num_classes: int) -> np.ndarray:
+    """float64 [num_classes] of DATA.THRESHOLDS: the probability from which a class is predicted, 0.5 without a file."""
+    return read_class_numbers(path, 'DATA.THRESHOLDS', num_classes, 1.0) if path else np.full(num_classes, 0.5)

@@ -78,7 +78,8 @@ def _add_routes(app: FastAPI, service: Service, default: int) -> None:
     @app.post('/classify', summary='The most probable classes of an image', openapi_extra=IMAGE_BODY)
     async def predict(request: Request, topk: Optional[str] = None) -> JSONResponse:
         """The body is an encoded image (JPEG, PNG, …), or a form with one file. topk: how many classes.
-        prob is the softmax probability; class_name is empty when the model was exported without names."""
+        prob is the softmax probability (of a model for images of several classes a sigmoid); class_name is empty
+        when the model was exported without names."""
         classes = service.predictor.meta.num_classes
         count = min(default, classes)
         if topk is not None:
@@ -142,7 +143,8 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
             parsed.append(open_inference.parse(body, request.headers.get(open_inference.HEADER), *described()))
             return parsed[0].images
         logits = await _computed(service, service.logits(images))
-        content, length = open_inference.response(parsed[0], logits, service.name, service.predictor.meta.class_names)
+        content, length = open_inference.response(parsed[0], logits, service.name, service.predictor.meta.class_names,
+                                                  service.predictor.meta.activation)
         if length is None:
             return Response(content, media_type='application/json')
         return Response(content, media_type='application/octet-stream', headers={open_inference.HEADER: str(length)})

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from CaiT import safe_json
+from CaiT.deploy.predictor import probabilities
 from CaiT.errors import InputError, shown
 
 HEADER = 'inference-header-content-length'
@@ -122,12 +123,13 @@ def _outputs(values: Dict[str, Any]) -> List[Tuple[str, bool, int]]:
     return found
 
 
-def response(request: Request, logits: np.ndarray, model: str, names: Optional[List[str]]
-             ) -> Tuple[bytes, Optional[int]]:
-    """(body, length of its JSON when bytes follow it) for the logits [N, classes]. ``names`` are the classes'."""
+def response(request: Request, logits: np.ndarray, model: str, names: Optional[List[str]],
+             activation: str = 'softmax') -> Tuple[bytes, Optional[int]]:
+    """(body, length of its JSON when bytes follow it) for the logits [N, classes]. ``names`` are the classes',
+    ``activation`` that of the metadata."""
     outputs, blobs = [], []
     for name, as_bytes, classes in request.outputs:
-        array = logits if name == LOGITS else softmax(logits)
+        array = logits if name == LOGITS else probabilities(logits, activation).astype(np.float32)
         if classes:
             labels = _labels(array, classes, names)
             one: Dict[str, Any] = {'name': name, 'datatype': 'BYTES', 'shape': [len(labels), len(labels[0])]}
@@ -148,12 +150,6 @@ def response(request: Request, logits: np.ndarray, model: str, names: Optional[L
               'outputs': outputs}
     head = json.dumps(values, ensure_ascii=False).encode()
     return head + b''.join(blobs), len(head) if blobs else None
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of each row, float32."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _labels(values: np.ndarray, classes: int, names: Optional[List[str]]) -> List[List[str]]:

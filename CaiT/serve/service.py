@@ -84,7 +84,7 @@ class Service:
         """(class id, probability) of the ``topk`` classes of an encoded image, most probable first. ``content`` gives
         its bytes, in a decoding thread; InputError when they are no image."""
         logits = await self.logits(lambda: self.predictor.transform(ImageBytes('', content(), self.max_pixels))[None])
-        return top_classes(logits, topk)[0]
+        return top_classes(logits, topk, self.predictor.meta.activation)[0]
 
     async def logits(self, images: Callable[[], np.ndarray]) -> np.ndarray:
         """Logits [N, classes] of what ``images`` returns, in a decoding thread: arrays in the form of the graph's

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses on logits [B, K]; targets are class ids [B] (int64) or distributions over classes [B, K] (float)."""
+"""Losses on logits [B, K]; targets are class ids [B] (int64), distributions over classes or, with BCE, 0 and 1 for each
+class [B, K] (float)."""
 from __future__ import annotations
 
 from typing import Any, Callable, Optional
@@ -93,9 +94,12 @@ def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0
     return TrainingLoss(label_loss, kind, alpha, tau)
 
 
-def num_correct(logits: Any, targets: paddle.Tensor) -> paddle.Tensor:
+def num_correct(logits: Any, targets: paddle.Tensor, multi_label: bool = False) -> paddle.Tensor:
     """Number of images, a tensor [], whose argmax (of the sum over heads) is their class id, or the argmax of their
-    distribution."""
+    distribution; with ``multi_label``, one of their classes."""
     logits = sum(logits) if isinstance(logits, tuple) else logits
+    best = logits.astype('float32').argmax(-1)
+    if multi_label:
+        return targets.take_along_axis(best.unsqueeze(1), 1).sum()
     class_ids = targets if targets.ndim == 1 else targets.argmax(-1)
-    return (logits.astype('float32').argmax(-1) == class_ids).sum()
+    return (best == class_ids).sum()

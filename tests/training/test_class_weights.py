@@ -8,11 +8,11 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from CaiT.errors import InputError
-from CaiT.training import checkpoint, jobs
+from CaiT.training import jobs
 from CaiT.training.class_weights import balanced_weights, class_weights
 from CaiT.training.data import build_train_loader
 from CaiT.training.losses import build_loss
-from tests.training.conftest import make_stripes
+from tests.training.conftest import assert_same_end, make_stripes, train_until
 
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0], [-1.0, 4.0, 0.25]])
 
@@ -97,26 +97,9 @@ def test_balanced_epochs_resume_to_the_bit(config, imbalanced, tmp_path):
     opts = ['DATA.DATA_PATH', imbalanced, 'DATA.SHUFFLE', 'balanced', 'TRAIN.CLASS_WEIGHTS', 'balanced', 'AUG.REPEATS',
             '2', 'SAVE_STEPS', '1', 'TRAIN.LABEL_SMOOTHING', '0.1']
     jobs.train(config(*opts, output_dir=str(tmp_path / 'whole')))
-
-    class Stop(Exception):
-        pass
-
-    from CaiT.training.logger import RunLogger
-    from CaiT.training.trainer import Trainer
-    part = Trainer(config(*opts), tmp_path / 'part', RunLogger(tmp_path / 'part', 'log_train.txt'))
-    save = part._save
-
-    def stop(*tags):
-        save(*tags)
-        if (part.state.epoch, part.state.step) == (2, 3):
-            raise Stop
-    part._save = stop
-    with pytest.raises(Stop):
-        part.fit()
+    train_until(config(*opts), tmp_path / 'part', 2, 3)
     jobs.train(config(*opts, output_dir=str(tmp_path / 'part'), resume='auto'))
-    whole, parts = (checkpoint.read(tmp_path / name / 'last.pdstate') for name in ('whole', 'part'))
-    assert all(np.array_equal(whole['model'][name], parts['model'][name]) for name in whole['model'])
-    assert whole['progress'] == parts['progress']
+    assert_same_end(tmp_path / 'whole', tmp_path / 'part')
     with pytest.raises(InputError, match="DATA.SHUFFLE is 'balanced' there and 'full' in this run"):
         jobs.train(config(*opts[:2], output_dir=str(tmp_path / 'part'), resume='auto'))
 
