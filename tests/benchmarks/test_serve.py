@@ -26,7 +26,7 @@ def port():
         listener.bind(('127.0.0.1', 0))
         listener.listen()
 
-        def answer() -> None:
+        def respond() -> None:
             while True:
                 try:
                     connection, _ = listener.accept()
@@ -47,7 +47,7 @@ def port():
                     connection.sendall(b'HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n' % (code, len(body)) + body[:9])
                     connection.sendall(body[9:])
                     data = b''
-        threading.Thread(target=answer, daemon=True).start()
+        threading.Thread(target=respond, daemon=True).start()
         yield listener.getsockname()[1]
 
 
