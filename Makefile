@@ -6,7 +6,7 @@ CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
 .PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
-.PHONY: figures gpu-check docker-steps clean
+.PHONY: figures gpu-check paddlex web-test docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -23,6 +23,8 @@ help:
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
 	@echo 'make figures     the figures of the documents (PRETRAINED=checkpoint: the attention figure too)'
 	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
+	@echo 'make paddlex     PaddleX in an environment of its own runs an export and gives the answers of infer.py'
+	@echo 'make web-test    the web page of --client web in headless Chromium gives the answers of infer.py'
 	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
@@ -93,6 +95,21 @@ figures: $(READY)
 
 gpu-check: $(READY)
 	$(RUN) python -m CaiT.tools.gpu_check
+
+paddlex: $(READY)
+	test -x $(VENV)-paddlex/bin/python || bash benchmarks/make_paddlex.sh $(VENV)-paddlex $(PYTHON)
+	CAIT_PADDLEX="$(CURDIR)/$(VENV)-paddlex/bin/python" $(RUN) python -m pytest -m slow tests/deploy/test_client_paddlex.py
+
+# ORT_WEB: the npm package onnxruntime-web, unpacked, where it is at hand; else npm gets it.
+web-test: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ echo 'make web-test: needs Chromium; apt-get install chromium' >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnxruntime]'
+	test -n "$(ORT_WEB)" || test -d $(VENV)/ort-web/package || \
+		{ mkdir -p $(VENV)/ort-web && cd $(VENV)/ort-web && \
+		npm pack --silent onnxruntime-web@1.30.0 && tar xzf onnxruntime-web-1.30.0.tgz; }
+	CAIT_ORT_WEB="$(or $(ORT_WEB),$(CURDIR)/$(VENV)/ort-web/package)" \
+		$(RUN) python -m pytest -m slow tests/deploy/test_client_web.py
 
 docker-steps: $(READY)
 	$(RUN) python tests/docker_steps.py
