@@ -14,7 +14,7 @@ from CaiT.deploy.metadata import Metadata
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
-CLIENTS = ('paddlex', 'web')
+CLIENTS = ('paddlex', 'web', 'gradio')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Request:
     """What a client's folder is made of.
 
     ``model`` is the dynamic model, ``folder`` the export with ``metadata``, ``checks`` the parity.CheckSet.
-    ``precision`` and ``calibration`` (a CheckSet or None) are the web page's, as is ``ort_web``, the folder of
+    ``precision`` and ``calibration`` (a CheckSet or None) are those of ONNX graphs, ``ort_web`` is the folder of
     onnxruntime-web.
     """
     model: Any
