@@ -95,30 +95,30 @@ def examples(folder: Path) -> List[str]:
     return found
 
 
+def uploaded(payload: Any) -> Optional[str]:
+    """The path of an uploaded file as it is: Gradio would rotate, convert and save it again."""
+    return payload.path if payload else None
+
+
 def page(classify: Classifier, samples: List[str], concurrency: int) -> Any:
     """The Gradio page, with its queue."""
     import gradio
 
-    class File(gradio.Image):
-        """Gives the uploaded file itself: Gradio would rotate, convert and save it again before anybody sees it."""
-        is_template = True  # to the browser it is an Image
-
-        def preprocess(self, payload: Any) -> Optional[str]:
-            return payload.path if payload else None
-
     name = classify.predictor.meta.model
     with gradio.Blocks(title=name, analytics_enabled=False) as blocks:
         gradio.Markdown(f'# {name}\nDrop an image: its {TOPK} most probable classes'
-                        + (', and where the class token looks.' if classify.attention else '.'))
+                        + (', and what the class token attends to in the last block, from blue to yellow.'
+                           if classify.attention else '.'))
         with gradio.Row():
             with gradio.Column():
-                image = File(type='filepath', sources=['upload', 'clipboard'], label='Image', height=320)
+                image = gradio.Image(type='filepath', sources=['upload', 'clipboard'], label='Image', height=320)
+                image.preprocess = uploaded
                 if samples:
                     gradio.Examples(samples, image, label='Sample photographs')
             with gradio.Column():
                 sentence = gradio.Textbox(label='Status', interactive=False, max_lines=3)
                 classes = gradio.Label(num_top_classes=TOPK, label='Classes')
-                overlay = gradio.Image(label='Attention of the class token, last block: yellow most', height=320,
+                overlay = gradio.Image(label='Class attention', height=320,
                                        interactive=False, visible=bool(classify.attention))
         image.change(classify, image, [classes, overlay, sentence], api_name='classify')
     return blocks.queue(max_size=WAITING, default_concurrency_limit=concurrency)
@@ -139,6 +139,7 @@ def main() -> None:
     threads = args.cpu_threads or runtime.cores()
     predictor = Predictor(args.model_dir, args.backend, Options(args.precision, threads=threads))
     print('app: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
+    list(predictor.predict([Image.new('RGB', (8, 8))]))  # engines compile their kernels in the first run
     attention = attention_of.find(args.model_dir, predictor.meta.data, threads)
     if attention is None:
         print(f'app: no attention is shown; export_model.py --client gradio --save-inference-dir={args.model_dir} '

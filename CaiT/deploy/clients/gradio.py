@@ -52,9 +52,11 @@ def find(folder: PathLike, data: DataConfig, threads: int = 1) -> Optional[Atten
 
 
 def overlay(pixels: np.ndarray, values: np.ndarray) -> Image.Image:
-    """The image in gray under colors: blue for little, yellow for the most attended patch. [S, S, 3], [side, side]."""
+    """The image in gray under colors, from blue for none to yellow for the most attended twentieth of the patches.
+    ``pixels`` [S, S, 3], ``values`` [side, side]."""
     size = pixels.shape[1], pixels.shape[0]
-    share = Image.fromarray((values / max(float(values.max()), 1e-12)).astype(np.float32))
+    most = np.sort(values, axis=None)[math.ceil(0.95 * values.size) - 1]  # a few patches can outshine all others
+    share = Image.fromarray((values / max(float(most), 1e-12)).astype(np.float32))
     place = np.sqrt(np.clip(np.asarray(share.resize(size, Image.BILINEAR)), 0, 1)) * (len(HEAT) - 1)
     colors = np.stack([np.interp(place, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], -1)
     gray = pixels @ np.array([0.299, 0.587, 0.114])

@@ -141,11 +141,12 @@ function heat(value) {
   return HEAT[below].map((low, channel) => low + (at - below) * (HEAT[below + 1][channel] - low));
 }
 
-// The image in gray under the colors of the attention, relative to the most attended patch.
+// The image in gray under the colors of the attention; the most attended twentieth of the patches is yellow, because a
+// few patches can outshine all others.
 function drawMap(canvas, crop, map) {
   const size = model.data.image_size;
   const side = Math.round(Math.sqrt(map.length));
-  const largest = map.reduce((a, b) => Math.max(a, b), 0) || 1;
+  const most = Float32Array.from(map).sort()[Math.ceil(0.95 * map.length) - 1] || 1;
   const image = imageData(crop);
   const at = (row, column) => map[Math.min(side - 1, Math.max(0, row)) * side + Math.min(side - 1, Math.max(0, column))];
   for (let y = 0; y < size; y++) {
@@ -156,14 +157,14 @@ function drawMap(canvas, crop, map) {
         + down * ((1 - right) * at(row + 1, column) + right * at(row + 1, column + 1));
       const place = (y * size + x) * 4;
       const gray = 0.299 * image.data[place] + 0.587 * image.data[place + 1] + 0.114 * image.data[place + 2];
-      const color = heat(Math.sqrt(value / largest));
+      const color = heat(Math.sqrt(value / most));
       for (let channel = 0; channel < 3; channel++) image.data[place + channel] = 0.5 * gray + 0.5 * color[channel];
     }
   }
   canvas.width = canvas.height = size;
   canvas.getContext('2d').putImageData(image, 0, 0);
-  element('map-caption').textContent = `Attention of the class token, last block: blue little, yellow most`
-    + ` (${(largest * (map.length + model.prefix)).toFixed(1)} times an even share)`;
+  element('map-caption').textContent = `Attention of the class token, last block: blue none, yellow from`
+    + ` ${(most * (map.length + model.prefix)).toFixed(1)} times an even share`;
 }
 
 const drop = element('drop');
