@@ -6,7 +6,7 @@ CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
 .PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
-.PHONY: figures gpu-check paddlex web-test docker-steps clean
+.PHONY: figures gpu-check paddlex web-test gradio-test docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -25,6 +25,7 @@ help:
 	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
 	@echo 'make paddlex     PaddleX in an environment of its own runs an export and gives the answers of infer.py'
 	@echo 'make web-test    the web page of --client web in headless Chromium gives the answers of infer.py'
+	@echo 'make gradio-test the page of app.py in headless Chromium, with Gradio 4.26 and 6'
 	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
@@ -110,6 +111,14 @@ web-test: $(READY)
 		npm pack --silent onnxruntime-web@1.30.0 && tar xzf onnxruntime-web-1.30.0.tgz; }
 	CAIT_ORT_WEB="$(or $(ORT_WEB),$(CURDIR)/$(VENV)/ort-web/package)" \
 		$(RUN) python -m pytest -m slow tests/deploy/test_client_web.py
+
+gradio-test: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ echo 'make gradio-test: needs Chromium; apt-get install chromium' >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnxruntime]'
+	bash tests/make_gradio.sh $(VENV)-gradio $(PYTHON)
+	CAIT_GRADIO="$(CURDIR)/$(VENV)-gradio/4/bin/python:$(CURDIR)/$(VENV)-gradio/6/bin/python" \
+		$(RUN) python -m pytest -m slow tests/test_app.py
 
 docker-steps: $(READY)
 	$(RUN) python tests/docker_steps.py

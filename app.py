@@ -111,15 +111,14 @@ def page(classify: Classifier, samples: List[str], concurrency: int) -> Any:
                            if classify.attention else '.'))
         with gradio.Row():
             with gradio.Column():
-                image = gradio.Image(type='filepath', sources=['upload', 'clipboard'], label='Image', height=320)
+                image = gradio.Image(type='filepath', sources=['upload', 'clipboard'], label='Image')
                 image.preprocess = uploaded
                 if samples:
                     gradio.Examples(samples, image, label='Sample photographs')
             with gradio.Column():
                 sentence = gradio.Textbox(label='Status', interactive=False, max_lines=3)
                 classes = gradio.Label(num_top_classes=TOPK, label='Classes')
-                overlay = gradio.Image(label='Class attention', height=320,
-                                       interactive=False, visible=bool(classify.attention))
+                overlay = gradio.Image(label='Class attention', interactive=False, visible=bool(classify.attention))
         image.change(classify, image, [classes, overlay, sentence], api_name='classify')
     return blocks.queue(max_size=WAITING, default_concurrency_limit=concurrency)
 

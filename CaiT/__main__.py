@@ -30,6 +30,7 @@ COMMANDS = {
     'pred': Command('CaiT.main_single_gpu', 'predict images with weights', ('-pred',)),
     'export': Command('CaiT.export_model', 'export weights for an inference engine, with a check'),
     'infer': Command('CaiT.infer', 'predict images with an exported model'),
+    'serve': Command('CaiT.serve.command', 'answer requests over HTTP with an exported model'),
     'attention': Command('CaiT.tools.attention_map', 'attention maps laid over images'),
     'report': Command('CaiT.tools.report', 'HTML pages about runs and predictions'),
     'benchmark': Command('CaiT.tools.benchmark', 'images per second on every engine and precision'),
@@ -95,7 +96,7 @@ def main(arguments: Optional[List[str]] = None) -> Optional[int]:
 
 def run() -> None:
     """The entry point: leaves the process. Inference leaves as infer.py does, without the interpreter's shutdown."""
-    errors.run(main, fast_exit=sys.argv[1:2] == ['infer'])
+    errors.run(main, fast_exit=sys.argv[1:2] in (['infer'], ['serve']))
 
 
 if __name__ == '__main__':

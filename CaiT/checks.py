@@ -42,12 +42,13 @@ def positive(name: str, value: float, maximum: float = math.inf) -> None:
 
 
 def shuffle_block(name: str, value: str) -> int:
-    """The N of the setting 'block:N', 0 for 'full'."""
+    """The N of the setting 'block:N', 0 for 'full' and 'balanced'."""
     word, _, number = value.partition(':')
-    if value == 'full':
+    if value in ('full', 'balanced'):
         return 0
     if word != 'block' or not (number.isascii() and number.isdigit() and len(number) <= 9 and int(number)):
-        raise InputError(f'{name}: found {value!r}, expected full, or block:N with a number of images of at least 1')
+        raise InputError(f'{name}: found {value!r}, expected full, balanced, or block:N with a number of images of '
+                         'at least 1')
     return int(number)
 
 
@@ -76,6 +77,34 @@ def check_train_options(values: Mapping[str, Any], name: Name = str) -> None:
             raise InputError(f'{name(key)}: found {pair}, expected two increasing numbers above {low}, at most {high}')
     for key, high in (('shift', 1), ('zoom', 0.9), ('hflip', 1), ('erase_prob', 1), ('color_jitter', 1)):
         between(name(key), values[key], 0, high)
+
+
+# What goes with images of several classes: key -> allowed values, and why no others.
+MULTI_LABEL = {
+    'DATA.DATASET': (('imagenet2012', 'digits'), 'list files hold several class ids, archives and shards one'),
+    'TRAIN.LOSS': (('BCE',), 'softmax cross entropy is for one class per image'),
+    'TRAIN.LABEL_SMOOTHING': ((0.0,), 'smoothing is over the classes of one label'),
+    'TRAIN.DISTILL.TYPE': (('none',), "the teacher's softmax is for one class per image"),
+    'AUG.MIXUP': ((0.0,), 'a class of a mixed image is neither there nor not there'),
+    'AUG.CUTMIX': ((0.0,), 'a class may lie outside of the part that is pasted'),
+}
+
+
+def check_multi_label(value: Callable[[str], Any]) -> None:
+    """The settings beside DATA.MULTI_LABEL; ``value`` gives that of a key."""
+    if not value('DATA.MULTI_LABEL'):
+        if value('DATA.THRESHOLDS'):
+            raise InputError(f'DATA.THRESHOLDS: found {value("DATA.THRESHOLDS")} beside DATA.MULTI_LABEL False, '
+                             'expected it empty: of one class per image the most probable is predicted')
+        return
+    for key, (allowed, reason) in MULTI_LABEL.items():
+        found = value(key)
+        if found not in allowed:
+            raise InputError(f'{key}: found {found} beside DATA.MULTI_LABEL True, expected '
+                             f'{" or ".join(map(str, allowed))}: {reason}')
+    if value('DATA.SHUFFLE') == 'balanced':
+        raise InputError('DATA.SHUFFLE: found balanced beside DATA.MULTI_LABEL True, expected full or block:N: an '
+                         'image of several classes belongs to none of them alone (TRAIN.CLASS_WEIGHTS weights classes)')
 
 
 def check_mixing(values: Mapping[str, Any], name: Name = str) -> None:

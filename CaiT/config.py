@@ -27,9 +27,11 @@ DEFAULTS: Dict[str, Any] = {
     'DATA': {
         'DATASET': 'imagenet2012',
         'DATA_PATH': 'dataset/LSVRC2012',
-        'SHUFFLE': 'full',         # block:N: blocks of N neighbors, shuffled, and shuffled within: docs/data.md
+        'SHUFFLE': 'full',         # balanced: classes equally often; block:N: blocks of N neighbors: docs/data.md
         'REDUCED_DECODE': False,   # training decodes large JPEGs at 1/2 to 1/8 where the crop allows: other pixels
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
+        'MULTI_LABEL': False,      # lists hold any number of class ids per image, path 3,17,42: docs/data.md
+        'THRESHOLDS': '',          # with it: file of the probability per class from which it is predicted; empty: 0.5
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction
         'NUM_WORKERS': 2,          # data worker processes; 0: load in the main process
@@ -86,6 +88,7 @@ DEFAULTS: Dict[str, Any] = {
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
         'LOSS': 'CE',              # CE: softmax cross entropy, BCE: binary cross entropy per class
         'LABEL_SMOOTHING': 0.0,
+        'CLASS_WEIGHTS': '',       # balanced: by the number of images; or a file of one weight per line
         'EMA_DECAY': 0.0,          # exponential moving average of the weights, 0: none
         'RECOMPUTE': False,        # recompute activations: less memory, 25 % more time
         'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast
@@ -175,6 +178,8 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     node.__dict__[_EXPLICIT] = frozenset(key for _, values in layers for key in keys(values))
     if node.TRAIN.WARMUP_FRACTION and not is_explicit(node, 'TRAIN.WARMUP_EPOCHS'):
         node.TRAIN.WARMUP_EPOCHS = 0
+    if node.DATA.MULTI_LABEL and not is_explicit(node, 'TRAIN.LOSS'):
+        node.TRAIN.LOSS = 'BCE'
     _check(node)
     node.freeze()
     return node
@@ -272,6 +277,7 @@ def _check(config: CfgNode) -> None:
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
     checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)
+    checks.check_multi_label(lambda key: _leaf(config, key))
     checks.positive('TRAIN.DISTILL.TAU', config.TRAIN.DISTILL.TAU)
     if config.TRAIN.WARMUP_FRACTION and config.TRAIN.WARMUP_EPOCHS:
         raise InputError(f'TRAIN.WARMUP_FRACTION: found {config.TRAIN.WARMUP_FRACTION:g} beside TRAIN.WARMUP_EPOCHS '

@@ -113,12 +113,15 @@ def main() -> int:
     print(runtime.prepare())
     weights = resolve_weights(args)
     from CaiT.config import build_model, data_config, load_options, with_data_of
+    from CaiT.data.class_numbers import read_thresholds
     from CaiT.data.datasets import read_label_map
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
     from CaiT.deploy.export import export, load, possible, summary
 
     config = load_config(args, weights)
+    thresholds = (read_thresholds(config.DATA.THRESHOLDS, config.MODEL.NUM_CLASSES) if config.DATA.MULTI_LABEL
+                  else None)
     model = build_model(config)
     targets, refused = possible(targets, model, config.MODEL.NAME, args.calibration is not None)
     report = load(model, weights, **load_options(config))
@@ -127,12 +130,13 @@ def main() -> int:
     data = DataConfig(**data_config(config))
     classes = config.MODEL.NUM_CLASSES
     checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else
-              parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count))
+              parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count,
+                                  config.DATA.MULTI_LABEL))
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else checks.class_names
     calibration = parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
                       {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
-                      calibration)
+                      calibration, thresholds)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
     precision = 'int8' if any(target[1] == 'int8' for target in targets) else 'fp32'
     for line in clients.write(wanted, clients.Request(model, args.save_inference_dir, metadata, checks, precision,

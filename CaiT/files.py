@@ -20,7 +20,7 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
 
     When the block raises, the temporary file is removed and ``path`` is unchanged. Text is UTF-8 without newline
     conversion. The data is synced to disk before the rename, so a power failure leaves the old file or the new one,
-    never an incomplete one.
+    never an incomplete one. InputError when the folder is removed meanwhile.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +39,8 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+            raise InputError(f'{path}: its folder was removed while the file was written') from None
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename = str(path)  # a full disk, for one: write() does not say which file it was
         raise

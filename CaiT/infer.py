@@ -7,7 +7,8 @@
     python infer.py --model-dir=paddle2 -cfg=CaiT/configs/cait_s24_224.yaml --img-path=a.jpg     a .pdmodel of Paddle 2
     python infer.py --model-dir=output/s24 --img-path=folder --precision=bf16 --cpu-threads=2 --benchmark=True
 
-Prints, for each image, ``image_name: <path>, class_id: 3, prob: 0.8984`` (a softmax probability). The preprocessing
+Prints, for each image, ``image_name: <path>, class_id: 3, prob: 0.8984`` (a softmax probability; of a model for images
+of several classes a sigmoid, and behind it ``class_ids: 3 17``, those that reach their thresholds). The preprocessing
 comes from the metadata beside the model. No input file is changed. Images that cannot be decoded are reported and
 skipped; the exit status is then 1.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Optional
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -24,32 +24,20 @@ from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.data.lists import list_images
 from CaiT.data.text import quoted
-from CaiT.deploy import autolog, feed
-from CaiT.deploy.engines import BATCH, Options, backends
-from CaiT.deploy.metadata import INPUTS, PRECISIONS, Metadata
+from CaiT.deploy import autolog, engine_flags, feed
+from CaiT.deploy.engines import BATCH
 from CaiT.deploy.predictor import Prediction, Predictor, certification_line
 from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
-MODEL_DIR = 'output/infer'
 MIN_IMAGES_FOR_WORKERS = 64  # fewer are decoded before worker processes have started
 
 
 def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag('img_path', nargs='+', metavar='PATH', help='images, folders and list files')
-    flags.flag('model_dir', default=MODEL_DIR, metavar='FOLDER', help=f'an exported model; default {MODEL_DIR}')
-    flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file that describes a .pdmodel or .json of Paddle '
-               'that has no metadata.json')
-    flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
-    flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}, with --use-gpu also fp16; default fp32')
-    flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
+    engine_flags.add(flags, threads_help='default: all cores')
     flags.flag('batch_size', type=int, default=BATCH, metavar='N', help=f'images per run; default {BATCH}')
-    flags.flag('cpu_threads', type=int, default=0, metavar='N', help='default: all cores')
-    flags.switch('use_gpu', metavar='True|False')
-    flags.flag('gpu_id', type=int, default=0, metavar='N', help='with --use-gpu: which GPU; default 0')
-    flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
-    flags.switch('use_tensorrt', metavar='True|False', help='with --use-gpu')
     flags.flag('topk', type=int, default=0, metavar='K', help='also list the K most probable classes with names')
     flags.flag('output', metavar='FILE', help='write results to a .csv or .jsonl file instead of the console')
     flags.switch('resume', help='continue the output file of an interrupted run')
@@ -61,19 +49,11 @@ def parser() -> Parser:
     return flags
 
 
-def _metadata_from_config(args: Any, options: Options) -> Optional[Metadata]:
-    """The metadata of a graph without its own from -cfg; None for exports of this project, which contain theirs."""
-    if not args.config_dir:
-        return None
-    from CaiT.deploy.paddle2 import metadata_from_config
-    runtime.prepare(options.threads, 'gpu' if options.use_gpu else 'cpu')
-    return metadata_from_config(args.model_dir, args.config_dir, args.backend, options)
-
-
 def format_prediction(prediction: Prediction, predictor: Predictor, topk: int) -> list:
     """The lines printed for an image."""
     class_id, probability = prediction.best[0]
-    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}']
+    several = '' if prediction.class_ids is None else f', class_ids: {prediction.class_ids or "none"}'
+    lines = [f'image_name: {quoted(prediction.path)}, class_id: {class_id}, prob: {probability:.4f}{several}']
     if topk:
         lines += [f'    {rank}. {k} {predictor.class_name(k)}'.rstrip() + f' {p:.4f}'
                   for rank, (k, p) in enumerate(prediction.best, 1)]
@@ -88,30 +68,20 @@ def main() -> int:
     args = parser().parse_args()
     if not args.img_path:
         raise InputError('--img-path: missing, expected images, folders or list files')
-    precisions = ('fp32', 'bf16', 'fp16') if args.use_gpu else PRECISIONS
-    for name, choices in (('precision', precisions), ('input', INPUTS)):
-        if getattr(args, name) not in choices:
-            raise InputError(f'--{name}: found {getattr(args, name)!r}, expected one of {", ".join(choices)}')
-    for name, least in (('batch_size', 1), ('topk', 0), ('cpu_threads', 0), ('gpu_id', 0)):
+    engine_flags.check(args)
+    for name, least in (('batch_size', 1), ('topk', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
-    most = max(64, 4 * runtime.cores())
-    if args.cpu_threads > most:
-        raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {most} on this machine')
-    if args.use_tensorrt and not args.use_gpu:
-        raise InputError('--use-tensorrt True: has no effect on a CPU, expected --use-gpu True with it')
-    if args.gpu_id and not args.use_gpu:
-        raise InputError(f'--gpu-id {args.gpu_id}: has no effect on a CPU, expected --use-gpu True with it')
     paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
-    options = Options(args.precision, args.input, args.cpu_threads or runtime.cores(), args.batch_size, args.use_gpu,
-                      args.use_mkldnn, args.use_tensorrt, gpu_id=args.gpu_id)
-    predictor = Predictor(args.model_dir, args.backend, options, _metadata_from_config(args, options))
+    options = engine_flags.options(args, args.cpu_threads or runtime.cores(), args.batch_size)
+    predictor = Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None
     results = None
     if args.output:
         from CaiT.deploy.results import ResultFile
-        results = ResultFile(args.output, max(args.topk, 1), args.resume, predictor.identity())
+        results = ResultFile(args.output, max(args.topk, 1), args.resume, predictor.identity(),
+                             predictor.meta.thresholds is not None)
         if results.unknown:
             print(f'{args.output}: nothing beside it says which model wrote it; going on with this one')
     if results and results.done:

@@ -68,9 +68,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     from CaiT.report import evaluation, run_page
     from CaiT.run_config import config_for
     from CaiT.training import distributed, jobs
-    evaluation.check_earlier(earlier)
     if evaluating or predicting:
         config, line = config_for(flags['pretrained'], flags.pop('cfg'), flags.pop('opts'), **flags)
+        evaluation.check_earlier(earlier, config.DATA.MULTI_LABEL)
         if line and not distributed.rank():
             print(line)
     else:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training experiments on a small machine: run them, store their logs, print the result table.
+r"""Training experiments on a small machine: run them, store their logs, print the result table.
 
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py digits -data_path dataset/digits
-python benchmarks/training.py distillation -data_path dataset/imagenette -teacher output/benchmark/imagenette-0/best
+python benchmarks/training.py cait_grown_distilled -data_path dataset/imagenette \
+    -pretrained weights/grown_cait.pdparams -teacher output/benchmark/imagenette-0/last
+python benchmarks/training.py distillation -data_path dataset/imagenette \
+    -pretrained weights/grown_cait.pdparams -teacher output/benchmark/imagenette-0/last
 python benchmarks/training.py -table
 
 A run is ``output/benchmark/<name>-<seed>``; an interrupted run is resumed. Its config, log.jsonl and log are
@@ -38,9 +41,10 @@ EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
     'cait_grown': (['cait_grown'], [0]),
     'cait_grown_frozen': (['cait_grown_frozen'], [0]),
+    'cait_grown_distilled': (['cait_grown_distilled'], [0]),
     'cifar10': (['cifar10'], [0]),
     'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),
-    'distillation': (['distillation_none', 'distillation_hard'], [0, 1, 2]),
+    'distillation': (['distillation_none', 'distillation_soft', 'distillation_hard'], [0, 1, 2]),
 }
 
 
@@ -52,7 +56,7 @@ def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
              '-data_path', flags['data_path'], '-seed', str(seed), '-output_dir', str(folder), '-resume', 'auto']
     if flags['pretrained']:
         words += ['-pretrained', flags['pretrained']]
-    if recipe == 'distillation_hard':
+    if flags['teacher'] and recipe != 'distillation_none':
         words += ['-opts', 'TRAIN.DISTILL.TEACHER_WEIGHTS', flags['teacher']]
     subprocess.run(words, check=True, cwd=ROOT)
     copy_logs(folder, RESULTS / name)

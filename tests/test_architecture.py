@@ -14,7 +14,8 @@ MODULES = sorted((ROOT / 'CaiT').rglob('*.py'))
 # The packages that a package may import, besides the base modules and itself.
 LAYERS = {'models': {'weights'}, 'config.py': {'models', 'weights'}, 'data': set(), 'weights': {'models'},
           'accelerate': {'models'}, 'training': {'models', 'config', 'data', 'weights', 'accelerate'},
-          'deploy': {'models', 'config', 'data', 'weights', 'accelerate'}}
+          'deploy': {'models', 'config', 'data', 'weights', 'accelerate'},
+          'serve': {'config', 'data', 'weights', 'deploy'}}
 BASE_MODULES = {'checks', 'errors', 'files', 'cli', 'runtime', 'config_layers', 'pickled_objects', 'safe_json',
                 'safe_pickle', 'safe_yaml', '__version__'}
 

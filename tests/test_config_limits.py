@@ -11,6 +11,7 @@ from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {
     'DATA.DATASET': 'imagenet2012', 'DATA.DATA_PATH': 'dataset/LSVRC2012', 'DATA.LABEL_MAP': '', 'DATA.SHUFFLE': 'full',
+    'DATA.MULTI_LABEL': False, 'DATA.THRESHOLDS': '',
     'DATA.REDUCED_DECODE': False,
     'DATA.BATCH_SIZE': 256, 'DATA.BATCH_SIZE_EVAL': 64, 'DATA.NUM_WORKERS': 2, 'DATA.USE_SHARED_MEMORY': True,
     'MODEL.NAME': 'cait_xxs24_224', 'MODEL.PRETRAINED': '', 'MODEL.STRICT': True, 'MODEL.USE_EMA': False,
@@ -26,6 +27,7 @@ EXPECTED_DEFAULTS = {
     'TRAIN.WEIGHT_DECAY': 0.05,
     'TRAIN.FREEZE': [], 'TRAIN.LAYER_DECAY': 1.0, 'TRAIN.GRAD_CLIP': 0.0, 'TRAIN.ACCUM_ITER': 1, 'TRAIN.LOSS': 'CE',
     'TRAIN.LABEL_SMOOTHING': 0.0, 'TRAIN.EMA_DECAY': 0.0, 'TRAIN.RECOMPUTE': False, 'TRAIN.ACCELERATE': True,
+    'TRAIN.CLASS_WEIGHTS': '',
     'TRAIN.TO_STATIC': False, 'TRAIN.VISUALDL': False, 'TRAIN.TENSORBOARD': False,
     'TRAIN.OPTIMIZER.NAME': 'AdamW', 'TRAIN.OPTIMIZER.BETAS': (0.9, 0.999), 'TRAIN.OPTIMIZER.EPS': 1e-8,
     'TRAIN.OPTIMIZER.MOMENTUM': 0.9, 'TRAIN.OPTIMIZER.NESTEROV': False,
@@ -128,11 +130,12 @@ def test_choices(key):
 
 @pytest.mark.parametrize('refused', ['block:0', 'block:', 'block:-1', 'blocks:2', '', 'none', 'block:1e3'])
 def test_shuffle(refused):
-    assert [get_config(opts=['DATA.SHUFFLE', word]).DATA.SHUFFLE for word in ('full', 'block:1')] == ['full', 'block:1']
+    words = ['full', 'balanced', 'block:1']
+    assert [get_config(opts=['DATA.SHUFFLE', word]).DATA.SHUFFLE for word in words] == words
     with pytest.raises(InputError) as error:
         get_config(opts=['DATA.SHUFFLE', refused])
-    assert str(error.value) == (f'DATA.SHUFFLE: found {refused!r}, expected full, or block:N with a number of images '
-                                'of at least 1')
+    assert str(error.value) == (f'DATA.SHUFFLE: found {refused!r}, expected full, balanced, or block:N with a number '
+                                'of images of at least 1')
 
 
 @pytest.mark.parametrize('bases, is_refused', [(19, False), (20, True)])

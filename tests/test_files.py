@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 
 import pytest
 
+from CaiT.errors import InputError
 from CaiT.files import atomic_write, write_json
 
 
@@ -28,6 +30,13 @@ def test_unchanged_after_an_error(tmp_path):
             file.write('half')
             raise error
     assert (tmp_path / 'a.txt').read_text() == 'before' and os.listdir(tmp_path) == ['a.txt']
+
+
+def test_a_folder_removed_meanwhile_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r'run/last\.pdstate: its folder was removed while the file was written$'):
+        with atomic_write(tmp_path / 'run' / 'last.pdstate') as file:
+            file.write('x')
+            shutil.rmtree(tmp_path / 'run')
 
 
 def test_file_mode_follows_the_umask(tmp_path):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map, read_list
+from CaiT.data.multi_label import MultiLabelSamples, multi_hot, read_multi_label_list, read_unlabeled_list
 from CaiT.data.shards import READERS, ShardDataset, open_shards, shard_folders, transformed
 from CaiT.data.text import quoted
 from CaiT.errors import InputError
@@ -30,10 +31,12 @@ Sample = Tuple[np.ndarray, np.int64]
 
 
 def build_dataset(name: str, data_path: PathLike, split: str, transform: Callable, num_classes: int,
-                  label_map: PathLike = '') -> Union[ListDataset, ArrayDataset, ShardDataset]:
+                  label_map: PathLike = '',
+                  multi_label: bool = False) -> Union[ListDataset, ArrayDataset, ShardDataset]:
     """The split 'train', 'val' or 'test' of a dataset.
 
-    ``label_map`` is a file of class names; without it the dataset's own are used, if it has any.
+    ``label_map`` is a file of class names; without it the dataset's own are used, if it has any. With ``multi_label``
+    the lists hold any number of class ids per image (``CaiT.data.multi_label``).
     Raises InputError when the data is not there, a list line is malformed or a class id is not below ``num_classes``.
     """
     if name not in DATASETS:
@@ -58,8 +61,13 @@ def build_dataset(name: str, data_path: PathLike, split: str, transform: Callabl
         tool = f'make_digits --output {data_path}' if name == 'digits' else f'make_lists {data_path}'
         raise InputError(f'{list_file}: no such file, expected "path class_id" lines; write it with: '
                          f'python -m CaiT.tools.{tool}')
-    samples = read_list(list_file, data_path, None if split == 'test' else num_classes)
-    dataset = ListDataset(os.fspath(list_file), samples, transform, names)
+    if multi_label and split != 'test':
+        samples = read_multi_label_list(list_file, data_path, num_classes)
+        dataset: ListDataset = MultiLabelDataset(os.fspath(list_file), samples, transform, num_classes)
+    else:
+        samples = (read_unlabeled_list(list_file, data_path) if multi_label else
+                   read_list(list_file, data_path, None if split == 'test' else num_classes))
+        dataset = ListDataset(os.fspath(list_file), samples, transform)
     _set_class_names(dataset, names, [Path(data_path)], num_classes)
     return dataset
 
@@ -99,14 +107,28 @@ class ListDataset:
         index, sample_seed = key if isinstance(key, tuple) else (key, None)
         path, label = self.samples[index]
         try:
-            return transformed(self.transform, path, sample_seed), np.int64(label)
+            return transformed(self.transform, path, sample_seed), self._target(label)
         except InputError as error:
             raise InputError(f'{self._line(index)}: {error}') from None
         except MemoryError:
             raise InputError(f'{self._line(index)}: image {quoted(path)}: not enough memory') from None
 
+    def _target(self, label: Any) -> Any:
+        return np.int64(label)
+
     def _line(self, index: int) -> str:
         return f'{quoted(self.list_file)}, line {self.samples.lines[index]}'
+
+
+class MultiLabelDataset(ListDataset):
+    """Images of a list file with any number of classes each: (float32 [3, S, S], float32 [num_classes] of 0 and 1)."""
+
+    def __init__(self, list_file: str, samples: MultiLabelSamples, transform: Callable, num_classes: int) -> None:
+        super().__init__(list_file, samples, transform)
+        self.num_classes = num_classes
+
+    def _target(self, label: Any) -> np.ndarray:
+        return multi_hot(label, self.num_classes)
 
 
 class ArrayDataset:

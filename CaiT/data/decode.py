@@ -29,9 +29,11 @@ DARKEST = 16  # an image whose brightest value is below white / 16 would come ou
 
 @dataclasses.dataclass(frozen=True)
 class ImageBytes:
-    """An encoded image in memory; messages name it ``name``, whose ending says the format that is tried first."""
+    """An encoded image in memory; messages name it ``name``, whose ending says the format that is tried first.
+    ``max_pixels``: a larger one is refused."""
     name: str
     content: bytes
+    max_pixels: int = MAX_PIXELS
 
 
 Source = Union[PathLike, ImageBytes]
@@ -144,8 +146,9 @@ def _opened(source: Source) -> Iterator[Image.Image]:
         with _file(source, name) as file:
             try:
                 with Image.open(file, formats=formats_for(os.fspath(path))) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise ValueError(f'{image.width}x{image.height} are more than {MAX_PIXELS} pixels')
+                    limit = source.max_pixels if isinstance(source, ImageBytes) else MAX_PIXELS
+                    if image.width * image.height > limit:
+                        raise ValueError(f'{image.width}x{image.height} are more than {limit} pixels')
                     yield image
             except Image.UnidentifiedImageError:
                 raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None

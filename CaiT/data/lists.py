@@ -23,6 +23,8 @@ MAX_DIGITS = 9  # of a class id
 # What a line holds when more stands behind an image's name than a class id: a second label, a quote, a comma
 _NOT_A_PATH = re.compile(rf'.*(?:{"|".join(map(re.escape, IMAGE_EXTENSIONS))})["\',;\s]', re.IGNORECASE)
 
+_SEVERAL = re.compile(r'\s[0-9]+(?:,[0-9]+)+$')
+
 
 class LabeledSamples(Sequence):
     """A sequence of (name, class id); subclasses have ``labels`` [N] and ``at(index)``, index from 0 to N - 1."""
@@ -59,10 +61,13 @@ class Samples(LabeledSamples):
             lines.append(line)
         self._ends, self.labels, self.lines = np.asarray(ends), np.asarray(labels), np.asarray(lines)
 
-    def at(self, index: int) -> Tuple[str, int]:
+    def path(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index else 0
         path = self._text[start:int(self._ends[index])].decode('utf-8', 'surrogateescape')
-        return os.path.join(self._folder, path), int(self.labels[index])
+        return os.path.join(self._folder, path)
+
+    def at(self, index: int) -> Tuple[str, int]:
+        return self.path(index), int(self.labels[index])
 
 
 def read_list(path: PathLike, folder: PathLike, num_classes: Optional[int]) -> Samples:
@@ -84,21 +89,39 @@ def _expected(num_classes: Optional[int]) -> str:
 
 def _entries(path: PathLike, num_classes: Optional[int]) -> Iterator[Tuple[str, int, int]]:
     """(path, class id, line number) of the lines of a list file."""
+    missing = -1 if num_classes is None else None
+    for name, label, number in entries(path, _class_id, _expected(num_classes), missing):
+        if num_classes is not None and label >= num_classes:
+            raise out_of_range(path, number, label, num_classes)
+        yield name, label, number
+
+
+def entries(path: PathLike, parse: Callable[[str], Any], expected: str,
+            missing: Any = None) -> Iterator[Tuple[str, Any, int]]:
+    """(path, label, line number) of the lines of a list file.
+
+    ``parse`` makes a label of the last word of a line, None of a word that is none; the label is then ``missing``, and
+    the whole line a path. InputError where that is None too: ``expected`` is what a line should be.
+    """
     for number, line in read_lines(path):
         name, _, word = line.replace('\t', ' ').rpartition(' ')
-        if name.strip() and word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS:
-            label = int(word)
-        elif num_classes is None:
-            name, label = line, -1
-        else:
-            name, label = '', -1
+        label = parse(word) if name.strip() else None
+        if label is None:
+            name, label = (line if missing is not None else ''), missing
         name = unquoted(name.strip())
         if not name or (_NOT_A_PATH.match(name) and not name.lower().endswith(IMAGE_EXTENSIONS)):
-            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {_expected(num_classes)}')
-        if num_classes is not None and label >= num_classes:
-            raise InputError(f'{quoted(path)}, line {number}: found class id {label}, expected 0 to '
-                             f'{num_classes - 1} (the head has {num_classes} classes)')
+            hint = ' (several class ids: -opts DATA.MULTI_LABEL True)' if _SEVERAL.search(line) else ''
+            raise InputError(f'{quoted(path)}, line {number}: found {line[:200]!r}, expected {expected}{hint}')
         yield name, label, number
+
+
+def _class_id(word: str) -> Optional[int]:
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS else None
+
+
+def out_of_range(path: PathLike, line: int, label: int, num_classes: int) -> InputError:
+    return InputError(f'{quoted(path)}, line {line}: found class id {label}, expected 0 to {num_classes - 1} (the head '
+                      f'has {num_classes} classes)')
 
 
 def list_images(path: PathLike, log: Optional[Callable[[str], Any]] = None) -> List[str]:

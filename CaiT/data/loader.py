@@ -30,11 +30,11 @@ def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_m
                  mixing: Optional[Mix] = None) -> Loader:
     """An iterable of (images float32 [B, 3, S, S], labels int64 [B]), one epoch of ``sampler`` per iteration.
 
-    With ``mixing`` the second is float32 [B, classes]. Mixing runs in the workers, with a generator seeded from the
-    sample seed of the batch's first image, so that it too depends on (seed, epoch, position) alone. ``num_workers`` 0
-    loads in the main process. An image that cannot be read raises InputError in this process, any other error of
-    dataset, sampler or mixing RuntimeError with its traceback. Sets OpenCV's number of threads in this process to 0
-    (see Loader).
+    With ``mixing``, or several labels per image, the second is float32 [B, classes]. Mixing runs in the workers, with a
+    generator seeded from the sample seed of the batch's first image, so that it too depends on (seed, epoch, position)
+    alone. ``num_workers`` 0 loads in the main process. An image that cannot be read raises InputError in this process,
+    any other error of dataset, sampler or mixing RuntimeError with its traceback. Sets OpenCV's number of threads in
+    this process to 0 (see Loader).
     """
     return Loader(dataset, sampler, num_workers, use_shared_memory, mixing)
 
@@ -209,7 +209,8 @@ class _Collate:
 
     def _stack(self, samples: List[Any]) -> List[np.ndarray]:
         images = np.stack([image for image, _, _ in samples])
-        labels = np.asarray([label for _, label, _ in samples], np.int64)
+        dtype = np.float32 if np.ndim(samples[0][1]) else np.int64  # several labels per image, or a class id
+        labels = np.asarray([label for _, label, _ in samples], dtype)
         if self.mixing is not None:
             rng = np.random.Generator(np.random.PCG64([samples[0][2], len(samples)]))
             images, labels = self.mixing(images, labels, rng)

@@ -6,6 +6,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 BEST = ['path', 'class_id', 'class_name', 'prob']
 TOP5 = ['top5_class_ids', 'top5_probs']
+PRESENT = 'class_ids'  # of images with any number of classes: those that are predicted
 
 
 def best_values(path: str, best: Sequence[Tuple[int, float]], name_of: Callable[[int], str]) -> List[Any]:
@@ -17,6 +18,11 @@ def best_values(path: str, best: Sequence[Tuple[int, float]], name_of: Callable[
 def top5_values(best: Sequence[Tuple[int, float]]) -> List[str]:
     """The values of TOP5: ids and probabilities separated by blanks, fewer where the model has fewer classes."""
     return [' '.join(str(int(class_id)) for class_id, _ in best[:5]), ' '.join(digits(p) for _, p in best[:5])]
+
+
+def present_ids(ranked: Sequence[Tuple[int, float]], thresholds: Sequence[float]) -> str:
+    """The value of PRESENT: ids, separated by blanks, of the classes that reach their threshold, as they are ranked."""
+    return ' '.join(str(int(class_id)) for class_id, p in ranked if p >= thresholds[int(class_id)])
 
 
 def digits(probability: float) -> str:

@@ -7,7 +7,7 @@ process with batches of B.
 """
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -30,10 +30,15 @@ class TrainSampler:
     With ``block`` the order is another one: the dataset is cut into blocks of that many consecutive samples, the blocks
     are shuffled and the samples within each. What is read in a while then lies close together, for parquet files,
     object stores and spinning disks.
+
+    With ``labels``, the class ids of the dataset, the classes come equally often: of n samples each of C classes gets
+    n / C (the rest goes to random classes). A class of fewer images is gone through several times, each time with other
+    sample seeds; of a class of more, an epoch has a part, another one each time.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool = True, repeats: int = 1, rank: int = 0,
-                 world_size: int = 1, drop_last: bool = True, block: int = 0) -> None:
+                 world_size: int = 1, drop_last: bool = True, block: int = 0,
+                 labels: Optional[np.ndarray] = None) -> None:
         if batch_size < 1 or repeats < 1:
             raise InputError(f'batch size and repeats: found {batch_size} and {repeats}, expected at least 1')
         if length < world_size:
@@ -41,7 +46,7 @@ class TrainSampler:
                              'expected at least one each')
         self.length, self.seed, self.shuffle, self.repeats = length, seed, shuffle, repeats
         self.rank, self.world_size = rank, world_size
-        self.batch_size, self.block = batch_size, block
+        self.batch_size, self.block, self.labels = batch_size, block, labels
         global_batch_size = batch_size * world_size
         end = length // global_batch_size * global_batch_size
         if end == 0 or not drop_last:
@@ -60,14 +65,17 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
         rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        distinct = -(-self.length // self.repeats)  # images of an epoch
         if not self.shuffle:
             order = np.arange(self.length)
+        elif self.labels is not None:
+            order = _balanced(self.labels, distinct, rng)
         elif self.block:
             order = _in_blocks(self.length, self.block, rng)
         else:
             order = rng.permutation(self.length)
         sample_seeds = rng.integers(2**63, size=self.length, dtype=np.int64)
-        indices = np.repeat(order[:-(-self.length // self.repeats)], self.repeats)[:self.length]
+        indices = np.repeat(order[:distinct], self.repeats)[:self.length]
         for start, end in self.bounds[self.start_step:]:
             own = slice(start + self.rank, end, self.world_size)
             yield list(zip(indices[own].tolist(), sample_seeds[own].tolist()))
@@ -77,6 +85,19 @@ def _in_blocks(length: int, block: int, rng: np.random.Generator) -> np.ndarray:
     """0 .. length - 1: blocks of ``block`` consecutive numbers in random order, the numbers of each in random order."""
     starts = block * rng.permutation(-(-length // block))
     return np.concatenate([start + rng.permutation(min(block, length - start)) for start in starts])
+
+
+def _balanced(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` indices of ``labels`` in random order, of each class that occurs count / classes (rounded up or down),
+    each index of a class as often as any other of it, or once less."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    of_class = np.split(np.argsort(labels, kind='stable'), np.cumsum(sizes)[:-1])
+    quotas = np.full(len(classes), count // len(classes))
+    quotas[rng.permutation(len(classes))[:count % len(classes)]] += 1
+    chosen = [np.concatenate([np.tile(indices, quota // len(indices)),
+                              rng.permutation(indices)[:quota % len(indices)]])
+              for indices, quota in zip(of_class, quotas)]
+    return rng.permutation(np.concatenate(chosen))
 
 
 class EvalSampler:

@@ -50,12 +50,14 @@ def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:
 
 def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
            weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None,
-           threads: int = 1, calibration: Optional[parity.CheckSet] = None) -> Metadata:
+           threads: int = 1, calibration: Optional[parity.CheckSet] = None,
+           thresholds: Optional[Sequence[float]] = None) -> Metadata:
     """Write ``model`` for every target into ``folder`` with its metadata. When the logits of one target differ from the
     dynamic model's by more than its tolerance, InputError is raised and nothing is written.
 
     ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images for int8 calibration. An
-    existing export of the same weights in ``folder`` is extended; one of other weights is replaced.
+    existing export of the same weights in ``folder`` is extended; one of other weights is replaced. ``thresholds``
+    [classes]: of a model for images of several classes, whose probabilities are sigmoids.
     """
     plain = obstacle(model)
     for target in targets:
@@ -64,6 +66,8 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     reference = reference_logits(model, checks.array('float'))
     net = model if plain else from_model(model)
     metadata = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
+    if thresholds is not None:
+        metadata.activation, metadata.thresholds = 'sigmoid', [float(one) for one in thresholds]
     with renamed_into(folder, FILE) as temporary:
         for backend, precision, input_kind in targets:
             engine, options = engine_class(backend, precision), Options(precision, input_kind, threads)
@@ -136,8 +140,8 @@ def _merge_existing(metadata: Metadata, folder: PathLike) -> List[str]:
         return []
     earlier = read(folder)
     keys = {artifact.key for artifact in metadata.artifacts}
-    same = (earlier.weights, earlier.data, earlier.versions, earlier.num_classes) == (
-        metadata.weights, metadata.data, metadata.versions, metadata.num_classes)
+    same = all(getattr(earlier, name) == getattr(metadata, name) for name in
+               ('weights', 'data', 'versions', 'num_classes', 'activation', 'thresholds'))
     for artifact in earlier.artifacts if same else ():
         if artifact.key not in keys and _is_whole(folder, artifact, earlier.sha256):
             metadata.artifacts.append(artifact)

@@ -20,6 +20,7 @@ from CaiT.files import PathLike, sha256
 FILE = 'metadata.json'
 FORMAT = 1
 INPUTS = ('float', 'uint8')  # normalized float32 NCHW, raw uint8 NHWC
+ACTIVATIONS = ('softmax', 'sigmoid')
 PRECISIONS = ('fp32', 'bf16', 'int8')
 MAX_BYTES = 16 << 20  # of the file: names of a hundred thousand classes
 MAX_SIDE, MAX_CLASSES = 16384, 1_000_000
@@ -52,6 +53,8 @@ class Metadata:
     versions: Dict[str, str]
     artifacts: List[Artifact]
     sha256: Dict[str, str] = dataclasses.field(default_factory=dict)  # of every file; empty in exports before 0.2
+    activation: str = 'softmax'  # of logits to probabilities; sigmoid: images have any number of classes
+    thresholds: Optional[List[float]] = None  # with sigmoid: the probability from which each class is predicted
 
     def artifact(self, engine: str, precision: str, input_kind: str) -> Optional[Artifact]:
         """The artifact of that engine, precision and input, None when it was not exported."""
@@ -62,6 +65,8 @@ class Metadata:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values['data'] = self.data.as_dict()
         values['artifacts'] = [dataclasses.asdict(one) for one in self.artifacts]
+        if self.activation == 'softmax':  # the only one that earlier versions know
+            del values['activation'], values['thresholds']
         return {'format': FORMAT, **values}
 
     def write(self, path: PathLike) -> None:
@@ -154,9 +159,23 @@ def _checked(meta: Metadata) -> Metadata:
     for name in ('weights', 'versions', 'sha256'):
         _typed(name, getattr(meta, name), dict, str)
     _typed('file', meta.weights['file'], str)
+    if meta.activation not in ACTIVATIONS:
+        raise ValueError(f'activation: found {_shown(meta.activation)}, expected {" or ".join(ACTIVATIONS)}')
+    if meta.activation == 'sigmoid':
+        _check_thresholds(_typed('thresholds', meta.thresholds, list), meta.num_classes)
+    elif meta.thresholds is not None:
+        raise ValueError('thresholds: found beside activation softmax, expected none')
     for name in meta.sha256:
         _bare(name)
     return meta
+
+
+def _check_thresholds(values: List[Any], num_classes: int) -> None:
+    if len(values) != num_classes:
+        raise ValueError(f'thresholds: found {len(values)}, expected num_classes, {num_classes}')
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one <= 1:
+            raise ValueError(f'thresholds: found {_shown(one)}, expected numbers from 0 to 1')
 
 
 def check_files(folder: PathLike, artifact: Artifact, endings: Sequence[str]) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from CaiT.data.class_numbers import read_thresholds
 from CaiT.data.lists import read_label_map
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy.engines import Options
@@ -36,5 +37,9 @@ def metadata_from_config(folder: PathLike, config_file: PathLike, backend: str, 
     classes = config.MODEL.NUM_CLASSES
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else None
     sizes = {file.name: file.stat().st_size for file in (graphs[0], weights)}
-    return Metadata(config.MODEL.NAME, classes, DataConfig(**data_config(config)), names, {'file': weights.name}, {},
-                    [Artifact(backend, options.precision, options.input, sizes, {})])
+    found = Metadata(config.MODEL.NAME, classes, DataConfig(**data_config(config)), names, {'file': weights.name}, {},
+                     [Artifact(backend, options.precision, options.input, sizes, {})])
+    if config.DATA.MULTI_LABEL:
+        found.activation = 'sigmoid'
+        found.thresholds = read_thresholds(config.DATA.THRESHOLDS, classes).tolist()
+    return found

@@ -45,11 +45,13 @@ def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:
     return CheckSet(np.stack([transform(image) for image in chosen]), data, path)
 
 
-def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int) -> CheckSet:
+def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int,
+                 multi_label: bool = False) -> CheckSet:
     """``count`` validation images of a dataset, evenly spaced; synthetic ones when it is missing, with
     the reason in ``source``."""
     try:
-        dataset = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes)
+        dataset = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes,
+                                multi_label=multi_label)
         pixels = np.stack([dataset[i][0] for i in _spaced(len(dataset), count)])
     except InputError as error:
         return synthetic(data, count, f'synthetic images ({error})')

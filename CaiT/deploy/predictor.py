@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from CaiT.data.prediction_rows import present_ids
 from CaiT.data.text import quoted
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed, metadata
@@ -24,13 +25,15 @@ WARM_UP = 2  # runs before anything is timed: engines compile their kernels in t
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """An image's top classes: (class id, softmax probability), most probable first.
+    """An image's top classes: (class id, probability), most probable first; softmax, or sigmoid as the metadata says.
 
+    ``class_ids``: of a model for images of several classes those that reach their thresholds, separated by blanks.
     ``path`` is the image's; of an image that was given otherwise, 'image 3' for the fourth of the list.
     """
 
     path: str
     best: List[Tuple[int, float]]
+    class_ids: Optional[str] = None
 
 
 class Predictor:
@@ -118,12 +121,18 @@ class Predictor:
                 with progress:
                     logits = self.logits(batch)
                 times.stamp()
-                predictions = [Prediction(feed.name_of(source), best)
-                               for source, best in zip(decoded, top_classes(logits, topk))]
+                predictions = self._predictions(decoded, logits, topk)
                 times.stamp()
                 yield from predictions
             progress.step(len(decoded) + len(errors))
             times.start()
+
+    def _predictions(self, sources: Sequence[Any], logits: np.ndarray, topk: int) -> List[Prediction]:
+        names, thresholds = map(feed.name_of, sources), self.meta.thresholds
+        if thresholds is None:
+            return [Prediction(name, best) for name, best in zip(names, top_classes(logits, topk))]
+        return [Prediction(name, ranked[:topk], present_ids(ranked, thresholds))
+                for name, ranked in zip(names, top_classes(logits, logits.shape[1], self.meta.activation))]
 
     def warm_up(self, batch: np.ndarray) -> None:
         """Run a batch WARM_UP times, in which the engine compiles its kernels."""
@@ -144,7 +153,8 @@ class Predictor:
     def identity(self) -> Dict[str, Any]:
         """What the predictions depend on: model, weights, graph, preprocessing, engine, precision and input."""
         artifact = self.meta.artifact(self.engine.name, self.options.precision, self.options.input)
-        return {'model': self.meta.model, 'weights': self.meta.weights, 'data': self.meta.data.as_dict(),
+        several = {} if self.meta.thresholds is None else {'thresholds': self.meta.thresholds}
+        return {'model': self.meta.model, 'weights': self.meta.weights, 'data': self.meta.data.as_dict(), **several,
                 'files': {name: self.meta.sha256.get(name, size) for name, size in artifact.files.items()},
                 'class_names': self.meta.class_names, 'backend': self.engine.name,
                 'precision': self.options.precision, 'input': self.options.input}
@@ -155,13 +165,19 @@ class Predictor:
                 'input': self.options.input, 'batch': self.options.batch}
 
 
-def top_classes(logits: np.ndarray, topk: int) -> List[List[Tuple[int, float]]]:
-    """For each row of logits the ``topk`` classes and their softmax probabilities, most probable first."""
-    logits = logits.astype(np.float64)
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+def top_classes(logits: np.ndarray, topk: int, activation: str = 'softmax') -> List[List[Tuple[int, float]]]:
+    """For each row of logits the ``topk`` classes and their probabilities, most probable first."""
     order = np.argsort(-logits, axis=1, kind='stable')[:, :topk]
-    return [[(int(k), float(row[k])) for k in top] for row, top in zip(probabilities, order)]
+    return [[(int(k), float(row[k])) for k in top] for row, top in zip(probabilities(logits, activation), order)]
+
+
+def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
+    """float64 [N, classes]: 'softmax' over each row, or 'sigmoid' of each logit."""
+    logits = logits.astype(np.float64)
+    if activation == 'sigmoid':
+        return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
 
 
 def certification_line(prediction: Prediction) -> str:

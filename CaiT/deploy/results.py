@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
 from CaiT import safe_json
-from CaiT.data.prediction_rows import BEST, TOP5, best_values, digits, top5_values
+from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError, shown
 from CaiT.files import write_json
@@ -30,9 +30,11 @@ class ResultFile:
     true when no record of the run that wrote them exists.
     """
 
-    def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None) -> None:
-        """``run``: what the predictions depend on, as JSON. InputError when the file exists without ``resume``, has
-        other columns or is of another run, and when it cannot be written."""
+    def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None,
+                 multi_label: bool = False) -> None:
+        """``run``: what the predictions depend on, as JSON; ``multi_label``: there is a last column class_ids.
+        InputError when the file exists without ``resume``, has other columns or is of another run, and when it cannot
+        be written."""
         self.path = Path(path)
         if self.path.suffix not in EXTENSIONS:
             raise InputError(f'--output {path}: expected a name that ends in {" or ".join(EXTENSIONS)}')
@@ -40,7 +42,7 @@ class ResultFile:
         self.columns = list(BEST)
         for rank in range(2, topk + 1):
             self.columns += [f'class_id_{rank}', f'class_name_{rank}', f'prob_{rank}']
-        self.columns += TOP5
+        self.columns += [*TOP5, PRESENT] if multi_label else TOP5
         self.done: Set[str] = set()
         if self.path.exists() and not self.path.is_file():  # opening a FIFO would wait for its reader
             raise InputError(f'--output {path}: is no regular file, expected a new file or one to continue')
@@ -132,6 +134,7 @@ class ResultFile:
             values += [class_id, names(class_id), digits(probability)]
         values += [''] * (3 * self.topk + 1 - len(values))  # a model of fewer classes
         values += top5_values(prediction.best)
+        values += [] if prediction.class_ids is None else [prediction.class_ids]
         row: Dict[str, Any] = dict(zip(self.columns, values))
         if self.path.suffix == '.csv':
             self._write_line(csv_line(list(row.values())))

@@ -23,7 +23,7 @@ def tiles_of(config_file: Path, weights: Path, count: int) -> List[Image.Image]:
     config = get_config(str(config_file))
     data = DataConfig(**data_config(config))
     dataset = build_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, 'val', lambda image: image,
-                            config.MODEL.NUM_CLASSES, config.DATA.LABEL_MAP)
+                            config.MODEL.NUM_CLASSES, config.DATA.LABEL_MAP, config.DATA.MULTI_LABEL)
     model = build_model(config, pretrained=False)
     load_weights(model, str(weights), strict=True)
     names = dataset.class_names
@@ -34,8 +34,10 @@ def tiles_of(config_file: Path, weights: Path, count: int) -> List[Image.Image]:
         found = attention.explain(model, normalized(image)[None])
         best = int(found.class_ids[0])
         images.append(Image.fromarray(crop(image)))
-        captions.append((f'{names[best] if names else f"class {best}"} {100 * found.probs[0, best]:.1f}%',
-                         f'label: {names[int(label)] if names else int(label)}'))
+        ids = np.flatnonzero(label).tolist() if config.DATA.MULTI_LABEL else [int(label)]
+        prob = '' if config.DATA.MULTI_LABEL else f' {100 * found.probs[0, best]:.1f}%'  # a softmax, of one class
+        captions.append((f'{names[best] if names else f"class {best}"}{prob}',
+                         f'label: {", ".join(names[i] if names else str(i) for i in ids) or "none"}'))
         shown = attention.patch_maps(found, 0)
         maps.append([(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)])
     top = attention_sheet.common_scale([values for one in maps for _, values in one])

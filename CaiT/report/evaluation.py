@@ -10,11 +10,12 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 import numpy as np
 from PIL import Image
 
+from CaiT.data.class_numbers import read_thresholds
 from CaiT.data.lists import read_label_map, read_list
 from CaiT.data.transforms import as_pillow
 from CaiT.errors import InputError
 from CaiT.files import atomic_write, write_json
-from CaiT.report import evaluation_page, metrics
+from CaiT.report import evaluation_page, metrics, multi_label
 from CaiT.report.comparison import compare
 from CaiT.report.names import class_names
 from CaiT.report.predictions import FILE_NAME, Predictions, read
@@ -133,15 +134,22 @@ def from_file(path: Path, labels: Optional[Path], folder: Path, earlier: Optiona
 def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earlier: Optional[Path] = None) -> str:
     """The report of -eval; returns a log line with its path.
 
-    ``collected``: labels, ids, probs and label_probs of the dataset's images (``CaiT.training.collector``).
+    ``collected``: labels, ids, probs and label_probs of the dataset's images, with DATA.MULTI_LABEL labels and logits
+    (``CaiT.training.collector``).
     """
     names = dataset.class_names or class_names(config)
-    predictions = Predictions([path for path, _ in dataset.samples], collected.labels, collected.ids, collected.probs,
-                              config.MODEL.NUM_CLASSES, dict(enumerate(names or [])), collected.label_probs)
     facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'dataset': config.DATA.DATASET,
              'data path': config.DATA.DATA_PATH, 'image size': config.DATA.IMAGE_SIZE}
-    summary = write(folder, predictions, f'Evaluation of {config.MODEL.NAME}', facts, earlier,
-                    _image_at(dataset, predictions.paths))
+    title = f'Evaluation of {config.MODEL.NAME}'
+    if config.DATA.MULTI_LABEL:
+        facts['thresholds'] = config.DATA.THRESHOLDS or '0.5'
+        paths = [dataset.samples.path(i) for i in range(len(dataset))]
+        thresholds = read_thresholds(config.DATA.THRESHOLDS, config.MODEL.NUM_CLASSES)
+        return multi_label.write_for_job(folder, collected, paths, thresholds, facts, title, _image_at(dataset, paths),
+                                         names or [])
+    predictions = Predictions([path for path, _ in dataset.samples], collected.labels, collected.ids, collected.probs,
+                              config.MODEL.NUM_CLASSES, dict(enumerate(names or [])), collected.label_probs)
+    summary = write(folder, predictions, title, facts, earlier, _image_at(dataset, predictions.paths))
     line = f'report: {Path(folder) / "report.html"}, ECE: {summary["ece"]:.4f}'
     if 'compare' in summary:
         found = summary['compare']
@@ -159,8 +167,11 @@ def _image_at(dataset: Any, paths: Sequence[str]) -> Callable[[int], Image.Image
     return opener(paths)
 
 
-def check_earlier(earlier: Optional[Path]) -> None:
-    """Before an evaluation: whether what -compare names can be read. InputError when not."""
+def check_earlier(earlier: Optional[Path], multi_label: bool = False) -> None:
+    """Before an evaluation: whether what -compare names can be read and compared with. InputError when not."""
+    if earlier is not None and multi_label:
+        raise InputError(f'-compare {earlier}: found beside DATA.MULTI_LABEL True, expected it without: the decisions '
+                         'that it compares are the one class of an image')
     if earlier is not None:
         path = Path(earlier) / FILE_NAME if Path(earlier).is_dir() else Path(earlier)
         if not path.is_file():

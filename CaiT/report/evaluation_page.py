@@ -202,7 +202,7 @@ def cards(predictions: Predictions, indices: Any, image_at: ImageAt, notes: Opti
                  f'{escape(predictions.name(predictions.ids[i, 0]))} {percent(predictions.probs[i, 0], 1)}</div>',
                  f'<div>label: {escape(predictions.name(predictions.labels[i]))} '
                  f'{"below the listed" if right is None else percent(right, 1)}</div>',
-                 notes[place] if notes else '', f'<div class="note">{escape(_tail(predictions.paths[i]))}</div>']
+                 notes[place] if notes else '', f'<div class="note">{escape(path_tail(predictions.paths[i]))}</div>']
         parts.append(f'<div class="card">{image_tag(image_at, int(i))}{"".join(lines)}</div>')
     return Html(''.join(parts) + '</div>')
 
@@ -247,6 +247,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + '…'
 
 
-def _tail(path: str) -> str:
+def path_tail(path: str) -> str:
     """The last three parts of a path."""
     return '/'.join(str(path).replace('\\', '/').split('/')[-3:])

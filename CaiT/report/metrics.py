@@ -61,12 +61,12 @@ def per_class(labels: np.ndarray, ids: np.ndarray, num_classes: int) -> PerClass
     right = np.bincount(labels[labels == best], minlength=num_classes)
     top5 = np.full(num_classes, np.nan)
     if ids.shape[1] >= min(5, num_classes):
-        top5 = _ratio(np.bincount(labels[hits(labels, ids, 5)], minlength=num_classes), count)
+        top5 = ratio(np.bincount(labels[hits(labels, ids, 5)], minlength=num_classes), count)
     confused_with, confused_count = np.full(num_classes, -1), np.zeros(num_classes, np.int64)
     for pair in reversed(most_confused(labels, best, num_classes)):
         confused_with[pair.label], confused_count[pair.label] = pair.predicted, pair.count
-    return PerClass(count, predicted, _ratio(right, predicted), _ratio(right, count),
-                    _ratio(2 * right, count + predicted), top5, confused_with, confused_count)
+    return PerClass(count, predicted, ratio(right, predicted), ratio(right, count),
+                    ratio(2 * right, count + predicted), top5, confused_with, confused_count)
 
 
 def macro(values: np.ndarray, classes: np.ndarray) -> float:
@@ -135,5 +135,6 @@ def mcnemar(lost: int, gained: int) -> float:
     return min(1.0, 2 * sum(math.exp(value) for value in logs))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

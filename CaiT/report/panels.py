@@ -13,6 +13,7 @@ POINTS = 600  # of a series, at most
 SINGLE = {'train': COLORS[1], 'val': COLORS[0], 'ema': COLORS[2], 'data': COLORS[1]}  # of one run, by kind of value
 LOSS = (('train_loss', 'train', '5 3'), ('val_loss', 'validation', ''), ('ema_loss', 'validation, EMA', '2 2'))
 TOP1 = (('train_acc', 'train', '5 3'), ('val_top1', 'validation', ''), ('ema_top1', 'validation, EMA', '2 2'))
+MAP = (('val_map', 'validation', ''), ('ema_map', 'validation, EMA', '2 2'))
 TOP5 = (('val_top5', 'validation', ''), ('ema_top5', 'validation, EMA', '2 2'))
 TIMES = (('batch_time', 'whole micro-batch', ''), ('data_time', 'waiting for data', '5 3'))
 
@@ -37,6 +38,7 @@ def panels(runs: Sequence[Run]) -> List[Panel]:
         Panel('Loss', 'cross entropy', _series(runs, LOSS), note='Train: mean over the epoch, of the loss that is '
               'optimized, on augmented images. Validation: plain cross entropy.'),
         Panel('Top-1 accuracy', 'accuracy', _series(runs, TOP1), True, warning),
+        Panel('Mean average precision', 'mAP', _series(runs, MAP), True),
         Panel('Top-5 accuracy', 'accuracy', _series(runs, TOP5), True),
         Panel('Learning rate', 'learning rate', [_lr(run, color) for run, color in zip(runs, _cycle(len(runs)))],
               note='At each logged step.' if any(run.steps for run in runs) else 'At the last update of each epoch.'),

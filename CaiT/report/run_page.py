@@ -73,11 +73,13 @@ def status_of(run: Run) -> str:
 def status_section(runs: Sequence[Run]) -> Html:
     if len(runs) == 1:
         run = runs[0]
-        best, total = run.best(), sum(run.seconds.values())
+        best, best_map, total = run.best(), run.best('val_map'), sum(run.seconds.values())
         done = run.records[-1]['epoch'] if run.records else 0
         values = [('epochs done', f'{done} of {run.epochs or "?"}', status_of(run))]
         if best:
             values.append(('best validation top-1', percent(best['val_top1']), f'epoch {best["epoch"]}'))
+        if best_map:
+            values.append(('best validation mAP', percent(best_map['val_map']), f'epoch {best_map["epoch"]}'))
         if run.best('ema_top1'):
             average = run.best('ema_top1')
             values.append(('best top-1, EMA', percent(average['ema_top1']), f'epoch {average["epoch"]}'))
@@ -94,6 +96,8 @@ def metrics_section(runs: Sequence[Run]) -> Html:
         ('model', [run.config.get('MODEL.NAME', '–') for run in runs]),
         ('best validation top-1', [_best(run, 'val_top1') for run in runs]),
         ('best validation top-1, EMA', [_best(run, 'ema_top1') for run in runs]),
+        ('best validation mAP', [_best(run, 'val_map') for run in runs]),
+        ('best validation mAP, EMA', [_best(run, 'ema_map') for run in runs]),
         ('validation top-1, last epoch', [_last(run, 'val_top1', percent) for run in runs]),
         ('validation top-5, last epoch', [_last(run, 'val_top5', percent) for run in runs]),
         ('validation loss, last epoch', [_last(run, 'val_loss', '{:.4f}'.format) for run in runs]),

@@ -39,3 +39,27 @@ class Collector:
         rows = distributed.gather_rows(mine, num_images)
         k = (rows.shape[1] - 2) // 2
         return Collected(rows[:, 0].astype(np.int64), rows[:, 2:2 + k].astype(np.int64), rows[:, 2 + k:], rows[:, 1])
+
+
+class MultiLabelCollected(NamedTuple):
+    """Of every image of the split, in its order: which classes it has, and the logit of each."""
+    labels: np.ndarray  # bool [N, K]
+    logits: np.ndarray  # float64 [N, K], of float32 values
+
+
+class MultiLabelCollector:
+    """Call it with the logits [B, K] and targets [B, K] of 0 and 1 of each batch, in the order of ``EvalSampler``."""
+
+    def __init__(self) -> None:
+        self.logits: List[np.ndarray] = []
+        self.labels: List[np.ndarray] = []
+
+    def __call__(self, logits: paddle.Tensor, targets: paddle.Tensor) -> None:
+        self.logits.append(logits.numpy())
+        self.labels.append(targets.numpy() > 0)
+
+    def gather(self, num_images: int) -> MultiLabelCollected:
+        """The rows of all processes; all must call it. ``num_images``: of the whole split."""
+        logits, labels = (distributed.gather_rows([row for batch in batches for row in batch], num_images)
+                          for batches in (self.logits, self.labels))
+        return MultiLabelCollected(labels > 0, logits)

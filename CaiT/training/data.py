@@ -26,13 +26,15 @@ from CaiT.training import distributed
 def build_train_loader(config: CfgNode) -> Tuple[Any, TrainSampler]:
     """The loader of this process's batches and its sampler, on which the epoch is set.
 
-    Targets are class ids [B], or with mixup or CutMix distributions [B, K] that include the label smoothing.
+    Targets are class ids [B], with mixup or CutMix distributions [B, K] that include the label smoothing, with
+    DATA.MULTI_LABEL 0 and 1 [B, K].
     """
     data, aug = config.DATA, config.AUG
     dataset = _dataset(config, 'train', build_train_transform(config))
     sampler = TrainSampler(len(dataset), data.BATCH_SIZE, config.SEED, repeats=aug.REPEATS, rank=distributed.rank(),
                            world_size=distributed.world_size(),
-                           block=checks.shuffle_block('DATA.SHUFFLE', data.SHUFFLE))
+                           block=checks.shuffle_block('DATA.SHUFFLE', data.SHUFFLE),
+                           labels=dataset.labels if data.SHUFFLE == 'balanced' else None)
     mixing = None
     if aug.MIXUP or aug.CUTMIX:
         mixing = Mixing(aug.MIXUP, aug.CUTMIX, config.MODEL.NUM_CLASSES, data.BATCH_SIZE, aug.MIX_PROB,
@@ -59,7 +61,8 @@ def build_val_loader(config: CfgNode, split: str = 'val') -> Any:
 
 def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
     data = config.DATA
-    return build_dataset(data.DATASET, data.DATA_PATH, split, transform, config.MODEL.NUM_CLASSES, data.LABEL_MAP)
+    return build_dataset(data.DATASET, data.DATA_PATH, split, transform, config.MODEL.NUM_CLASSES, data.LABEL_MAP,
+                         data.MULTI_LABEL)
 
 
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:

@@ -17,17 +17,18 @@ from yacs.config import CfgNode
 
 from CaiT import runtime
 from CaiT.config import get_config, model_with_weights, with_values
+from CaiT.data.class_numbers import read_thresholds
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.label_map import name_lines
 from CaiT.data.loader import worker_failures
-from CaiT.data.prediction_rows import BEST, TOP5, best_values, top5_values
+from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, present_ids, top5_values
 from CaiT.data.text import csv_line, display_width, padded, quoted
 from CaiT.errors import InputError, NonFiniteError
 from CaiT.files import atomic_write
 from CaiT.training import distributed, evaluator
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
-from CaiT.training.collector import Collector
+from CaiT.training.collector import Collector, MultiLabelCollector
 from CaiT.training.data import build_prediction_loader, build_val_loader
 from CaiT.training.evaluator import EvalResult
 from CaiT.training.logger import RunLogger, show
@@ -66,7 +67,8 @@ def train(config: CfgNode, refresher: Optional[Callable[[Path], Callable[..., st
         refresh = refresher(folder) if refresher and logger.active else None
         state = trainer.fit(refresh)
         best = f'weights: {folder}/best.pdparams' if state.best_epoch else 'no epoch was evaluated'
-        logger.info(f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch}), {best}')
+        criterion = evaluator.criterion_name(config.DATA.MULTI_LABEL)
+        logger.info(f'best {criterion} {state.best_top1:.4f} (epoch {state.best_epoch}), {best}')
         if refresh:
             logger.info(refresh(finished=True))
     return state
@@ -82,16 +84,19 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'eval') as folder:
+        _thresholds(config)  # for the report: refused now, not at the end
         amp, logger = Amp(config, 'evaluating'), _open_logger(config, folder, 'eval')
         model, config = _pretrained_model(config, logger, amp)
         loader = build_val_loader(config)
         for note in [*loader.notes, *evaluation_notices(config.MODEL.NUM_CLASSES, loader.dataset)]:
             logger.info(note)
-        collector = Collector() if report else None
+        multi_label = config.DATA.MULTI_LABEL
+        collector = (MultiLabelCollector() if multi_label else Collector()) if report else None
         if report:  # said before: the last line of an evaluation is its result, which tools read
             logger.info(f'report: {folder / "report.html"}, at the end')
         with amp.autocast():
-            result = evaluator.evaluate(model, loader, logger, report_freq(config, len(loader)), collect=collector)
+            result = evaluator.evaluate(model, loader, logger, report_freq(config, len(loader)), collect=collector,
+                                        multi_label=multi_label)
         if not math.isfinite(result.loss):
             raise NonFiniteError(f'-pretrained {config.MODEL.PRETRAINED}: the validation loss is {result.loss}, '
                                  'expected weights whose logits are finite')
@@ -111,37 +116,52 @@ def predict(config: CfgNode) -> Path:
     _check_images(config)
     _set_device(config)
     with open_folder(config, 'pred') as folder:
+        thresholds = _thresholds(config)
         amp, logger = Amp(config, 'predicting'), _open_logger(config, folder, 'pred')
         model, config = _pretrained_model(config, logger, amp)
         loader, paths, class_names = build_prediction_loader(config)
         for note in loader.notes:
             logger.info(note)
         with amp.autocast():  # predictions are computed when they are written
-            predictions = evaluator.predict(model, loader)
+            predictions = evaluator.predict(model, loader, multi_label=config.DATA.MULTI_LABEL)
             if distributed.world_size() > 1:
                 predictions = evaluator.gather_predictions(predictions, len(paths))
             if logger.active:
-                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions)
+                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions, thresholds)
     return folder / 'predictions.csv'
 
 
 def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
-                       predictions: Iterable[Tuple[np.ndarray, np.ndarray]]) -> None:
-    """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``."""
-    names = class_names or []
+                       predictions: Iterable[Tuple[np.ndarray, np.ndarray]],
+                       thresholds: Optional[np.ndarray] = None) -> None:
+    """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``.
+
+    With ``thresholds`` [K] of images with several classes, also the classes whose probability is at least that.
+    """
+    names, is_multi = class_names or [], thresholds is not None
     path_width = max(display_width(quoted(path)) for path in [*paths, 'image'])
     name_width = min(max(map(display_width, [*names, 'class_name'])), MAX_NAME_WIDTH)
     name_title = padded('class_name', name_width) + '  ' if names else ''
-    show(f'{padded("image", path_width)}  class_id  prob    {name_title}top-5 class_id:prob')
+    show(f'{padded("image", path_width)}  class_id  prob    {name_title}top-5 class_id:prob'
+         + ('  class_ids' if is_multi else ''))
     with atomic_write(table) as file:
-        file.write(csv_line([*BEST, *TOP5]))
+        file.write(csv_line([*BEST, *TOP5, *([PRESENT] if is_multi else [])]))
         for path, (ids, probabilities) in zip(paths, predictions):
             best = list(zip(ids.tolist(), probabilities.tolist()))
             name = padded(names[ids[0]], name_width) + '  ' if names else ''
-            top5 = ' '.join(f'{i}:{p:.4f}' for i, p in best)
-            show(f'{padded(quoted(path), path_width)}  {ids[0]:<8}  {probabilities[0]:.4f}  {name}{top5}')
-            file.write(csv_line([*best_values(path, best, lambda i: names[i] if names else ''), *top5_values(best)]))
+            top5 = ' '.join(f'{i}:{p:.4f}' for i, p in best[:5])
+            present = [present_ids(best, thresholds)] if is_multi else []
+            show('  '.join([padded(quoted(path), path_width), f'{ids[0]:<8}', f'{probabilities[0]:.4f}',
+                            f'{name}{top5}', *present]))
+            file.write(csv_line([*best_values(path, best, lambda i: names[i] if names else ''), *top5_values(best),
+                                 *present]))
     show(f'{len(paths)} images, table: {table}')
+
+
+def _thresholds(config: CfgNode) -> Optional[np.ndarray]:
+    """[K] where images have several classes, else None."""
+    data = config.DATA
+    return read_thresholds(data.THRESHOLDS, config.MODEL.NUM_CLASSES) if data.MULTI_LABEL else None
 
 
 def _check_images(config: CfgNode) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses on logits [B, K]; targets are class ids [B] (int64) or distributions over classes [B, K] (float)."""
+"""Losses on logits [B, K]; targets are class ids [B] (int64), distributions over classes or, with BCE, 0 and 1 for each
+class [B, K] (float)."""
 from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -17,22 +19,35 @@ def target_distribution(targets: paddle.Tensor, num_classes: int, smoothing: flo
     return F.one_hot(targets, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
-def cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Mean over images of -sum(target * log softmax(logits)); ``smoothing`` is spread over all classes."""
+def cross_entropy(smoothing: float = 0.0, class_weights: Optional[np.ndarray] = None) -> Loss:
+    """Mean over images of -sum(weight * target * log softmax(logits)); ``smoothing`` is spread over all classes.
+
+    ``class_weights`` [K], default 1. The mean is over images, not over their weights: a part of a batch, on another
+    device or in another micro-batch, is then a part of its loss.
+    """
+    weights = None if class_weights is None else paddle.to_tensor(class_weights, 'float32')
+
     def loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
         logits = logits.astype('float32')
-        if targets.ndim == 1 and not smoothing:
+        if targets.ndim == 1 and not smoothing and weights is None:
             return F.cross_entropy(logits, targets)
         target = target_distribution(targets, logits.shape[1], smoothing)
+        if weights is not None:
+            target = target * weights
         return -(target * F.log_softmax(logits)).sum(-1).mean()
     return loss
 
 
-def binary_cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Mean over images and classes of the sigmoid cross entropy, one binary target per class, as in DeiT III."""
+def binary_cross_entropy(smoothing: float = 0.0, class_weights: Optional[np.ndarray] = None) -> Loss:
+    """Mean over images and classes of the sigmoid cross entropy, one binary target per class, as in DeiT III.
+
+    ``class_weights`` [K] multiply the part of a class's targets (1), not that of the images without it (0).
+    """
+    weights = None if class_weights is None else paddle.to_tensor(class_weights, 'float32')
+
     def loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
         target = target_distribution(targets, logits.shape[1], smoothing)
-        return F.binary_cross_entropy_with_logits(logits.astype('float32'), target)
+        return F.binary_cross_entropy_with_logits(logits.astype('float32'), target, pos_weight=weights)
     return loss
 
 
@@ -68,17 +83,23 @@ class TrainingLoss:
         return (teacher.exp() * (teacher - student)).sum(-1).mean() * self.tau ** 2
 
 
-def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0) -> TrainingLoss:
+def build_loss(name: str, smoothing: float, kind: str = 'none', alpha: float = 0.5, tau: float = 3.0,
+               class_weights: Optional[np.ndarray] = None) -> TrainingLoss:
     """'CE' or 'BCE' with label smoothing, and a distillation loss of ``kind`` ('none', 'hard', 'soft').
 
-    Smoothing applies to class ids only; soft targets, as mixup makes them, contain it already.
+    Smoothing applies to class ids only; soft targets, as mixup makes them, contain it already. ``class_weights`` [K]
+    weight the targets, not the distillation loss.
     """
-    return TrainingLoss({'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing), kind, alpha, tau)
+    label_loss = {'CE': cross_entropy, 'BCE': binary_cross_entropy}[name](smoothing, class_weights)
+    return TrainingLoss(label_loss, kind, alpha, tau)
 
 
-def num_correct(logits: Any, targets: paddle.Tensor) -> paddle.Tensor:
+def num_correct(logits: Any, targets: paddle.Tensor, multi_label: bool = False) -> paddle.Tensor:
     """Number of images, a tensor [], whose argmax (of the sum over heads) is their class id, or the argmax of their
-    distribution."""
+    distribution; with ``multi_label``, one of their classes."""
     logits = sum(logits) if isinstance(logits, tuple) else logits
+    best = logits.astype('float32').argmax(-1)
+    if multi_label:
+        return targets.take_along_axis(best.unsqueeze(1), 1).sum()
     class_ids = targets if targets.ndim == 1 else targets.argmax(-1)
-    return (logits.astype('float32').argmax(-1) == class_ids).sum()
+    return (best == class_ids).sum()

@@ -23,15 +23,15 @@ PARTS = {'model': dict, 'ema': dict, 'optimizer': dict, 'scaler': dict, 'progres
 # Settings in which a run may differ from its checkpoint: they say where and how it runs, not what is computed …
 FREE = ('OUTPUT_DIR', 'RESUME', 'RESUME_ANYWAY', 'DEVICE', 'REPORT_FREQ', 'VALIDATE_FREQ', 'SAVE_STEPS',
         'SAVE.EVERY', 'SAVE.KEEP', 'SAVE.TOP', 'TRAIN.EARLY_STOP',
-        'DATA.LABEL_MAP', 'DATA.BATCH_SIZE_EVAL', 'DATA.NUM_WORKERS', 'DATA.USE_SHARED_MEMORY', 'MODEL.PRETRAINED',
-        'MODEL.STRICT', 'MODEL.USE_EMA', 'MODEL.CHECKPOINT_KEY', 'TRAIN.LAST_EPOCH', 'TRAIN.RECOMPUTE',
-        'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL', 'TRAIN.TENSORBOARD')
+        'DATA.LABEL_MAP', 'DATA.THRESHOLDS', 'DATA.BATCH_SIZE_EVAL', 'DATA.NUM_WORKERS', 'DATA.USE_SHARED_MEMORY',
+        'MODEL.PRETRAINED', 'MODEL.STRICT', 'MODEL.USE_EMA', 'MODEL.CHECKPOINT_KEY', 'TRAIN.LAST_EPOCH',
+        'TRAIN.RECOMPUTE', 'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL', 'TRAIN.TENSORBOARD')
 # … may differ and are said: what training longer, or on other devices, is about …
 NOTED = ('TRAIN.EPOCHS', 'DATA.BATCH_SIZE', 'TRAIN.ACCUM_ITER', 'AMP', 'TRAIN.AMP.LEVEL', 'TRAIN.AMP.DTYPE')
 # … and must not differ even with RESUME_ANYWAY, beside the architecture: the arrays would not fit.
 ARRAYS = ('DATA.IMAGE_SIZE', 'TRAIN.OPTIMIZER.NAME')
 NOT_ARCHITECTURE = ('MODEL.DROP_RATE', 'MODEL.ATTN_DROP_RATE', 'MODEL.DROP_PATH_RATE', 'MODEL.INIT_VALUES')
-PATHS = ('DATA.DATA_PATH', 'TRAIN.DISTILL.TEACHER_WEIGHTS')
+PATHS = ('DATA.DATA_PATH', 'TRAIN.DISTILL.TEACHER_WEIGHTS', 'TRAIN.CLASS_WEIGHTS')
 # Settings that make a model of given weights: architecture and preprocessing.
 PREPROCESSING = ('DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION', 'DATA.MEAN', 'DATA.STD')
 
@@ -193,16 +193,17 @@ def check_arrays(checkpoint_: Checkpoint, shapes: Mapping[str, Sequence[int]], t
         raise InputError(f'-resume {path}: {error}') from None
 
 
-def carry_best(found: Checkpoint, folder: Path, progress: TrainState) -> str:
+def carry_best(found: Checkpoint, folder: Path, progress: TrainState, criterion: str = 'Acc@1') -> str:
     """Have ``folder`` hold the best weights that ``progress`` speaks of; returns a line for the log.
 
-    They are copied when the checkpoint is of another folder. Where they are not to be had, the best starts anew in
-    ``progress``, so that a run never ends by naming a file that does not exist.
+    ``criterion`` is the name of what makes them the best. They are copied when the checkpoint is of another folder.
+    Where they are not to be had, the best starts anew in ``progress``, so that a run never ends by naming a file that
+    does not exist.
     """
     source, ema = found.path.parent, 'best_ema.pdparams'
     names = [f'best{SUFFIX}', 'best.pdparams']
     moved = source.resolve() != folder.resolve()
-    so_far = f'the best weights so far (epoch {progress.best_epoch}, Acc@1 {progress.best_top1:.4f})'
+    so_far = f'the best weights so far (epoch {progress.best_epoch}, {criterion} {progress.best_top1:.4f})'
     if not progress.best_epoch:
         return 'best weights so far: none'
     if not all((source / name).is_file() for name in names) or (moved and not _is_best(source, progress)):

@@ -21,13 +21,13 @@ def tag_of(epoch: int) -> str:
 def kept_epochs(save: CfgNode, records: Sequence[Mapping[str, Any]], epoch: int) -> Set[int]:
     """The epochs whose checkpoints stay after ``epoch``.
 
-    Every SAVE.EVERY-th, of these the last SAVE.KEEP (0: all), and the SAVE.TOP best by validation accuracy, of equal
-    ones the later. ``records`` are the lines of log.jsonl, which a resumed run has as well.
+    Every SAVE.EVERY-th, of these the last SAVE.KEEP (0: all), and the SAVE.TOP best by validation accuracy (mAP with
+    DATA.MULTI_LABEL), of equal ones the later. ``records`` are the lines of log.jsonl, which a resumed run has as well.
     """
     epochs: List[int] = list(range(save.EVERY, epoch + 1, save.EVERY)) if save.EVERY else []
     epochs = epochs[-save.KEEP:] if save.KEEP else epochs
-    scores = sorted((record['val_top1'], record['epoch']) for record in records
-                    if record.get('val_top1') is not None and record['epoch'] <= epoch)
+    found = [(record.get('val_top1', record.get('val_map')), record['epoch']) for record in records]
+    scores = sorted((value, number) for value, number in found if value is not None and number <= epoch)
     return {*epochs, *(number for _, number in scores[-save.TOP:] if save.TOP)}
 
 

@@ -23,7 +23,7 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
 class TrainState:
     """The position in training: ``step`` micro-batches of ``epoch`` are done. ``loss_sum``, ``correct`` and ``images``
     are sums over them; ``lr`` and ``grad_norm`` are those of the last update, ``skipped`` counts the updates of
-    this epoch that float16 has skipped."""
+    this epoch that float16 has skipped. ``best_top1`` is a mAP where images have several classes."""
     epoch: int = 1
     step: int = 0
     loss_sum: float = 0.0

@@ -7,6 +7,7 @@ Paddle's generator before each micro-batch. A checkpoint therefore needs no gene
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -21,10 +22,11 @@ from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume, retention
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
+from CaiT.training.class_weights import class_weights
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
 from CaiT.training.ema import Ema
-from CaiT.training.evaluator import evaluate
+from CaiT.training.evaluator import criterion_name, evaluate
 from CaiT.training.freeze import freeze
 from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss, num_correct
@@ -54,7 +56,7 @@ class Trainer:
 
     def __init__(self, config: CfgNode, folder: Path, logger: RunLogger) -> None:
         self.config, self.folder, self.logger = config, Path(folder), logger
-        distill = config.TRAIN.DISTILL
+        distill, self.criterion_name = config.TRAIN.DISTILL, criterion_name(config.DATA.MULTI_LABEL)
         self.resumed = resume.find_checkpoint(config, self.folder)
         paddle.seed(config.SEED)
         self.model = build_model(config, pretrained=not self.resumed)  # a resumed run does without that file
@@ -70,8 +72,9 @@ class Trainer:
         self.val_loader = build_val_loader(config)
         for note in dict.fromkeys(self.loader.notes + self.val_loader.notes):  # each once
             logger.info(note)
+        weights, weights_line = class_weights(config, self.loader.dataset.labels)
         self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
-                               distill.TYPE, distill.ALPHA, distill.TAU)
+                               distill.TYPE, distill.ALPHA, distill.TAU, weights)
         self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
         self.optimizer, weight_decay_line = build_optimizer(self.model, config)
         self.schedule, lr_line = build_schedule(
@@ -79,7 +82,7 @@ class Trainer:
         self.amp = Amp(config)
         self.state = TrainState(epoch=config.TRAIN.LAST_EPOCH + 1)
         notices = training_notices(config, self.schedule, self.loader.dataset, self.sampler, self.resumed)
-        for line in filter(None, (freeze_line, weight_decay_line, lr_line, *notices, self.amp.note,
+        for line in filter(None, (freeze_line, weight_decay_line, lr_line, weights_line, *notices, self.amp.note,
                                   self.teacher and self.teacher.note)):
             logger.info(line)
         if self.resumed:
@@ -88,7 +91,7 @@ class Trainer:
         if self.resumed:
             state = self.state = restore(self.resumed, self.optimizer, self.model, self.amp, len(self.sampler))
             logger.info(f'resumed from {self.resumed.path}: epoch {state.epoch}, step {state.step}, '
-                        f'best Acc@1 {state.best_top1:.4f} (epoch {state.best_epoch})')
+                        f'best {self.criterion_name} {state.best_top1:.4f} (epoch {state.best_epoch})')
         self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
         if self.ema and self.resumed and self.resumed.state['ema']:
             self.ema.restore(self.resumed.state['ema'])
@@ -136,8 +139,8 @@ class Trainer:
         state, patience = self.state, self.config.TRAIN.EARLY_STOP
         if not (patience and state.best_epoch and state.epoch - 1 - state.best_epoch >= patience):
             return False
-        self.logger.info(f'stopped after epoch {state.epoch - 1}: no better Acc@1 for {patience} epochs '
-                         f'(TRAIN.EARLY_STOP)')
+        self.logger.info(f'stopped after epoch {state.epoch - 1}: no better {self.criterion_name} for {patience} '
+                         f'epochs (TRAIN.EARLY_STOP)')
         return True
 
     def _add_scalars(self, values: Dict[str, Any], step: int) -> None:
@@ -151,7 +154,7 @@ class Trainer:
             checkpoint.remove_temporary_files(self.folder)
         if self.resumed:
             if active:
-                self.logger.info(resume.carry_best(self.resumed, self.folder, self.state))
+                self.logger.info(resume.carry_best(self.resumed, self.folder, self.state, self.criterion_name))
             self.resumed = self.resumed._replace(state={})  # not needed any more, and as large as the model and more
         self.logger.rewind(self.state.epoch - 1)
         self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
@@ -268,30 +271,31 @@ class Trainer:
         loss = self.loss(logits, targets, teacher_logits)
         # Gradients are those of the mean over the images of all micro-batches, hence the division.
         self.amp.backward(loss / num_micro_batches)
-        return loss.detach(), num_correct(logits, targets)
+        return loss.detach(), num_correct(logits, targets, self.config.DATA.MULTI_LABEL)
 
     def _validate(self, record: Dict[str, Any], preemption: PreemptionSignal) -> bool:
-        """Evaluate the weights and their EMA into ``record``; True when the weights have the best top-1 so far."""
+        """Evaluate the weights and their EMA into ``record``; True when the weights are the best so far."""
         state, loader = self.state, preemption.guard(self.val_loader)
         freq = report_freq(self.config, len(self.val_loader))
+        evaluate_ = functools.partial(evaluate, multi_label=True) if self.config.DATA.MULTI_LABEL else evaluate
         with self.amp.autocast():
-            result = evaluate(self.model, loader, self.logger, freq)
-        record.update(val_loss=result.loss, val_top1=result.top1, val_top5=result.top5)
+            result = evaluate_(self.model, loader, self.logger, freq)
+        record.update(result.record('val'))
         if self.ema:
             with self.ema.applied(self.model), self.amp.autocast():
-                ema_result = evaluate(self.model, loader, self.logger, freq, 'EMA')
-            record.update(ema_loss=ema_result.loss, ema_top1=ema_result.top1, ema_top5=ema_result.top5)
+                ema_result = evaluate_(self.model, loader, self.logger, freq, 'EMA')
+            record.update(ema_result.record('ema'))
         for name in ('val_loss', 'ema_loss'):
             if not math.isfinite(record.get(name, 0.0)):
                 raise NonFiniteError(self._diverged(f'{name} is {record[name]}'))
         if self.ema:
-            if ema_result.top1 > state.best_ema_top1:
-                state.best_ema_top1 = ema_result.top1
+            if ema_result.criterion > state.best_ema_top1:
+                state.best_ema_top1 = ema_result.criterion
                 if self.logger.active:
                     checkpoint.write_weights(self.folder / 'best_ema.pdparams', self.ema.arrays())
-        if result.top1 <= state.best_top1:
+        if result.criterion <= state.best_top1:
             return False
-        state.best_top1, state.best_epoch = result.top1, state.epoch
+        state.best_top1, state.best_epoch = result.criterion, state.epoch
         return True
 
     def _diverged(self, found: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 
+import numpy as np
 import pytest
 
 from CaiT.data.sampler import EvalSampler, TrainSampler
@@ -49,6 +50,44 @@ def test_blocks_are_shuffled_and_what_is_in_them(length, block):
 def test_the_order_of_blocks_never_changes_between_versions():
     assert [index for batch in epoch(TrainSampler(7, 7, seed=1, block=3), 2) for index, _ in batch] == [
         2, 1, 0, 3, 5, 4, 6]
+
+
+LABELS = np.repeat([4, 0, 7], [60, 30, 11])
+
+
+@pytest.mark.parametrize('labels, length, counts', [
+    (LABELS, 101, [33, 34, 34]), (np.array([1, 0, 0, 0]), 4, [2, 2]), (np.array([5]), 1, [1])])
+def test_balanced_classes_come_equally_often(labels, length, counts):
+    """Each image of a class as often as any other or once less; another order and other images in each epoch."""
+    sampler = TrainSampler(length, 1, seed=3, labels=labels)
+    orders = [[index for (index, _), in epoch(sampler, number)] for number in (0, 1, 0)]
+    assert orders[0] == orders[2] and (orders[0] != orders[1] or length == 1)
+    for order in orders:
+        assert sorted(np.unique(labels[order], return_counts=True)[1].tolist()) == counts
+        for label in np.unique(labels):
+            times = np.bincount([index for index in order if labels[index] == label], minlength=length)
+            times = times[labels == label]
+            assert times.max() - times.min() <= 1
+    seeds = [seed for (_, seed), in epoch(sampler, 0)]
+    assert len(set(seeds)) == length  # an image that comes again is augmented in another way
+
+
+@pytest.mark.parametrize('repeats', [1, 2])
+def test_balanced_ranks_and_resumed_epochs(repeats):
+    whole = TrainSampler(101, 12, seed=5, repeats=repeats, labels=LABELS)
+    ranks = [epoch(TrainSampler(101, 4, seed=5, repeats=repeats, rank=rank, world_size=3, labels=LABELS), 4)
+             for rank in range(3)]
+    batches = epoch(whole, 4)
+    for batch, parts in zip(batches, zip(*ranks)):
+        assert [item for trio in zip(*parts) for item in trio] == batch
+    assert epoch(whole, 4, start=5) == batches[5:]
+    counts = np.unique(LABELS[[index for batch in batches for index, _ in batch]], return_counts=True)[1]
+    assert counts.max() - counts.min() <= 10  # what fills no batch is left out
+
+
+def test_the_balanced_order_never_changes_between_versions():
+    sampler = TrainSampler(7, 7, seed=1, labels=np.array([0, 0, 0, 0, 1, 1, 2]))
+    assert [index for batch in epoch(sampler, 2) for index, _ in batch] == [6, 1, 2, 6, 4, 5, 0]
 
 
 @pytest.mark.parametrize('repeats', [1, 3])

@@ -81,6 +81,15 @@ def test_the_graph_gives_probabilities(family, checks, tmp_path):
     np.testing.assert_allclose(Predictor(str(tmp_path), 'paddle', Options()).logits(pixels), logits, atol=1e-4)
 
 
+def test_of_images_of_several_classes_each_has_its_own_probability(cait, checks, tmp_path):
+    meta = export(cait, tmp_path, 'x', small_data(), checks, WEIGHTS, [('paddle', 'fp32', 'float')],
+                  thresholds=[0.5] * 10)
+    clients.write(['paddlex'], clients.Request(cait, tmp_path, meta, checks))
+    expected = 1 / (1 + np.exp(-reference_logits(cait, checks.array('float')).astype(np.float64)))
+    run = engine_class('paddle')(tmp_path / 'paddlex' / 'inference.json', Options()).run
+    np.testing.assert_allclose(run(checks.array('float')), expected, atol=2e-6)
+
+
 def test_a_plain_graph_gives_probabilities_too(checks, tmp_path):
     model = small('vit')
     model.norm.register_forward_post_hook(lambda layer, inputs, output: output * 2)
@@ -101,9 +110,9 @@ def test_what_to_type_in_paddlex_is_printed(exported):
 
 
 def test_a_wrong_graph_is_not_written(cait, checks, tmp_path, monkeypatch):
-    def without_softmax(self, x):
+    def logits(self, x):
         return self.layer(x)
-    monkeypatch.setattr(paddlex.WithSoftmax, 'forward', without_softmax)
+    monkeypatch.setattr(paddlex.WithProbabilities, 'forward', logits)
     with pytest.raises(InputError, match='^--client paddlex: its logits differ from the dynamic model'):
         written(cait, tmp_path, checks)
     assert not (tmp_path / 'paddlex').exists()

@@ -60,7 +60,7 @@ def test_what_is_written(cait, checks, tmp_path, package, precision):
         'index.html', 'style.css', 'app.js', 'decode.js', 'resize.js', 'model.json', 'model.onnx', '_headers',
         'onnxruntime-web.LICENSE', *ort_web.FILES}
     assert json.loads((folder / 'model.json').read_text(encoding='utf-8')) == {
-        'name': 'm', 'num_classes': 10, 'classes': NAMES, 'data': small_data().as_dict(), 'precision': precision,
+        'name': 'm', 'num_classes': 10, 'classes': NAMES, 'activation': 'softmax', 'data': small_data().as_dict(), 'precision': precision,
         'bytes': (folder / 'model.onnx').stat().st_size, 'prefix': 1, 'ort_web': '1.30.0',
         'pillow': PILLOW}
     assert 'Copyright (c) Microsoft Corporation' in (folder / 'onnxruntime-web.LICENSE').read_text()

@@ -137,9 +137,9 @@ def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
         '--check-count=3', f'--calibration={folder_of("calibration", 9)}', '--calibration-count=5',
         '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '-opts', *shape])
     assert export_model.main() == 0
-    model, folder, name, data, checks, weights, targets, names, threads, calibration = calls[0]
+    model, folder, name, data, checks, weights, targets, names, threads, calibration, thresholds = calls[0]
     assert (str(folder), name, threads) == (f'{tmp_path}/out', 'cait_xxs24_224', runtime.cores())
-    assert (data.image_size, model.num_classes, names[9]) == (32, 10, 'name 9')
+    assert (data.image_size, model.num_classes, names[9], thresholds) == (32, 10, 'name 9', None)
     assert [int(image[0, 0, 0]) for image in checks.pixels] == [0, 3, 6] and checks.source.endswith('/checks')
     assert [int(image[0, 0, 0]) for image in calibration.pixels] == [0, 2, 4, 6, 8]
     assert calibration.source.endswith('/calibration')

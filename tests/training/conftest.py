@@ -68,6 +68,36 @@ def trained(trained_once, tmp_path):
     return Path(shutil.copytree(trained_once, tmp_path / 'run'))
 
 
+def train_until(config, folder, epoch, step):
+    """Train and stop, as if killed, when the checkpoint of that position is written."""
+    from CaiT.training.logger import RunLogger
+    from CaiT.training.trainer import Trainer
+
+    class Stop(Exception):
+        pass
+
+    job = Trainer(config, folder, RunLogger(folder, 'log_train.txt'))
+    save = job._save
+
+    def stop(*tags):
+        save(*tags)
+        if (job.state.epoch, job.state.step) == (epoch, step):
+            raise Stop
+    job._save = stop
+    with pytest.raises(Stop):
+        job.fit()
+
+
+def assert_same_end(one, two):
+    """Two runs ended with the same bits."""
+    from CaiT.training import checkpoint
+    mine, theirs = (checkpoint.read(folder / 'last.pdstate') for folder in (one, two))
+    for part in ('model', 'ema', 'optimizer'):
+        assert mine[part].keys() == theirs[part].keys()
+        assert all(np.array_equal(mine[part][name], theirs[part][name]) for name in mine[part]), part
+    assert mine['progress'] == theirs['progress']
+
+
 @pytest.fixture
 def tiny_teacher(monkeypatch, tmp_path):
     """A registered model 'tiny_teacher' of another size and data config; returns a writer of its weights."""

@@ -61,8 +61,8 @@ def test_predictions_appear_whole_or_not_at_all(config, trained, tmp_path, monke
     table = jobs.predict(chosen)
     before, predict = table.read_bytes(), evaluator.predict
 
-    def broken(model, loader):
-        for number, row in enumerate(predict(model, loader)):
+    def broken(model, loader, **options):
+        for number, row in enumerate(predict(model, loader, **options)):
             if number == 7:
                 raise InputError('broken')
             yield row

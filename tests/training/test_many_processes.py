@@ -81,6 +81,16 @@ def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recom
     assert 'training epoch' not in second and 'Error' not in second
 
 
+@pytest.mark.slow
+def test_two_processes_with_weighted_and_balanced_classes_are_one(stripes, tmp_path):
+    (tmp_path / 'weights.txt').write_text('0.25\n1\n3.5\n')
+    opts = ['TRAIN.CLASS_WEIGHTS', str(tmp_path / 'weights.txt'), 'DATA.SHUFFLE', 'balanced']
+    alone(stripes, tmp_path / 'one', 1, *opts)
+    output, _ = (job := launch(stripes, tmp_path / 'two', 1, *opts)).communicate(timeout=200)
+    assert job.returncode == 0, output
+    assert_close(tmp_path / 'two', tmp_path / 'one')
+
+
 @pytest.mark.parametrize('images', ['', pytest.param('val/1/01.png', marks=pytest.mark.slow)],
                          ids=['eleven images', 'one image'])
 def test_predictions_are_shared_and_merged(stripes, one, tmp_path, images):

@@ -2,7 +2,7 @@
 """The folder ``paddlex`` of an export: what ``paddlex.create_model`` (3.7) loads.
 
 It takes the graph from ``inference.json`` and everything else from ``inference.yml``. Its post-processing sorts the
-graph's output and prints it, so this graph ends in a softmax.
+graph's output and prints it, so this graph ends in a softmax (sigmoid for images of several classes).
 """
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List
 
-import numpy as np
 import paddle
 import yaml
 from paddle import nn
@@ -30,16 +29,16 @@ TOPK = 5
 REGISTER = 'register.py'  # in the folder, made of paddlex_register.py beside this file
 
 
-class WithSoftmax(nn.Layer):
-    """Probabilities [B, classes] of a layer that gives logits."""
+class WithProbabilities(nn.Layer):
+    """Probabilities [B, classes] of a layer that gives logits; ``activation`` is 'softmax' or 'sigmoid'."""
 
-    def __init__(self, layer: nn.Layer) -> None:
+    def __init__(self, layer: nn.Layer, activation: str) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.activation = layer, getattr(nn.functional, activation)
         self.eval()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return nn.functional.softmax(self.layer(x))
+        return self.activation(self.layer(x))
 
 
 def config(metadata: Metadata) -> Dict[str, Any]:
@@ -63,9 +62,8 @@ def config(metadata: Metadata) -> Dict[str, Any]:
 def write(request: Request) -> List[str]:
     """Write and check the folder; InputError, and nothing written, when its probabilities are not the model's."""
     metadata, folder = request.metadata, Path(request.folder) / FOLDER
-    logits = reference_logits(request.model, request.checks.array('float')).astype(np.float64)
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    logits = paddle.to_tensor(reference_logits(request.model, request.checks.array('float')))
+    probabilities = getattr(nn.functional, metadata.activation)(logits).numpy()
     with renamed_into(folder, FILE) as temporary:
         graph = temporary / 'inference.json'
         _save(request.model, metadata, graph)
@@ -91,7 +89,7 @@ def _save(model: nn.Layer, metadata: Metadata, graph: Path) -> None:
         layer = InferenceLayer(simplify(from_model(model), 'folded', True))
     spec = [paddle.static.InputSpec(layer.shape(None), layer.dtype, 'x')]
     try:
-        paddle.jit.save(WithSoftmax(layer), str(graph.with_suffix('')), input_spec=spec)
+        paddle.jit.save(WithProbabilities(layer, metadata.activation), str(graph.with_suffix('')), input_spec=spec)
     except Exception as error:  # of the library; what it raises on a full disk blames something else
         check_space(graph.parent)
         raise InputError(f'--client paddlex: cannot write this model ({error})') from error

@@ -97,6 +97,11 @@ class BaseEngine:
                              f'{_described(wanted, dtype)}')
 
     @property
+    def rows_are_independent(self) -> bool:
+        """Whether the logits of an image do not depend on the other images of its batch."""
+        return True
+
+    @property
     def image_shape(self) -> Optional[Tuple[Any, ...]]:
         """Shape of one image as the graph has it, None when it is not known; what is no positive number is free."""
         raise NotImplementedError

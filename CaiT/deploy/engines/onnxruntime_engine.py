@@ -62,6 +62,11 @@ class Engine(BaseEngine):
         self.version = onnxruntime.__version__
 
     @property
+    def rows_are_independent(self) -> bool:
+        """In int8 the scale of the activations is that of the largest value in the batch."""
+        return self.options.precision != 'int8'
+
+    @property
     def image_shape(self) -> Tuple[Any, ...]:
         return tuple(self.session.get_inputs()[0].shape[1:])
 

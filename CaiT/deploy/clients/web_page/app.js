@@ -78,11 +78,17 @@ async function run(file) {
 
 // The five most probable classes, [class id, probability], as infer.py: of equal ones the first.
 function best(logits) {
+  const probabilities = model.activation === 'sigmoid' ? Array.from(logits, (value) => 1 / (1 + Math.exp(-value)))
+    : softmax(logits);
+  const order = probabilities.map((_, index) => index).sort((a, b) => logits[b] - logits[a] || a - b);
+  return order.slice(0, 5).map((index) => [index, probabilities[index]]);
+}
+
+function softmax(logits) {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const exponentials = Array.from(logits, (value) => Math.exp(value - largest));
   const sum = exponentials.reduce((a, b) => a + b, 0);
-  const order = exponentials.map((_, index) => index).sort((a, b) => logits[b] - logits[a] || a - b);
-  return order.slice(0, 5).map((index) => [index, exponentials[index] / sum]);
+  return exponentials.map((value) => value / sum);
 }
 
 // Attention [1, heads, tokens] of the class token to one value per patch: the heads' mean.

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dynamic batching: requests that wait for the engine at the same time are computed together."""
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from concurrent.futures import Future
+from typing import Callable, Deque, List, Optional
+
+import numpy as np
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass
+class Item:
+    """The images [N, ...] of one request; ``result`` gets their rows of logits."""
+    images: np.ndarray
+    result: Future
+    since: float
+
+
+class Batcher:
+    """Threads that each take what is waiting, at most ``size`` images, and run it.
+
+    ``window``: seconds for which an image waits for others. None: as long as a run lasts, and only while other
+    requests are being decoded, so that a single client never waits. ``size`` 1 switches batching off.
+    ``observe(images, seconds)`` is called after every run.
+    """
+
+    def __init__(self, run: Run, size: int, window: Optional[float], threads: int,
+                 observe: Callable[[int, float], None]) -> None:
+        self.run, self.size, self.window, self.observe = run, size, window, observe
+        self.run_seconds = 0.0  # of the last run
+        self._waiting: Deque[Item] = collections.deque()
+        self._decoding = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._collecting = threading.Lock()  # one thread at a time fills a batch
+        self._threads = [threading.Thread(target=self._work, name=f'engine-{index}', daemon=True)
+                         for index in range(threads)]
+
+    def start(self, warm_up: Callable[[], None]) -> None:
+        """Start the threads, each after ``warm_up``; returns when all are ready, raises what one of them raised."""
+        results: List[Future] = [Future() for _ in self._threads]
+        for thread, result in zip(self._threads, results):
+            thread.run = lambda result=result: self._first(warm_up, result)
+            thread.start()
+        for result in results:
+            result.result()
+
+    def _first(self, warm_up: Callable[[], None], result: Future) -> None:
+        try:
+            warm_up()
+        except BaseException as error:
+            result.set_exception(error)
+            return
+        result.set_result(None)
+        self._work()
+
+    def expect(self) -> None:
+        """A request is being decoded: ``put`` or ``withdraw`` follows."""
+        with self._changed:
+            self._decoding += 1
+
+    def withdraw(self) -> None:
+        """Its image could not be decoded."""
+        with self._changed:
+            self._decoding -= 1
+            self._changed.notify_all()
+
+    def put(self, images: np.ndarray, result: Future) -> None:
+        """Queue the images of a request that was expected."""
+        with self._changed:
+            self._decoding -= 1
+            self._waiting.append(Item(images, result, time.monotonic()))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Run what is waiting, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _work(self) -> None:
+        while True:
+            items = self._collect()
+            if items is None:
+                return
+            items = [item for item in items if item.result.set_running_or_notify_cancel()]
+            if items:
+                self._compute(items)
+
+    def _collect(self) -> Optional[List[Item]]:
+        """The next batch; None when there is none and there will be none."""
+        with self._collecting, self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            limit = self._waiting[0].since + (self.run_seconds if self.window is None else self.window)
+            while self._images() < self.size and not self._closed and (self._decoding or self.window is not None):
+                remaining = limit - time.monotonic()
+                if remaining <= 0 or not self._changed.wait(remaining):
+                    break
+            items = [self._waiting.popleft()]
+            images = len(items[0].images)
+            while self._waiting and images + len(self._waiting[0].images) <= self.size:
+                images += len(self._waiting[0].images)
+                items.append(self._waiting.popleft())
+            return items
+
+    def _images(self) -> int:
+        return sum(len(item.images) for item in self._waiting)
+
+    def _compute(self, items: List[Item]) -> None:
+        start = time.monotonic()
+        try:
+            logits = self.run(items[0].images if len(items) == 1 else np.concatenate([item.images for item in items]))
+        except Exception as error:
+            if len(items) == 1:
+                items[0].result.set_exception(error)
+            else:  # one of them fails, the others get their answer
+                for item in items:
+                    self._compute([item])
+            return
+        self.run_seconds = time.monotonic() - start
+        self.observe(len(logits), self.run_seconds)
+        place = 0
+        for item in items:
+            item.result.set_result(logits[place:place + len(item.images)])
+            place += len(item.images)

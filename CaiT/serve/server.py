@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of a server: it listens, loads the model, answers, and ends when it is told to."""
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+
+from CaiT.serve.application import application
+from CaiT.serve.connection import Connection, Server
+from CaiT.serve.guard import Limits
+from CaiT.serve.service import Service
+
+
+def serve(service: Service, limits: Limits, address: socket.socket, args: Any) -> int:
+    """Answer requests at ``address`` until SIGTERM; returns the exit status. Raises InputError when the model cannot be
+    loaded. Until it is, health checks are answered and other requests get 503."""
+    class Timed(Connection):
+        head_seconds = args.head_seconds
+
+    config = uvicorn.Config(application(service, limits, args.topk), http=Timed, ws='none', lifespan='off',
+                            log_level='info' if args.access_log else 'error', access_log=args.access_log,
+                            server_header=False, timeout_graceful_shutdown=args.drain_seconds or None)
+    server = Server(config)
+    host, port = address.getsockname()[:2]
+    shown = f'[{host}]' if ':' in host else host
+    print(f'serve: http://{shown}:{port}, loading {args.model_dir}', flush=True)
+    try:
+        asyncio.run(_run(server, service, address))
+    finally:
+        server.should_exit = True
+    print('serve: ended', flush=True)
+    return 0
+
+
+async def _run(server: Server, service: Service, address: socket.socket) -> None:
+    loading = asyncio.get_running_loop().run_in_executor(None, _load, service)
+    serving = asyncio.ensure_future(server.serve(sockets=[address]))
+    await asyncio.wait([loading, serving], return_when=asyncio.FIRST_COMPLETED)
+    if loading.done() and loading.exception():
+        server.should_exit = True
+        await serving
+        raise loading.exception()
+    await serving
+    if loading.done():
+        await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+
+def _load(service: Service) -> None:
+    service.load()
+    facts = {**service.predictor.describe(), 'streams': service.predictor.options.streams,
+             'batch': service.batcher.size}
+    print('serve: ready: ' + ', '.join(f'{key}={value}' for key, value in facts.items()), flush=True)
