@@ -45,7 +45,7 @@ def parser() -> Parser:
     return flags
 
 
-class Answer(NamedTuple):
+class Result(NamedTuple):
     """Of one image: {class name: probability}, the image under its attention, and a sentence."""
     classes: Optional[Dict[str, float]]
     attention: Optional[Image.Image]
@@ -58,20 +58,20 @@ class Classifier:
     def __init__(self, predictor: Predictor, attention: Optional[attention_of.Attention]) -> None:
         self.predictor, self.attention = predictor, attention
 
-    def __call__(self, path: Optional[str]) -> Answer:
+    def __call__(self, path: Optional[str]) -> Result:
         """The answer for an image file; of one that cannot be decoded only the sentence."""
         if not path:
-            return Answer(None, None, 'Drop an image, or choose one below.')
+            return Result(None, None, 'Drop an image, or choose one below.')
         if os.path.getsize(path) > MAX_BYTES:
-            return Answer(None, None, f'This file has {os.path.getsize(path) / (1 << 20):.1f} MB, expected at most '
+            return Result(None, None, f'This file has {os.path.getsize(path) / (1 << 20):.1f} MB, expected at most '
                           f'{MAX_BYTES >> 20}.')
         content, started = Path(path).read_bytes(), time.perf_counter()
         prediction = next(iter(self.predictor.predict([content], TOPK)))
         if isinstance(prediction, InputError):
-            return Answer(None, None, f'This file {str(prediction).split(": ", 1)[1]}.')
+            return Result(None, None, f'This file {str(prediction).split(": ", 1)[1]}.')
         milliseconds = 1000 * (time.perf_counter() - started)
         shown = attention_of.overlay(*self.attention(content)) if self.attention else None
-        return Answer(self.names(prediction.best), shown, f'{milliseconds:.0f} ms.')
+        return Result(self.names(prediction.best), shown, f'{milliseconds:.0f} ms.')
 
     def names(self, best: List[Tuple[int, float]]) -> Dict[str, float]:
         """{class name: probability}; of classes with the same name the later ones get their ids."""
@@ -100,15 +100,15 @@ def uploaded(payload: Any) -> Optional[str]:
     return payload.path if payload else None
 
 
-def page(classify: Classifier, samples: List[str], concurrency: int) -> Any:
+def page(model: Classifier, samples: List[str], concurrency: int) -> Any:
     """The Gradio page, with its queue."""
     import gradio
 
-    name = classify.predictor.meta.model
+    name = model.predictor.meta.model
     with gradio.Blocks(title=name, analytics_enabled=False) as blocks:
         gradio.Markdown(f'# {name}\nDrop an image: its {TOPK} most probable classes'
                         + (', and what the class token attends to in the last block, from blue to yellow.'
-                           if classify.attention else '.'))
+                           if model.attention else '.'))
         with gradio.Row():
             with gradio.Column():
                 image = gradio.Image(type='filepath', sources=['upload', 'clipboard'], label='Image')
@@ -118,8 +118,8 @@ def page(classify: Classifier, samples: List[str], concurrency: int) -> Any:
             with gradio.Column():
                 sentence = gradio.Textbox(label='Status', interactive=False, max_lines=3)
                 classes = gradio.Label(num_top_classes=TOPK, label='Classes')
-                overlay = gradio.Image(label='Class attention', interactive=False, visible=bool(classify.attention))
-        image.change(classify, image, [classes, overlay, sentence], api_name='classify')
+                overlay = gradio.Image(label='Class attention', interactive=False, visible=bool(model.attention))
+        image.change(model, image, [classes, overlay, sentence], api_name='classify')
     return blocks.queue(max_size=WAITING, default_concurrency_limit=concurrency)
 
 

@@ -60,7 +60,8 @@ def test_what_is_written(cait, checks, tmp_path, package, precision):
         'index.html', 'style.css', 'app.js', 'decode.js', 'resize.js', 'model.json', 'model.onnx', '_headers',
         'onnxruntime-web.LICENSE', *ort_web.FILES}
     assert json.loads((folder / 'model.json').read_text(encoding='utf-8')) == {
-        'name': 'm', 'num_classes': 10, 'classes': NAMES, 'activation': 'softmax', 'data': small_data().as_dict(), 'precision': precision,
+        'name': 'm', 'num_classes': 10, 'classes': NAMES, 'activation': 'softmax',
+        'data': small_data().as_dict(), 'precision': precision,
         'bytes': (folder / 'model.onnx').stat().st_size, 'prefix': 1, 'ort_web': '1.30.0',
         'pillow': PILLOW}
     assert 'Copyright (c) Microsoft Corporation' in (folder / 'onnxruntime-web.LICENSE').read_text()
@@ -151,13 +152,13 @@ def save_images(folder: Path) -> list:
         bands = {'RGB': 3, 'RGBA': 4, 'L': 1}[mode]
         pixels = rng.integers(0, 256, (6, 7, bands), np.uint8)
         return Image.fromarray(pixels.squeeze(), mode).resize((width, height), Image.BICUBIC)
-    turned = Image.Exif()
-    turned[0x112] = 6
+    exif = Image.Exif()
+    exif[0x112] = 6
     profile = b'\0' * 36 + b'acsp' + b'\0' * 88  # browsers refuse or apply it
     images = {'square.png': (image(64, 64), {}), 'wide.png': (image(211, 97), {}), 'small.png': (image(20, 31), {}),
-              'turned.jpg': (image(90, 60), {'exif': turned, 'quality': 95}), 'gray.jpg': (image(50, 80, 'L'), {}),
+              'turned.jpg': (image(90, 60), {'exif': exif, 'quality': 95}), 'gray.jpg': (image(50, 80, 'L'), {}),
               'profile.png': (image(77, 60), {'icc_profile': profile}),
-              'turned.png': (image(61, 90), {'exif': turned}), 'alpha.png': (image(64, 50, 'RGBA'), {}),
+              'turned.png': (image(61, 90), {'exif': exif}), 'alpha.png': (image(64, 50, 'RGBA'), {}),
               'palette.png': (image(70, 60).quantize(16), {'transparency': 3}),
               'progressive.jpg': (image(101, 75), {'progressive': True}),
               'lossless.webp': (image(66, 40), {'lossless': True})}
@@ -166,7 +167,7 @@ def save_images(folder: Path) -> list:
     return [str(folder / name) for name in images]
 
 
-def answer(page, path: str) -> dict:
+def shown_for(page, path: str) -> dict:
     """What the page shows for a file."""
     page.evaluate("document.getElementById('status').textContent = ''")
     page.upload('#file', path)
@@ -192,7 +193,7 @@ class TestPage:
             threads = page.evaluate("document.getElementById('about').textContent")
             assert threads.endswith(' threads' if isolated and os.cpu_count() > 1 else ' 1 thread')
             for path, mine in zip(paths, ours):
-                found = answer(page, path)
+                found = shown_for(page, path)
                 assert [k for k, _ in found['best']] == [k for k, _ in mine.best], (path, found, mine)
                 np.testing.assert_allclose([p for _, p in found['best']], [p for _, p in mine.best], atol=2e-5,
                                            err_msg=path)
@@ -217,9 +218,9 @@ class TestPage:
         with browser.served(f'{page_folder}/web') as url:
             page = chrome.open(url)
             page.wait("document.getElementById('status').textContent === 'Ready.'")
-            found = answer(page, str(path))
+            found = shown_for(page, str(path))
             assert re.match(f'{name}: (?:{message})', found['status']) and not found['shown']
-            assert answer(page, good)['shown'] and page.console == []
+            assert shown_for(page, good)['shown'] and page.console == []
 
     @pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic', 'lanczos'])
     @pytest.mark.parametrize('size, crop', [(32, 1.0), (37, 0.9), (64, 0.875)])
@@ -252,5 +253,5 @@ class TestPage:
         with browser.served(f'{page_folder}/web') as url:
             page = chrome.open(url, width)
             page.wait("document.getElementById('status').textContent === 'Ready.'")
-            answer(page, save_images(tmp_path)[1])
+            shown_for(page, save_images(tmp_path)[1])
             assert page.evaluate('document.documentElement.scrollWidth') <= width

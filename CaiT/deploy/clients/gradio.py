@@ -56,8 +56,8 @@ def overlay(pixels: np.ndarray, values: np.ndarray) -> Image.Image:
     ``pixels`` [S, S, 3], ``values`` [side, side]."""
     size = pixels.shape[1], pixels.shape[0]
     most = np.sort(values, axis=None)[math.ceil(0.95 * values.size) - 1]  # a few patches can outshine all others
-    share = Image.fromarray((values / max(float(most), 1e-12)).astype(np.float32))
-    place = np.sqrt(np.clip(np.asarray(share.resize(size, Image.BILINEAR)), 0, 1)) * (len(HEAT) - 1)
+    scaled = Image.fromarray((values / max(float(most), 1e-12)).astype(np.float32))
+    place = np.sqrt(np.clip(np.asarray(scaled.resize(size, Image.BILINEAR)), 0, 1)) * (len(HEAT) - 1)
     colors = np.stack([np.interp(place, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], -1)
     gray = pixels @ np.array([0.299, 0.587, 0.114])
     return Image.fromarray(np.rint(0.5 * gray[..., None] + 0.5 * colors).astype(np.uint8))

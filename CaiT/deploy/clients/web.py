@@ -43,5 +43,6 @@ def description(request: Request, size: int, prefix: int) -> Dict[str, Any]:
     """The content of ``model.json``. ``size``: bytes of the graph, ``prefix``: tokens before the patches."""
     metadata = request.metadata
     return {'name': metadata.model, 'num_classes': metadata.num_classes, 'classes': metadata.class_names or [],
-            'activation': metadata.activation, 'data': metadata.data.as_dict(), 'precision': request.precision, 'bytes': size, 'prefix': prefix,
+            'activation': metadata.activation, 'data': metadata.data.as_dict(),
+            'precision': request.precision, 'bytes': size, 'prefix': prefix,
             'ort_web': ort_web.VERSION, 'pillow': int(PIL.__version__.split('.')[0])}
