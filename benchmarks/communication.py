@@ -5,8 +5,8 @@
     python benchmarks/communication.py --ranks 2 4 --before ../another-checkout     beside an earlier commit's
 
 Each process trains a small CaiT on a batch in memory, as the trainer does: update, then the question whether any
-process is told to stop. Every second step does the same alone: gradients are not averaged, nobody is asked. The part is 1 -
-(median of the steps alone / median of the steps together). Reads of the device by the host are counted as well. The
+process is told to stop. Every second step does the same alone: gradients are not averaged, nobody is asked. The part is
+1 - (median of the steps alone / median of the steps together). Reads of the device by the host are counted as well. The
 result is written to benchmarks/results/communication.json.
 """
 from __future__ import annotations

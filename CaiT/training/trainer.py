@@ -22,6 +22,7 @@ from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume, retention
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
+from CaiT.training.background import Background
 from CaiT.training.class_weights import class_weights
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
@@ -99,6 +100,7 @@ class Trainer:
         # backend=None: the default on a GPU is CINN, whose numbers nobody has compared with those of eager mode.
         net = paddle.jit.to_static(self.model, full_graph=True, backend=None) if config.TRAIN.TO_STATIC else self.model
         self.net = distributed.wrap(net)
+        self.background = Background(config.SAVE.BACKGROUND, logger.info)
         self.pending, self.report_freq = Pending(), report_freq(config, len(self.sampler))
 
     def fit(self, refresh: Optional[Callable[[], str]] = None) -> TrainState:
@@ -109,7 +111,7 @@ class Trainer:
         """
         epochs, state = self.config.TRAIN.EPOCHS, self.state
         self._start()
-        with PreemptionSignal() as preemption:
+        with PreemptionSignal() as preemption, self.background:
             while state.epoch <= epochs and not self._stops_early():
                 record, is_best = self._train_epoch(preemption), False
                 if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
@@ -122,8 +124,6 @@ class Trainer:
                 state.next_epoch()
                 self.logger.record(record)
                 self._save(*['best', 'last'] if is_best else ['last'])
-                if self.logger.active:
-                    retention.keep(self.folder, self.config.SAVE, self.logger.records(), record['epoch'])
                 if refresh:
                     refresh()
                 if state.epoch <= epochs and preemption.any_rank():
@@ -179,6 +179,7 @@ class Trainer:
                 if step % self.report_freq == 0:
                     self._look()
                     self._report(meter, title, step, self._totals().averages())
+            self.background.check()
             preempted = preemption.any_rank_at_intervals()
             if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
@@ -313,6 +314,7 @@ class Trainer:
     def _exit_preempted(self, preemption: PreemptionSignal, save: bool = True) -> None:
         if save:
             self._save('last')
+        self.background.wait()
         line = (f'stopped by {preemption.name} at epoch {self.state.epoch}, step {self.state.step}; '
                 f'go on with -resume {self.folder}')
         self.logger.info(line)
@@ -328,6 +330,13 @@ class Trainer:
         name = checkpoint.non_finite(state)
         if name:
             raise NonFiniteError(self._diverged(f'{name} is not finite'))
-        checkpoint.write(self.folder, tags[0], state)
-        for tag in tags[1:]:
-            checkpoint.link(self.folder, tags[0], tag)
+        epoch = 0 if self.state.step else self.state.epoch - 1  # the one that has ended, whose checkpoint may stay
+        records = self.logger.records() if epoch else []
+
+        def write() -> None:
+            checkpoint.write(self.folder, tags[0], state)
+            for tag in tags[1:]:
+                checkpoint.link(self.folder, tags[0], tag)
+            if epoch:
+                retention.keep(self.folder, self.config.SAVE, records, epoch)
+        self.background.run(write)
