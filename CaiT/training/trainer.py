@@ -233,10 +233,12 @@ class Trainer:
         finite = True
         if config.TRAIN.GRAD_CLIP or amp.skips_overflow or self._is_reported(len(group)):
             norm = clip_gradients(parameters, config.TRAIN.GRAD_CLIP)
-            # A loss scale needs to know of each update whether it was finite: the only number that is waited for.
+            # A loss scale needs to know of each update whether it was finite. It waits, and so sees the loss as well.
             finite = not amp.skips_overflow or math.isfinite(norm)
             if finite:
                 self.pending.add_norm(state, norm)
+            if amp.skips_overflow:
+                self._look()
         if not self._step(finite):
             state.skipped += 1
         self.optimizer.clear_grad()
