@@ -6,7 +6,7 @@ CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
 .PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
-.PHONY: figures gpu-check docker-steps clean
+.PHONY: documents figures gpu-check docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -21,6 +21,7 @@ help:
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
+	@echo 'make documents   the commands of the documents in fresh copies; their figures against the results (FLAGS)'
 	@echo 'make figures     the figures of the documents (PRETRAINED=checkpoint: the attention figure too)'
 	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
 	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
@@ -46,6 +47,7 @@ mutants: $(READY)
 # atheris, where it has a wheel for this Python, guides the fuzzer; it has an environment of its own.
 faults: $(READY)
 	$(RUN) python tests/faults/kills.py training --kills 50
+	$(RUN) python tests/faults/kills.py training --kills 10 --dataset tar --shuffle block:5
 	$(RUN) python tests/faults/kills.py ranks --kills 20
 	$(RUN) python tests/faults/kills.py infer --kills 20
 	$(RUN) python tests/faults/kills.py export --kills 20
@@ -87,6 +89,10 @@ align-live: $(READY)
 notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(RUN) python -m CaiT.tools.run_notebook
+
+documents: $(READY)
+	$(RUN) python tests/document_figures.py
+	$(RUN) python tests/run_documents.py $(FLAGS)
 
 figures: $(READY)
 	$(RUN) python -m CaiT.tools.figures $(if $(PRETRAINED),-pretrained=$(PRETRAINED)) $(FLAGS)

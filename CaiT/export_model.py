@@ -23,6 +23,7 @@ if not __package__:
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
+from CaiT.deploy import layouts
 from CaiT.deploy.engines import backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256
 from CaiT.errors import InputError
@@ -52,6 +53,8 @@ def parser() -> Parser:
     flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
     flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalized NCHW (default), uint8: '
                'raw NHWC, the graph normalizes')
+    flags.flag('layout', nargs='+', default=[], metavar='NAME', help=f'{" ".join(layouts.LAYOUTS)}: also write a model '
+               'repository of that server, in a folder of that name')
     flags.flag('calibration', metavar='FOLDER', help='images (folder or list file) for int8 calibration')
     flags.flag('calibration_count', type=int, default=300, metavar='N', help='how many of them; default 300')
     flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
@@ -104,6 +107,8 @@ def main() -> int:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least 1')
     targets = [*itertools.product(*(choices(args, name, allowed) for name, allowed in (
         ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
+    repositories = choices(args, 'layout', layouts.LAYOUTS)
+    layouts.check(repositories, [target[0] for target in targets])
     print(runtime.prepare())
     weights = resolve_weights(args)
     from CaiT.config import build_model, data_config, load_options, with_data_of
@@ -132,6 +137,8 @@ def main() -> int:
                       parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None,
                       thresholds)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
+    for line in layouts.write(repositories, args.save_inference_dir, metadata):
+        print(line)
     for line in refused:
         print(line, file=sys.stderr)
     return 1 if refused else 0

@@ -178,13 +178,13 @@ def measure(model: str, batch: int, rounds: int, commands: Dict[str, Tuple[str, 
     if sum(quiet) < min(rounds, 3):
         raise InputError(f'found {sum(quiet)} of {len(quiet)} rounds without disturbance, expected at least 3: '
                          'measure on an idle machine')
-    kept = [speeds for speeds, is_quiet in zip(found[1:], quiet) if is_quiet]
-    rows = {name: summary([speeds[name] for speeds in kept], [speeds[reference] for speeds in kept], reference)
-            for name in commands}
+    in_quiet = [speeds for speeds, is_quiet in zip(found[1:], quiet) if is_quiet]
+    columns = {name: [speeds[name] for speeds in in_quiet] for name in commands}
+    rows = {name: summary(column, columns[reference], reference) for name, column in columns.items()}
     for name, row in rows.items():
         row.update({'peak MB': round(peaks[name]),
                     f'memory against {reference}': round(peaks[name] / peaks[reference], 2),
-                    'rounds dropped': len(quiet) - len(kept)})
+                    'rounds dropped': len(quiet) - len(in_quiet)})
     return rows, sides[0].settings
 
 

@@ -28,7 +28,7 @@ from CaiT.models.layers import (
     split_qkv,
     token,
 )
-from CaiT.models.registry import IMAGENET, Variant, preprocessing
+from CaiT.models.registry import IMAGENET, TIMM, Variant, preprocessing
 
 
 class HeadMix(nn.Layer):
@@ -133,8 +133,21 @@ class ClassBlock(Block):
 
 
 class CaiT(Backbone):
-    """The network. Arguments are those of the variants below; ``drop_path_rate`` is the same in every block of the
-    first stage and 0 in the class-attention stage, as published. Raises InputError for a shape that cannot be built.
+    """The network. Raises InputError for a shape that cannot be built.
+
+    patch_size: side of a patch in pixels
+    in_channels: channels of the images
+    embed_dim: channels of a token
+    depth: blocks of the first stage (CaiT), all blocks (ViT, DeiT)
+    depth_token_only: blocks of CaiT's class-attention stage
+    num_heads: attention heads
+    mlp_ratio: hidden channels of an MLP as a multiple of embed_dim
+    qkv_bias: whether the projections to query, key and value have a bias
+    init_values: first value of CaiT's LayerScale
+    drop_rate: drop prob of tokens, attention outputs and MLPs
+    attn_drop_rate: drop prob of attention weights
+    drop_path_rate: stochastic depth: in every block of CaiT's first stage, as published; of ViT and DeiT in the last
+        block, rising linearly from 0
     """
     family = 'cait'
     stacks = ('blocks', 'blocks_token_only')
@@ -204,12 +217,14 @@ class CaiT(Backbone):
 
 
 def _row(dim: int, depth: int, init_values: float, drop_path_rate: float, size: int, top1: Optional[float] = None,
-         top5: Optional[float] = None, source: str = 'facebookresearch/deit') -> Variant:
+         top5: Optional[float] = None, source: str = TIMM) -> Variant:
     arch = dict(embed_dim=dim, depth=depth, num_heads=dim // 48, init_values=init_values,
                 drop_path_rate=drop_path_rate)
-    return Variant(CaiT, arch, preprocessing(size, 1.0, IMAGENET), dict(top1=top1, top5=top5, source=source))
+    published = dict(top1=top1, top5=top5, source=source, distilled=source == TIMM)
+    return Variant(CaiT, arch, preprocessing(size, 1.0, IMAGENET), published)
 
 
+# Accuracies are those that timm measured with facebookresearch/deit's distilled weights, or MindCV's, undistilled.
 # LayerScale's first value follows the public code; the paper's text gives 1e-6 for all models of 36 blocks.
 # Stochastic depth follows the paper's table of hyper-parameters.
 VARIANTS = {

@@ -21,6 +21,8 @@ from paddle import nn
 import CaiT.models
 from CaiT.errors import InputError
 
+# Source of most published accuracies: huggingface/pytorch-image-models, results/results-imagenet.csv of commit 4e5207c.
+TIMM = 'timm'
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -35,7 +37,8 @@ class Variant:
     """One row of a family's table.
 
     ``arch`` holds the constructor's arguments of this variant (all of them after ``get_variant``), ``data`` its data
-    config, ``published`` the accuracies that others report: top1 and top5 in percent, and their source.
+    config, ``published`` the accuracies that others report: top1 and top5 in percent, their source, and
+    whether these weights are distilled.
     """
     model: Any
     arch: Dict[str, Any]

@@ -6,7 +6,7 @@ a head of its own. Shapes: B images, N tokens (prefix + patches), C channels, H 
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -25,7 +25,7 @@ from CaiT.models.layers import (
     split_qkv,
     token,
 )
-from CaiT.models.registry import HALF, IMAGENET, Alias, Variant, preprocessing
+from CaiT.models.registry import HALF, IMAGENET, TIMM, Alias, Variant, preprocessing
 
 
 class Attention(nn.Layer):
@@ -163,41 +163,43 @@ class DistilledDeiT(DeiT):
 _SIZES = {'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12), 'large': (1024, 24, 16)}
 
 
-def _row(model: type, size: str, patch: int, image_size: int, statistics: Dict[str, tuple], drop_path_rate: float,
-         top1: Optional[float], top5: Optional[float], source: str) -> Variant:
+def _row(model: type, size: str, patch: int, image_size: int, statistics: Dict[str, tuple], top1: float, top5: float,
+         source: str) -> Variant:
     dim, depth, heads = _SIZES[size]
-    arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=drop_path_rate)
+    arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=0.1)
     crop = 0.9 if image_size == 224 else 1.0
-    return Variant(model, arch, preprocessing(image_size, crop, statistics), dict(top1=top1, top5=top5, source=source))
+    return Variant(model, arch, preprocessing(image_size, crop, statistics),
+                   dict(top1=top1, top5=top5, source=source, distilled=model is DistilledDeiT))
 
 
-def _vit(size: str, patch: int, image_size: int = 224, top1: Optional[float] = None,
-         top5: Optional[float] = None) -> Variant:
-    return _row(ViT, size, patch, image_size, HALF, 0.1, top1, top5, 'MindCV')
+def _vit(size: str, patch: int, image_size: int, top1: float, top5: float,
+         source: str = f'{TIMM}, ImageNet-21K first') -> Variant:
+    return _row(ViT, size, patch, image_size, HALF, top1, top5, source)
 
 
-def _deit(model: type, size: str, image_size: int, top1: float) -> Variant:
-    return _row(model, size, 16, image_size, IMAGENET, 0.1, top1, None, 'DeiT paper')
+def _deit(model: type, size: str, image_size: int, top1: float, top5: float) -> Variant:
+    return _row(model, size, 16, image_size, IMAGENET, top1, top5, TIMM)
 
 
+# Accuracies: timm's, of facebookresearch/deit's weights and of its own augreg weights (vit_….augreg_in21k_ft_in1k).
 VARIANTS = {
-    'deit_tiny_patch16_224': _deit(DeiT, 'tiny', 224, 72.2),
-    'deit_small_patch16_224': _deit(DeiT, 'small', 224, 79.9),
-    'deit_base_patch16_224': _deit(DeiT, 'base', 224, 81.8),
-    'deit_tiny_distilled_patch16_224': _deit(DistilledDeiT, 'tiny', 224, 74.5),
-    'deit_small_distilled_patch16_224': _deit(DistilledDeiT, 'small', 224, 81.2),
-    'deit_base_distilled_patch16_224': _deit(DistilledDeiT, 'base', 224, 83.4),
-    'deit_base_patch16_384': _deit(DeiT, 'base', 384, 83.1),
-    'deit_base_distilled_patch16_384': _deit(DistilledDeiT, 'base', 384, 85.2),
-    'vit_tiny_patch16_224': _vit('tiny', 16),
-    'vit_small_patch16_224': _vit('small', 16),
-    'vit_base_patch16_224': _vit('base', 16),
-    'vit_base_patch32_224': _vit('base', 32, 224, 75.86, 92.08),
-    'vit_large_patch16_224': _vit('large', 16, 224, 76.34, 92.79),
-    'vit_large_patch32_224': _vit('large', 32, 224, 73.71, 90.92),
-    'vit_base_patch16_384': _vit('base', 16, 384),
-    'vit_base_patch32_384': _vit('base', 32, 384),
-    'vit_large_patch16_384': _vit('large', 16, 384),
+    'deit_tiny_patch16_224': _deit(DeiT, 'tiny', 224, 72.19, 91.10),
+    'deit_small_patch16_224': _deit(DeiT, 'small', 224, 79.86, 95.06),
+    'deit_base_patch16_224': _deit(DeiT, 'base', 224, 81.98, 95.74),
+    'deit_tiny_distilled_patch16_224': _deit(DistilledDeiT, 'tiny', 224, 74.54, 91.90),
+    'deit_small_distilled_patch16_224': _deit(DistilledDeiT, 'small', 224, 81.20, 95.38),
+    'deit_base_distilled_patch16_224': _deit(DistilledDeiT, 'base', 224, 83.38, 96.49),
+    'deit_base_patch16_384': _deit(DeiT, 'base', 384, 83.11, 96.38),
+    'deit_base_distilled_patch16_384': _deit(DistilledDeiT, 'base', 384, 85.44, 97.33),
+    'vit_tiny_patch16_224': _vit('tiny', 16, 224, 75.45, 92.86),
+    'vit_small_patch16_224': _vit('small', 16, 224, 81.40, 96.15),
+    'vit_base_patch16_224': _vit('base', 16, 224, 84.53, 97.30),
+    'vit_base_patch32_224': _vit('base', 32, 224, 80.73, 95.57),
+    'vit_large_patch16_224': _vit('large', 16, 224, 85.86, 97.82),
+    'vit_large_patch32_224': _vit('large', 32, 224, 73.71, 90.92, 'MindCV'),
+    'vit_base_patch16_384': _vit('base', 16, 384, 86.01, 98.00),
+    'vit_base_patch32_384': _vit('base', 32, 384, 83.36, 96.83),
+    'vit_large_patch16_384': _vit('large', 16, 384, 87.10, 98.30),
 }
 
 # MindCV's names. Its ViTs are trained and evaluated with ImageNet's statistics, timm's of the same shape with 0.5.
