@@ -46,6 +46,7 @@ mutants: $(READY)
 # atheris, where it has a wheel for this Python, guides the fuzzer; it has an environment of its own.
 faults: $(READY)
 	$(RUN) python tests/faults/kills.py training --kills 50
+	$(RUN) python tests/faults/kills.py training --kills 10 --dataset tar --shuffle block:5
 	$(RUN) python tests/faults/kills.py ranks --kills 20
 	$(RUN) python tests/faults/kills.py infer --kills 20
 	$(RUN) python tests/faults/kills.py export --kills 20

@@ -40,7 +40,7 @@ def test_a_changed_page_is_found(page, old, new, said, tmp_path, monkeypatch):
     expected = {line: line.figures() for line in copied}
     monkeypatch.setattr(document_figures, 'ROOT', tmp_path)
     monkeypatch.setattr(document_figures, 'lines', lambda: copied)
-    monkeypatch.setattr(Line, 'figures', expected.get)
+    monkeypatch.setattr(Line, 'figures', lambda line: expected[line])
     assert [said in found[0] for _, found, _ in differences()] == [True]
 
 

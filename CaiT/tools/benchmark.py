@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second of a model on every engine and precision, measured in one run.
+"""Images per second on every engine and precision, and which to choose for an exported model.
 
-    python -m CaiT.tools.benchmark                                     cait_xxs24_224, batches 1, 8, 32, all cores
     python -m CaiT.tools.benchmark -models cait_s24_224 deit_tiny_patch16_224 --threads 1 2 --batches 8 --json=out.json
+    python -m CaiT.tools.benchmark --model-dir=output/infer --val-list=dataset/val_list.txt
 
-The contenders are measured in turn, in short windows, so that drift of the machine's speed affects all equally; the
-result is the median window. Decoding is not included. Weights are random, which does not affect the speed. The JSON
-file is written after every model, thread count and batch size; an interrupted run continues with the same command on
-the same machine. For the comparison with PyTorch and others see benchmarks/against_peers.py.
+The second form measures a model of yours, with its accuracy on labeled images beside the speed, and ends with one line
+of recommended flags. The first takes random weights, which do not affect the speed; the same command resumes it.
+
+Contenders take turns in short windows, so that drift of the machine's speed affects all equally; the median window
+counts. Decoding is not included. For PyTorch see benchmarks/against_peers.py.
 """
 from __future__ import annotations
 
@@ -145,9 +146,9 @@ def own_engines(folder: str, batch: int, threads: int) -> Contenders:
 
 def machine() -> Dict[str, Any]:
     """The machine of the measurements; ``instructions`` are those of INSTRUCTIONS that the processor supports."""
-    flags = runtime.cpu_flags()
-    return {'cpu': processor(), 'cores': runtime.cores(), 'instructions': [one for one in INSTRUCTIONS if one in flags],
-            'system': platform.platform(), 'python': platform.python_version()}
+    return {'cpu': processor(), 'cores': runtime.cores(), 'system': platform.platform(),
+            'python': platform.python_version(),
+            'instructions': [one for one in INSTRUCTIONS if one in runtime.cpu_flags()]}
 
 
 def processor() -> str:
@@ -175,8 +176,7 @@ class Results:
     """Measured rows in a JSON file, rewritten after each row; existing rows are not measured again."""
 
     def __init__(self, path: Optional[str], header: Dict[str, Any]) -> None:
-        """``header`` is common to all rows of a file; InputError when the file has another one. The load average may
-        differ."""
+        """``header`` is common to all rows of a file; InputError when it has another, but for the load average."""
         self.path, self.header, self.rows = path, header, []
         if path and os.path.exists(path):
             try:
@@ -270,9 +270,14 @@ def header(args: Any) -> Dict[str, Any]:
 
 
 def main() -> int:
+    from CaiT.tools import benchmark_model  # which imports this module
     flags = parser(__doc__)
     flags.flag('json', metavar='FILE', help='JSON file to write')
+    benchmark_model.add_flags(flags)
     args = parsed(flags)
+    benchmark_model.check(args, flags)
+    if args.model_dir:
+        return benchmark_model.main(args, flags)
     print(machine())
     results = Results(args.json, header(args))
     cells = Cells(args, results)

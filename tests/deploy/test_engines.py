@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_logits_of_every_engine(exported, checks, backend, precision):
 
 
 @pytest.mark.parametrize('backend', ['paddle', 'onnxruntime', 'openvino'])
-@pytest.mark.parametrize('count, batch', [(1, 1), (1, 8), (5, 8), (8, 8), (13, 8), (32, 32), (7, 3)])
+@pytest.mark.parametrize('count, batch', [(1, 1), (1, 8), (3, 8), (5, 8), (8, 8), (13, 8), (32, 32), (7, 3)])
 def test_any_number_of_images(exported, checks, backend, count, batch):
     need(backend)
     model, folder = exported
@@ -228,3 +229,54 @@ def test_export_checks_targets_before_it_starts(cait, checks, tmp_path, monkeypa
     for target in itertools.product(['paddle'], ['int8'], ['float']):
         with pytest.raises(InputError, match='--precision'):
             export(cait, tmp_path, 'x', small_data(), checks, WEIGHTS, [target])
+
+
+@pytest.mark.parametrize('threads, batch, plans', [
+    (2, 8, {1: (1, 1), 2: (1, 2), 3: (3, 1), 4: (2, 2), 5: (3, 2), 6: (3, 2), 7: (4, 2), 8: (4, 2), 9: (4, 2)}),
+    (1, 8, {1: (1, 1), 3: (3, 1), 7: (7, 1), 8: (8, 1), 21: (8, 1)}),
+    (2, 6, {1: (1, 1), 2: (2, 1), 5: (5, 1), 6: (6, 1)}), (2, 1, {1: (1, 1), 2: (1, 1)})])
+def test_parts_of_small_batches_on_openvino(threads, batch, plans):
+    """(images in a part, streams): little or no padding, and no stream idle where there is an image for it."""
+    pytest.importorskip('openvino')
+    from CaiT.deploy.engines.openvino_engine import Engine
+    engine = Engine.__new__(Engine)
+    engine.chunk = min(batch, 8)
+    engine.streams = max(1, min(threads, engine.chunk // 4))
+    engine.part = engine.chunk // engine.streams
+    assert {images: tuple(engine._fitting(images)) for images in plans} == plans
+
+
+def test_openvino_compiles_the_sizes_that_come_often(exported, checks, monkeypatch):
+    """After as many runs, two sizes at most, and the answers stay the same; a size that comes once is padded."""
+    need('openvino')
+    from CaiT.deploy.engines import openvino_engine
+    monkeypatch.setattr(openvino_engine, 'OFTEN', 2)
+    engine = Predictor(exported[1], 'openvino', Options('fp32', 'float', 2, 8, streams=1)).engine
+    images = checks.array('float')
+    expected, counts = engine.run(images), []
+    for size in (3, 6, 6, 6, 3, 2, 2, 2):
+        before = threading.enumerate()
+        assert np.abs(engine.run(images[:size]) - expected[:size]).max() <= 1e-5 * np.abs(expected).max()
+        for thread in set(threading.enumerate()) - set(before):
+            thread.join()
+        counts.append(sorted(engine.models))
+    four, three, whole = (4, 2), (3, 2), (3, 1)
+    assert counts == [[four]] * 2 + [[three, four]] * 2 + [[whole, three, four]] * 4
+
+
+def test_a_size_that_cannot_be_compiled_stays_padded(exported, checks, monkeypatch):
+    need('openvino')
+    from CaiT.deploy.engines import openvino_engine
+    engine = Predictor(exported[1], 'openvino', Options('fp32', 'float', 2, 8, streams=1)).engine
+    images = checks.array('float')
+    expected = engine.run(images)
+
+    def refuse(*_):
+        raise InputError('no memory')
+    monkeypatch.setattr(openvino_engine, 'OFTEN', 1)
+    monkeypatch.setattr(engine, '_compile_quietly', lambda plan: type(engine)._compile_quietly(engine, plan))
+    model = engine._model
+    monkeypatch.setattr(engine, '_model', lambda plan: model(plan) if plan in engine.models else refuse())
+    for _ in range(3):
+        assert np.array_equal(engine.run(images[:6]), expected[:6])
+    assert list(engine.models) == [(4, 2)]

@@ -3,6 +3,7 @@
 """Kills (SIGKILL) at random moments; what is started again must end as if nothing had happened.
 
     python tests/faults/kills.py training --kills 50    workers, mixup, EMA, repeated augmentation: the same bits
+    python tests/faults/kills.py training --dataset tar --shuffle block:5    the same on shards (parquet; with ranks)
     python tests/faults/kills.py ranks --kills 20       a rank, or launcher and ranks, of two: the same bits
     python tests/faults/kills.py infer --kills 20       --resume with workers: the same file, one row per image
     python tests/faults/kills.py export --kills 20      the folder is the old export, the new one, or is refused
@@ -119,10 +120,15 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
     """(kills, finished runs, what is wrong)."""
     from tests.training import test_kill
     from tests.training.conftest import make_stripes
-    stripes = make_stripes(folder / 'stripes', (24, 9))
+    data = stripes = make_stripes(folder / 'stripes', (24, 9))
+    if args.dataset != 'imagenet2012':
+        from CaiT.tools import make_shards
+        data = folder / 'shards'
+        make_shards.main([str(stripes), str(data), '--images', '7', '--format', args.dataset])
 
     def words(run: Path) -> List[str]:
-        flags = test_kill.command(stripes, run, args.epochs)[2:]
+        flags = test_kill.command(data, run, args.epochs, 'DATA.SHUFFLE', args.shuffle)[2:]
+        flags[:0] = ['-dataset', args.dataset]
         if not ranks:
             return script(args, 'seeds', 'CaiT/main_single_gpu.py', *flags)
         weak = [str(ROOT / 'tests/faults/weakened.py'), 'seeds'] if args.weakened else []
@@ -289,6 +295,9 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('job', choices=jobs)
     flags.add_argument('--kills', type=int, default=20)
+    flags.add_argument('--dataset', choices=('imagenet2012', 'tar', 'parquet'), default='imagenet2012',
+                       help='of training and ranks')
+    flags.add_argument('--shuffle', default='full', help='of training and ranks: DATA.SHUFFLE, full or block:N')
     flags.add_argument('--epochs', type=int, default=6, help='of each training run')
     flags.add_argument('--images', type=int, default=2000, help='of each run of infer')
     flags.add_argument('--seed', type=int, default=0)

@@ -116,19 +116,29 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_on_tars_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_path):
-    """Shards of 7 images in the order of the lists; killed inside an epoch."""
-    make_shards.main([str(stripes), str(tmp_path / 'shards'), '--images', '7', '--keep-order'])
+@pytest.mark.parametrize('kind, shuffle', [
+    ('tar', 'full'), ('tar', 'block:5'), pytest.param('parquet', 'full', marks=pytest.mark.needs_pyarrow),
+    pytest.param('parquet', 'block:5', marks=pytest.mark.needs_pyarrow)])
+def test_killed_on_shards_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp_path, kind, shuffle):
+    """Shards of 7 images in the order of the lists, in both orders of reading; killed inside an epoch."""
+    if kind == 'parquet':
+        pytest.importorskip('pyarrow')
+    make_shards.main([str(stripes), str(tmp_path / 'shards'), '--images', '7', '--keep-order', '--format', kind])
+    expected, order = whole, ('DATA.SHUFFLE', shuffle)
+    if shuffle != 'full':
+        finish(command(stripes, tmp_path / 'lists', 3, *order))
+        expected = result(tmp_path / 'lists')
+        assert not np.array_equal(*(one[0]['model']['head.weight'] for one in (expected, whole)))  # another order
     folder = tmp_path / 'run'
-    words = command(tmp_path / 'shards', folder)
-    words[2:2] = ['-dataset', 'tar']
+    words = command(tmp_path / 'shards', folder, 3, *order)
+    words[2:2] = ['-dataset', kind]
     process = start(words)
     assert wait_for(process, folder / 'last.pdstate')
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert 0 < checkpoint.read(folder / 'last.pdstate')['progress']['step'] < 8
     assert 'resumed from' in finish(words)
-    assert_same_run(result(folder), whole)
+    assert_same_run(result(folder), expected)
 
 
 @pytest.mark.parametrize('group, name, status', [

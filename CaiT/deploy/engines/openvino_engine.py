@@ -7,12 +7,14 @@ the compiled model in its cache. More images are split into parts that run in pa
 """
 from __future__ import annotations
 
+import collections
+import contextlib
 import os
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Counter, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -27,6 +29,14 @@ if TYPE_CHECKING:  # for export only: importing them would slow down the start o
     from CaiT.deploy.parity import CheckSet
 
 PART = 4  # images per stream and run: more exceed the cache, fewer underuse the kernels
+OFTEN = 20       # runs of a size of batch after which it gets a model of its own
+MORE_SIZES = 2   # that get one: each takes the memory of the model once more
+
+
+class Plan(NamedTuple):
+    """How a run is computed: ``part`` images at a time on each of ``streams``."""
+    part: int
+    streams: int
 
 
 def cache_folder() -> str:
@@ -108,43 +118,69 @@ class Engine(BaseEngine):
         """Split runs of ``chunk`` images into this many parts. The constructor sets the fastest number; benchmarks set
         others."""
         self.streams, self.part = streams, self.chunk // streams
-        self.models: Dict[int, Any] = {}  # by the images in a part
+        self.models: Dict[Plan, Any] = {}
+        self.seen: Counter[Plan] = collections.Counter()
         self.compiling = threading.Lock()
-        self.lanes = Lanes({}, lambda lane: {}, self.lanes.limit)  # a lane: {images in a part: requests}
+        self.lanes = Lanes({}, lambda lane: {}, self.lanes.limit)  # a lane: {plan: requests}
 
-    def _model(self, part: int) -> Any:
-        """The model for the static batch size ``part``; compiled at first use, so that a single image does not wait for
-        the compilation of other batch sizes."""
+    def _model(self, plan: Plan) -> Any:
+        """The model for a plan; compiled at first use, so that a single image does not wait for that of other sizes."""
+        if plan in self.models:
+            return self.models[plan]
         with self.compiling:
-            if part not in self.models:
+            if plan not in self.models:
                 model: Any = str(self.graph)
-                streams = (1 if part == 1 else self.streams) * self.lanes.limit
+                settings = {**self.settings, 'NUM_STREAMS': plan.streams * self.lanes.limit}
                 try:
-                    if part > 1:
+                    if plan.part > 1:
                         model = self.core.read_model(model)
-                        model.reshape(_with_batch(model, part))
-                    self.models[part] = self.core.compile_model(model, 'CPU', {**self.settings, 'NUM_STREAMS': streams})
+                        model.reshape(_with_batch(model, plan.part))
+                    self.models[plan] = self.core.compile_model(model, 'CPU', settings)
                 except RuntimeError as error:
                     raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
-            return self.models[part]
+            return self.models[plan]
 
-    def _part(self, images: int) -> int:
-        return 1 if images == 1 else self.part
+    def _padded(self, images: int) -> Plan:
+        """The plan that is always there."""
+        return Plan(1, 1) if images == 1 else Plan(self.part, self.streams)
+
+    def _fitting(self, images: int) -> Plan:
+        """The fastest plan (measured: benchmarks/results/openvino_parts.json): whole parts, or as even ones as few
+        images allow; all images on one stream where those would be padded by a quarter or more."""
+        part = min(self.part, -(-images // self.streams))
+        if images < self.chunk and 4 * (part * self.streams - images) >= part * self.streams:
+            return Plan(images, 1)
+        return Plan(part, self.streams)
+
+    def _plan(self, images: int) -> Plan:
+        """The fitting plan where its model is there, which a size that comes often gets in the background: compiling
+        takes as long as some dozens of runs, and memory."""
+        padded, fitting = self._padded(images), self._fitting(images)
+        if fitting == padded or fitting in self.models:
+            return fitting
+        self.seen[fitting] += 1
+        if self.seen[fitting] == OFTEN and sum(count >= OFTEN for count in self.seen.values()) <= MORE_SIZES:
+            threading.Thread(target=self._compile_quietly, args=(fitting,)).start()
+        return padded
+
+    def _compile_quietly(self, plan: Plan) -> None:
+        with contextlib.suppress(InputError):  # without memory for it: padded as before
+            self._model(plan)
 
     def check(self, images: np.ndarray) -> None:
-        self._model(self._part(len(images)))  # the shape is known by the model that is needed anyway
+        self._model(self._padded(len(images)))  # the shape is known by the model that is needed anyway
         super().check(images)
 
     @property
     def image_shape(self) -> Tuple[Any, ...]:
         return tuple(next(iter(self.models.values())).inputs[0].shape)[1:]
 
-    def run_all(self, images: np.ndarray, lane: Dict[int, List[Any]]) -> np.ndarray:
+    def run_all(self, images: np.ndarray, lane: Dict[Plan, List[Any]]) -> np.ndarray:
         """All images, part by part, on all streams; the last part is padded with its last image."""
-        part = self._part(len(images))
-        if part not in lane:
-            lane[part] = [self._model(part).create_infer_request() for _ in range(1 if part == 1 else self.streams)]
-        requests, starts = lane[part], range(0, len(images), part)
+        plan = self._plan(len(images))
+        if plan not in lane:
+            lane[plan] = [self._model(plan).create_infer_request() for _ in range(plan.streams)]
+        requests, part, starts = lane[plan], plan.part, range(0, len(images), plan.part)
         results: List[np.ndarray] = []
         for index, start in enumerate(starts):
             request = requests[index % len(requests)]
