@@ -79,6 +79,12 @@ def test_a_port_in_use_and_an_address_of_another_machine(exported):
             command.listening(host, 0)
 
 
+def test_small_packets_do_not_wait_for_each_other():
+    """asyncio sets TCP_NODELAY on connections only where the socket names its protocol."""
+    with command.listening('127.0.0.1', 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_model_that_cannot_be_loaded(tmp_path):
     done = run(f'--model-dir={tmp_path}', '--port=0')
     assert done.returncode == 2 and done.stderr.count('\n') == 1
