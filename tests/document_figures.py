@@ -33,7 +33,8 @@ TABLE = ROOT / 'tests/document_figures.tsv'
 # headings and versions.
 PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/results.md', 'docs/speed.md')
 HOLE = r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?'
-VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv|Apache)[ -]'
+VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv'
+           r'|Apache)[ -]'
            r'\d[\d.]*\d(?:–\d[\d.]*\d)?')
 FIGURE = re.compile(r'\d+\.\d+(?:e-?\d+)?|\d+e-\d+|(?<!top-)\d[\d,]* ?%|\d+ (?:of|correct of) \d+|\d{1,3},\d{3}|\d+x\b'
                     r'|\d[\d,]* (?:MB|ms|GFLOP|images/s|seconds|minutes)')

@@ -24,8 +24,9 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write
 from CaiT.models.cait import CaiT
 from CaiT.models.registry import get_variant
+from CaiT.tools.model_table import ROOT, embed
 
-PAGE = Path(__file__).resolve().parents[2] / 'docs/configuration.md'
+PAGE = ROOT / 'docs/configuration.md'
 START, END = '<!-- settings:start -->', '<!-- settings:end -->'
 SECTIONS = {'DATA': 'Data', 'MODEL': 'Model', 'AUG': 'Augmentation in training', 'TRAIN': 'Training',
             'SAVE': 'Checkpoints that stay', '': 'The run'}
@@ -137,9 +138,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print('\n'.join(tables()))
         return 0
     text = PAGE.read_text(encoding='utf-8')
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise InputError(f'{PAGE}: expected one line {START} and, below it, one line {END}')
-    new = '\n'.join([text.split(START)[0] + START, *tables(), END + text.split(END)[1]])
+    new = embed(text, tables(), PAGE, START, END)
     if new == text:
         return 0
     if options.write:
