@@ -43,13 +43,14 @@ async def _run(server: Server, service: Service, address: socket.socket) -> None
     # No thread of a pool: an end while the model is being loaded would wait for it.
     threading.Thread(target=_load, args=(service, loading), daemon=True).start()
     serving = asyncio.ensure_future(server.serve(sockets=[address]))
-    await asyncio.wait([asyncio.wrap_future(loading), serving], return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and loading.exception():
+    loaded = asyncio.wrap_future(loading)
+    await asyncio.wait([loaded, serving], return_when=asyncio.FIRST_COMPLETED)
+    if loaded.done() and loaded.exception():
         server.should_exit = True
         await serving
-        raise loading.exception()
+        raise loaded.exception()
     await serving
-    if loading.done():
+    if loaded.done():
         await asyncio.get_running_loop().run_in_executor(None, service.close)
 
 
