@@ -222,6 +222,20 @@ class TestPage:
             assert re.match(f'{name}: (?:{message})', found['status']) and not found['shown']
             assert shown_for(page, good)['shown'] and page.console == []
 
+    def test_a_dropped_image_is_classified(self, page_folder, chrome, tmp_path):
+        path = save_images(tmp_path)[0]
+        mine = next(iter(Predictor(page_folder, 'onnxruntime', Options(input='uint8')).predict([path], 5)))
+        with browser.served(f'{page_folder}/web') as url:
+            page = chrome.open(url)
+            page.wait("document.getElementById('status').textContent === 'Ready.'")
+            page.evaluate(f'''(() => {{
+                const dropped = new DataTransfer();
+                dropped.items.add(new File([Uint8Array.from({list(Path(path).read_bytes())})], 'a.png'));
+                window.dispatchEvent(new DragEvent('drop', {{ dataTransfer: dropped }}));
+            }})()''')
+            page.wait("document.querySelector('li')")
+            assert page.evaluate("+document.querySelector('li').dataset.id") == mine.best[0][0]
+
     @pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic', 'lanczos'])
     @pytest.mark.parametrize('size, crop', [(32, 1.0), (37, 0.9), (64, 0.875)])
     def test_the_resize_is_that_of_pillow(self, page_folder, chrome, interpolation, size, crop):

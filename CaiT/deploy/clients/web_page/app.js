@@ -39,6 +39,7 @@ async function start() {
   }
   // Threads share memory, which browsers give to isolated pages alone: see _headers.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
+  ort.env.wasm.proxy = true; // computes in a worker: a page's own thread may not wait for others, and hangs now and then
   ort.env.wasm.wasmPaths = { wasm: new URL('./ort-wasm-simd-threaded.wasm', import.meta.url).href };
   session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] });
   const size = model.data.image_size; // the first run is slower than all others
