@@ -191,7 +191,7 @@ class TestPage:
             page = chrome.open(url)
             page.wait("document.getElementById('status').textContent === 'Ready.'")
             threads = page.evaluate("document.getElementById('about').textContent")
-            assert threads.endswith(' threads' if isolated and os.cpu_count() > 1 else ' 1 thread')
+            assert threads.endswith(' 1 thread')
             for path, mine in zip(paths, ours):
                 found = shown_for(page, path)
                 assert [k for k, _ in found['best']] == [k for k, _ in mine.best], (path, found, mine)
