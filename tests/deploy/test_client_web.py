@@ -228,11 +228,11 @@ class TestPage:
         with browser.served(f'{page_folder}/web') as url:
             page = chrome.open(url)
             page.wait("document.getElementById('status').textContent === 'Ready.'")
-            page.evaluate(f'''(() => {{
+            page.evaluate(f"""(() => {{
                 const dropped = new DataTransfer();
                 dropped.items.add(new File([Uint8Array.from({list(Path(path).read_bytes())})], 'a.png'));
                 window.dispatchEvent(new DragEvent('drop', {{ dataTransfer: dropped }}));
-            }})()''')
+            }})()""")
             page.wait("document.querySelector('li')")
             assert page.evaluate("+document.querySelector('li').dataset.id") == mine.best[0][0]
 
