@@ -17,7 +17,7 @@ from CaiT.data.datasets import build_dataset
 from CaiT.data.decode import decode_fast, load_image
 from CaiT.data.loader import build_loader
 from CaiT.data.sampler import TrainSampler
-from CaiT.data.tar_shards import TarShards
+from CaiT.data.tar_shards import TarShards, _plain_file
 from CaiT.data.train_transforms import TrainOptions, train_transform
 from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
@@ -132,6 +132,27 @@ def test_tars_of_other_writers(tmp_path, options):
     np.testing.assert_array_equal(data[1][0], eval_transform(DATA)(str(tmp_path / 'b.png')))
     assert pickle.loads(pickle.dumps(data.samples))[2] == data.samples[2]
     np.testing.assert_array_equal(decode_fast(data.image(0)), np.asarray(load_image(data.image(0))))
+
+
+@pytest.mark.parametrize('options', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_headers_read_without_tarfile_are_read_as_by_tarfile(options):
+    """Of plain files they are; a changed byte, another type or a long name is left to tarfile or read alike."""
+    rng, plain = np.random.default_rng(0), 0
+    for name, size, kind in [('a.jpg', 110_000, b'0'), ('é/b.cls', 1, b'0'), ('d', 0, b'5'), ('old/', 9, b'\0'),
+                             ('n' * 100, 8**11 - 1, b'0'), ('p' * 90 + '/' + 'q' * 50, 3, b'0')]:
+        info = tarfile.TarInfo(name)
+        info.size, info.type = size, kind
+        header = info.tobuf(options)[-512:]
+        for change in range(200):
+            block = bytearray(header)
+            if change:
+                block[rng.integers(512)] = rng.integers(256)
+            found = _plain_file(bytes(block))
+            if found:
+                known = tarfile.TarInfo.frombuf(bytes(block), 'utf-8', 'surrogateescape')
+                assert found == (known.name, known.size) and known.isreg()
+                plain += not change
+    assert plain == 3 + (options != tarfile.USTAR_FORMAT)  # GNU and pax shorten a long name behind a header of its own
 
 
 def test_samples_without_an_image_are_said(tmp_path):
