@@ -208,6 +208,23 @@ def test_damaged_parquet_files_are_named(lists, tmp_path, damage):
 
 
 @pytest.mark.needs_pyarrow
+def test_row_groups_of_many_parquet_files_do_not_stay_in_memory(tmp_path, monkeypatch):
+    """Thirty files of one group of 4 MB each: Arrow holds the groups that are kept, not one for each file."""
+    import pyarrow
+    from pyarrow import parquet
+    table = pyarrow.table({'image': [{'bytes': bytes(4 << 20), 'path': 'a.png'}], 'label': [0]})
+    parquet.write_table(table, tmp_path / '0.parquet', compression='none', use_dictionary=False)
+    for number in range(1, 30):
+        os.link(tmp_path / '0.parquet', tmp_path / f'{number}.parquet')
+    del table
+    monkeypatch.setattr(parquet_shards, 'KEPT_BYTES', 10 << 20)
+    reader, before = parquet_shards.ParquetShards(), pyarrow.total_allocated_bytes()
+    for number in range(30):
+        assert len(reader.read(str(tmp_path / f'{number}.parquet'), 0, 0).content) == 4 << 20
+    assert pyarrow.total_allocated_bytes() - before < 20 << 20
+
+
+@pytest.mark.needs_pyarrow
 def test_parquet_columns(tmp_path):
     import pyarrow
     from pyarrow import parquet
