@@ -6,7 +6,7 @@ CHAIN = test_tipc/configs/CaiT/train_infer_python.txt
 READY = $(VENV)/.ready
 
 .PHONY: help demo test test-slow mutants faults versions package lint parity-all tipc tipc-all align align-live notebook
-.PHONY: figures gpu-check docker-steps clean
+.PHONY: documents figures gpu-check paddlex web-test gradio-test docker-steps clean
 
 help:
 	@echo 'make demo        train, evaluate, export and run a small CaiT on scanned digits'
@@ -21,8 +21,12 @@ help:
 	@echo 'make align       the five alignment steps of the reproduction guide'
 	@echo 'make align-live  the same, the reference computed now (PEER=interpreter with torch and timm)'
 	@echo 'make notebook    the quick-start notebook, from top to bottom'
+	@echo 'make documents   the commands of the documents in fresh copies; their figures against the results (FLAGS)'
 	@echo 'make figures     the figures of the documents (PRETRAINED=checkpoint: the attention figure too)'
 	@echo 'make gpu-check   everything that wants a GPU, with a report to attach to an issue'
+	@echo 'make paddlex     PaddleX in an environment of its own runs an export and gives the answers of infer.py'
+	@echo 'make web-test    the web page of --client web in headless Chromium gives the answers of infer.py'
+	@echo 'make gradio-test the page of app.py in headless Chromium, with Gradio 4.26 and 6'
 	@echo 'make docker-steps  the steps of the Dockerfile, without Docker'
 	@echo 'make lint        ruff'
 
@@ -89,11 +93,38 @@ notebook: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	$(RUN) python -m CaiT.tools.run_notebook
 
+documents: $(READY)
+	$(RUN) python tests/document_figures.py
+	$(RUN) python tests/run_documents.py $(FLAGS)
+
 figures: $(READY)
 	$(RUN) python -m CaiT.tools.figures $(if $(PRETRAINED),-pretrained=$(PRETRAINED)) $(FLAGS)
 
 gpu-check: $(READY)
 	$(RUN) python -m CaiT.tools.gpu_check
+
+paddlex: $(READY)
+	test -x $(VENV)-paddlex/bin/python || bash benchmarks/make_paddlex.sh $(VENV)-paddlex $(PYTHON)
+	CAIT_PADDLEX="$(CURDIR)/$(VENV)-paddlex/bin/python" $(RUN) python -m pytest -m slow tests/deploy/test_client_paddlex.py
+
+# ORT_WEB: the npm package onnxruntime-web, unpacked, where it is at hand; else npm gets it.
+web-test: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ echo 'make web-test: needs Chromium; apt-get install chromium' >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnxruntime]'
+	test -n "$(ORT_WEB)" || test -d $(VENV)/ort-web/package || \
+		{ mkdir -p $(VENV)/ort-web && cd $(VENV)/ort-web && \
+		npm pack --silent onnxruntime-web@1.30.0 && tar xzf onnxruntime-web-1.30.0.tgz; }
+	CAIT_ORT_WEB="$(or $(ORT_WEB),$(CURDIR)/$(VENV)/ort-web/package)" \
+		$(RUN) python -m pytest -m slow tests/deploy/test_client_web.py
+
+gradio-test: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ echo 'make gradio-test: needs Chromium; apt-get install chromium' >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnxruntime]'
+	bash tests/make_gradio.sh $(VENV)-gradio $(PYTHON)
+	CAIT_GRADIO="$(CURDIR)/$(VENV)-gradio/4/bin/python:$(CURDIR)/$(VENV)-gradio/6/bin/python" \
+		$(RUN) python -m pytest -m slow tests/test_app.py
 
 docker-steps: $(READY)
 	$(RUN) python tests/docker_steps.py

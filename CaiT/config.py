@@ -23,10 +23,11 @@ from CaiT.weights.zoo import local_path
 
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
+# The comments are the meanings in docs/configuration.md (CaiT/tools/settings_page.py).
 DEFAULTS: Dict[str, Any] = {
     'DATA': {
-        'DATASET': 'imagenet2012',
-        'DATA_PATH': 'dataset/LSVRC2012',
+        'DATASET': 'imagenet2012',  # format: class folders with lists, archives, shards, the embedded digits
+        'DATA_PATH': 'dataset/LSVRC2012',  # folder, archive or shards; for -pred also an image or a folder of images
         'SHUFFLE': 'full',         # balanced: classes equally often; block:N: blocks of N neighbors: docs/data.md
         'REDUCED_DECODE': False,   # training decodes large JPEGs at 1/2 to 1/8 where the crop allows: other pixels
         'LABEL_MAP': '',           # file of class names: json, synset_words.txt or one name per line
@@ -35,31 +36,32 @@ DEFAULTS: Dict[str, Any] = {
         'BATCH_SIZE': 256,         # images per step and device in training
         'BATCH_SIZE_EVAL': 64,     # images per step and device in evaluation and prediction
         'NUM_WORKERS': 2,          # data worker processes; 0: load in the main process
-        'USE_SHARED_MEMORY': True,  # False where /dev/shm is small
-        # IMAGE_SIZE, CROP_PCT, INTERPOLATION, MEAN, STD: defaults from the model's variant
+        'USE_SHARED_MEMORY': True,  # workers send batches through /dev/shm; False where it is small
+        # IMAGE_SIZE: side in pixels; CROP_PCT: side of the evaluation crop as a fraction of the resized short side;
+        # INTERPOLATION: bicubic or bilinear, of evaluation; MEAN, STD: of the three channels, for values of 0 to 1
     },
     'MODEL': {
-        'NAME': 'cait_xxs24_224',
+        'NAME': 'cait_xxs24_224',  # one of list_models(), docs/models.md
         'PRETRAINED': '',          # a checkpoint of any supported format, with or without extension
         'STRICT': True,            # missing or unexpected weights are an error
         'USE_EMA': False,          # take the moving average of the weights that a training file holds beside them
         'CHECKPOINT_KEY': '',      # which of several models in a file: model, state_dict, teacher, ...
-        'NUM_CLASSES': 1000,
-        # the constructor's arguments in capitals: defaults from the model's variant
+        'NUM_CLASSES': 1000,       # outputs of the head; set by DATASET for CIFAR and the digits
+        # the constructor's arguments in capitals: see the docstring of CaiT.models.cait.CaiT
     },
     'AUG': {                       # see CaiT.data.train_transforms.TrainOptions
-        'KIND': 'random_resized_crop',  # or pad_crop, for small images (CIFAR, digits)
+        'KIND': 'random_resized_crop',  # how images are cut; pad_crop is for small ones (CIFAR, digits)
         'SCALE': (0.08, 1.0),      # area of the crop as a fraction of the image
         'RATIO': (0.75, 4 / 3),    # width / height of the crop
         'SHIFT': 0.125,            # pad_crop: maximum shift as a fraction of the side
         'ROTATE': 0.0,             # pad_crop: maximum angle in degrees
         'ZOOM': 0.0,               # pad_crop: maximum relative change of scale
         'INTERPOLATION': 'random',  # random: bilinear or bicubic, per image
-        'HFLIP': 0.5,
-        'COLOR_JITTER': 0.0,
+        'HFLIP': 0.5,              # probability of a horizontal flip
+        'COLOR_JITTER': 0.0,       # maximum change of brightness, contrast, saturation; off with RandAugment
         'AUTO_AUGMENT': '',        # rand-m9-mstd0.5-inc1 | autoaugment | 3augment
-        'ERASE_PROB': 0.0,         # random erasing
-        'ERASE_MODE': 'pixel',
+        'ERASE_PROB': 0.0,         # probability of random erasing
+        'ERASE_MODE': 'pixel',     # filling of the erased rectangle: pixel (noise), rand (a color), const (0)
         'MIXUP': 0.0,              # alpha of mixup's Beta distribution, 0: off
         'CUTMIX': 0.0,             # alpha of CutMix's Beta distribution, 0: off
         'MIX_PROB': 1.0,           # probability of mixing
@@ -68,26 +70,26 @@ DEFAULTS: Dict[str, Any] = {
         'REPEATS': 1,              # repeated augmentation: copies of each image per epoch
     },
     'TRAIN': {
-        'EPOCHS': 300,
+        'EPOCHS': 300,             # times that all images are seen
         'EARLY_STOP': 0,           # epochs without a better validation accuracy after which training ends; 0: never
         'LAST_EPOCH': 0,           # training starts at the epoch after it
-        'BASE_LR': 5e-4,           # for LR_BATCH images per update; scaled linearly with their number
-        'LR_BATCH': 512,           # 0: no scaling
-        'LR_SCHEDULE': 'cosine',
+        'BASE_LR': 5e-4,           # learning rate for LR_BATCH images per update; scaled linearly with their number
+        'LR_BATCH': 512,           # images per update that BASE_LR is for; 0: no scaling
+        'LR_SCHEDULE': 'cosine',   # how the learning rate falls, per update
         'LR_STEP': 30,             # step: epochs between two decays
         'LR_MILESTONES': [30, 60, 90],  # multistep: epochs at which the learning rate decays
         'LR_DECAY': 0.1,           # step, multistep: decay factor
-        'WARMUP_EPOCHS': 5,
+        'WARMUP_EPOCHS': 5,        # epochs in which the learning rate rises from WARMUP_START_LR
         'WARMUP_FRACTION': 0.0,    # warm-up as a fraction of the run, in place of WARMUP_EPOCHS (which is then 0)
-        'WARMUP_START_LR': 1e-6,
-        'END_LR': 1e-5,
-        'WEIGHT_DECAY': 0.05,
+        'WARMUP_START_LR': 1e-6,   # first learning rate of the warm-up
+        'END_LR': 1e-5,            # learning rate at the end of a cosine or linear schedule
+        'WEIGHT_DECAY': 0.05,      # of weight matrices; norms, biases, tokens, positions and LayerScale have none
         'FREEZE': [],              # patterns of names of parameters that are not trained: docs/finetuning.md
         'LAYER_DECAY': 1.0,        # learning-rate factor per layer, from the head down
         'GRAD_CLIP': 0.0,          # maximum global norm of the gradients, 0: no clipping
         'ACCUM_ITER': 1,           # micro-batches of BATCH_SIZE per update
         'LOSS': 'CE',              # CE: softmax cross entropy, BCE: binary cross entropy per class
-        'LABEL_SMOOTHING': 0.0,
+        'LABEL_SMOOTHING': 0.0,    # probability that the targets spread over all classes
         'CLASS_WEIGHTS': '',       # balanced: by the number of images; or a file of one weight per line
         'EMA_DECAY': 0.0,          # exponential moving average of the weights, 0: none
         'RECOMPUTE': False,        # recompute activations: less memory, 25 % more time
@@ -95,15 +97,18 @@ DEFAULTS: Dict[str, Any] = {
         'TO_STATIC': False,        # train the model compiled to a static graph
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
         'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)
+        # NAME: optimizer; BETAS, EPS: of AdamW and LAMB; MOMENTUM, NESTEROV: of Momentum
         'OPTIMIZER': {'NAME': 'AdamW', 'BETAS': (0.9, 0.999), 'EPS': 1e-8, 'MOMENTUM': 0.9, 'NESTEROV': False},
-        'AMP': {'LEVEL': 'O1', 'DTYPE': 'auto'},  # used with -amp; auto: float16 on a GPU, bfloat16 on a CPU
-        # hard: the teacher's argmax, soft: its softmax at temperature TAU; ALPHA weights the distillation loss.
-        # TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its checkpoint, same classes
+        # LEVEL: of -amp; DTYPE: of -amp, auto is float16 on a GPU and bfloat16 on a CPU
+        'AMP': {'LEVEL': 'O1', 'DTYPE': 'auto'},
+        # TYPE: hard (the teacher's argmax) or soft (its softmax at temperature TAU); ALPHA: weight of the distillation
+        # loss; TAU: temperature; TEACHER: a registered name or one of paddle.vision.models; TEACHER_WEIGHTS: its
+        # checkpoint, for the same classes
         'DISTILL': {'TYPE': 'none', 'ALPHA': 0.5, 'TAU': 3.0, 'TEACHER': '', 'TEACHER_WEIGHTS': ''},
     },
-    'AMP': False,
+    'AMP': False,                  # mixed precision: docs/training.md
     'DEVICE': 'auto',              # auto | cpu | gpu | gpu:N
-    'SEED': 0,
+    'SEED': 0,                     # of all random numbers
     'OUTPUT_DIR': '',              # empty: output/<job>-<date and time>
     'RESUME': '',                  # a checkpoint (.pdstate), or auto: the newest of OUTPUT_DIR
     'RESUME_ANYWAY': False,        # resume although settings differ from the checkpoint's

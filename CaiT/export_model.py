@@ -23,6 +23,7 @@ if not __package__:
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
+from CaiT.deploy import clients, layouts
 from CaiT.deploy.engines import backends
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256
 from CaiT.errors import InputError
@@ -52,6 +53,11 @@ def parser() -> Parser:
     flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
     flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalized NCHW (default), uint8: '
                'raw NHWC, the graph normalizes')
+    flags.flag('client', nargs='+', default=[], metavar='NAME', help=f'{" ".join(clients.CLIENTS)}: also write a '
+               'folder of that name, which PaddleX loads or which is a web page')
+    flags.flag('ort_web', default='', metavar='FOLDER', help='with --client web: the npm package onnxruntime-web')
+    flags.flag('layout', nargs='+', default=[], metavar='NAME', help=f'{" ".join(layouts.LAYOUTS)}: also write a model '
+               'repository of that server, in a folder of that name')
     flags.flag('calibration', metavar='FOLDER', help='images (folder or list file) for int8 calibration')
     flags.flag('calibration_count', type=int, default=300, metavar='N', help='how many of them; default 300')
     flags.flag('opts', nargs='+', default=[], metavar='KEY VALUE', help='further settings')
@@ -104,6 +110,10 @@ def main() -> int:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least 1')
     targets = [*itertools.product(*(choices(args, name, allowed) for name, allowed in (
         ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
+    programs = choices(args, 'client', clients.CLIENTS)
+    clients.check(programs, args.ort_web)
+    repositories = choices(args, 'layout', layouts.LAYOUTS)
+    layouts.check(repositories, [target[0] for target in targets])
     print(runtime.prepare())
     weights = resolve_weights(args)
     from CaiT.config import build_model, data_config, load_options, with_data_of
@@ -127,11 +137,15 @@ def main() -> int:
               parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count,
                                   config.DATA.MULTI_LABEL))
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else checks.class_names
+    calibration = parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
                       {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
-                      parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None,
-                      thresholds)
+                      calibration, thresholds)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
+    precision = 'int8' if any(target[1] == 'int8' for target in targets) else 'fp32'
+    request = clients.Request(model, args.save_inference_dir, metadata, checks, precision, calibration, args.ort_web)
+    for line in [*clients.write(programs, request), *layouts.write(repositories, args.save_inference_dir, metadata)]:
+        print(line)
     for line in refused:
         print(line, file=sys.stderr)
     return 1 if refused else 0

@@ -27,7 +27,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     line = join_job(os.environ)
     if line and os.environ['PADDLE_TRAINER_ID'] == '0':
         print(line, flush=True)
-    main_single_gpu.main(arguments)
+    main_single_gpu.main(arguments, __doc__)
 
 
 if __name__ == '__main__':

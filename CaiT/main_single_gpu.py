@@ -22,9 +22,9 @@ from CaiT.errors import InputError, run
 from CaiT.foreign_flags import translate
 
 
-def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
-    """The flags as {name: value}; None where a flag is not given."""
-    parser = Parser(__doc__)
+def parse(arguments: Optional[List[str]] = None, about: str = __doc__) -> Dict[str, Any]:
+    """The flags as {name: value}; None where a flag is not given. ``about`` is the head of --help."""
+    parser = Parser(about)
     parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval and '
                 '-pred by default the config.yaml beside the weights')
     parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
@@ -32,14 +32,14 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     parser.flag('label_map', help='file of class names')
     parser.flag('batch_size', type=int, help='images per step, of training or with -eval and -pred of these')
     parser.flag('image_size', type=int, help='side of the input images in pixels')
-    parser.flag('num_classes', type=int)
+    parser.flag('num_classes', type=int, help='classes; another number than in the weights makes a new head')
     parser.flag('pretrained', help='a checkpoint, with or without extension', metavar='PATH')
     parser.flag('resume', help='a .pdstate file or its folder, or auto for the newest', metavar='PATH')
     parser.flag('last_epoch', type=int, help='count this many epochs as done')
-    parser.flag('epochs', type=int)
+    parser.flag('epochs', type=int, help='times that all images are seen')
     parser.flag('output_dir', help='default: output/<job>-<date and time>', metavar='FOLDER')
     parser.flag('num_workers', type=int, help='data worker processes')
-    parser.flag('seed', type=int)
+    parser.flag('seed', type=int, help='of all random numbers; default 0')
     parser.flag('device', help='auto, cpu, gpu or gpu:N')
     parser.switch('amp', default=None, help='mixed precision, where the device supports it')
     parser.switch('eval', help='evaluate -pretrained on val_list.txt')
@@ -52,8 +52,8 @@ def parse(arguments: Optional[List[str]] = None) -> Dict[str, Any]:
     return vars(parser.parse_args(translated.words))
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
-    flags = parse(arguments)
+def main(arguments: Optional[List[str]] = None, about: str = __doc__) -> None:
+    flags = parse(arguments, about)
     evaluating, predicting, earlier = flags.pop('eval'), flags.pop('pred'), flags.pop('compare')
     if evaluating and predicting:
         raise InputError('-eval and -pred: found both, expected one')

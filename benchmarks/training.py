@@ -5,7 +5,7 @@ python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrain
 python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
-python benchmarks/training.py digits -data_path dataset/digits
+python benchmarks/training.py digits -data_path dataset/digits [-amp]
 python benchmarks/training.py cait_grown_distilled -data_path dataset/imagenette \
     -pretrained weights/grown_cait.pdparams -teacher output/benchmark/imagenette-0/last
 python benchmarks/training.py distillation -data_path dataset/imagenette \
@@ -36,6 +36,7 @@ from CaiT.errors import InputError, run
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / 'recipes'
 RESULTS = ROOT / 'benchmarks' / 'results' / 'training'
+BF16 = '-bf16'  # in the names of runs with -amp
 # experiment -> (its runs' recipes, seeds)
 EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
@@ -50,10 +51,12 @@ EXPERIMENTS = {
 
 def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
     """Run one training to its end and copy its logs to ``RESULTS``."""
-    name = f'{recipe}-{seed}'
+    name = f'{recipe}{BF16 if flags["amp"] else ""}-{seed}'
     folder = ROOT / 'output' / 'benchmark' / name
     words = [sys.executable, str(ROOT / 'CaiT' / 'main_single_gpu.py'), '-cfg', str(RECIPES / f'{recipe}.yaml'),
              '-data_path', flags['data_path'], '-seed', str(seed), '-output_dir', str(folder), '-resume', 'auto']
+    if flags['amp']:
+        words.append('-amp')
     if flags['pretrained']:
         words += ['-pretrained', flags['pretrained']]
     if flags['teacher'] and recipe != 'distillation_none':
@@ -73,8 +76,9 @@ def copy_logs(folder: Path, target: Path) -> None:
 def table() -> List[str]:
     """One row per recipe, over the available seeds."""
     rows = ['| recipe | seeds | last epoch, top-1 % | best epoch, top-1 % | minutes per run |', '|---|---|---|---|---|']
-    for recipe in [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]:
-        folders = sorted(RESULTS.glob(f'{recipe}-*'))
+    recipes = [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]
+    for recipe in [recipe + precision for recipe in recipes for precision in ('', BF16)]:
+        folders = sorted(RESULTS.glob(f'{recipe}-[0-9]*'))
         if folders:
             accuracies = [[100 * record['val_top1'] for record in map(json.loads, (folder / 'log.jsonl').open())
                            if 'val_top1' in record] for folder in folders]
@@ -95,6 +99,7 @@ def main() -> None:
     parser.flag('data_path', help='folder of its dataset')
     parser.flag('pretrained', default='', help='initial weights, for experiments that need them')
     parser.flag('teacher', default='', help='weights of the teacher: the result of the first experiment')
+    parser.switch('amp', help='in bfloat16; the runs have names of their own')
     parser.switch('table', help='print the table of all available results')
     flags = vars(parser.parse_args())
     if flags['experiment']:

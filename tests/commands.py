@@ -28,7 +28,7 @@ from CaiT.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 # Paths of the user's files, which are not in the repository.
 NOT_OURS = ('output/', 'dataset/', 'weights/', '/')
-ORDINARY = {'cat', 'cd', 'cp', 'df', 'export', 'git', 'ls', 'mkdir', 'mv', 'ruff', 'source', 'tar', 'unzip'}
+ORDINARY = {'cat', 'cd', 'cp', 'df', 'export', 'git', 'ls', 'mkdir', 'mv', 'npm', 'ruff', 'source', 'tar', 'unzip'}
 
 
 class Fault(Exception):
@@ -228,4 +228,4 @@ KNOWN: Dict[str, Callable[[List[str]], None]] = {
     'mpirun': _mpi, 'srun': _mpi,
     'python': _python, 'python3': _python, 'bash': _bash, 'make': _make, 'pip': _pip, 'pytest': _pytest,
     'cait': _cait,
-    'venv': lambda words: None}
+    'venv': lambda words: None, 'http.server': lambda words: None}

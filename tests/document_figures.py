@@ -33,9 +33,10 @@ TABLE = ROOT / 'tests/document_figures.tsv'
 # headings and versions.
 PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/results.md', 'docs/speed.md')
 HOLE = r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?'
-VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv) '
+VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv'
+           r'|Apache)[ -]'
            r'\d[\d.]*\d(?:–\d[\d.]*\d)?')
-FIGURE = re.compile(r'\d+\.\d+(?:e-?\d+)?|\d+e-\d+|\d[\d,]* ?%|\d+ (?:of|correct of) \d+|\d{1,3},\d{3}|\d+x\b'
+FIGURE = re.compile(r'\d+\.\d+(?:e-?\d+)?|\d+e-\d+|(?<!top-)\d[\d,]* ?%|\d+ (?:of|correct of) \d+|\d{1,3},\d{3}|\d+x\b'
                     r'|\d[\d,]* (?:MB|ms|GFLOP|images/s|seconds|minutes)')
 
 
@@ -192,7 +193,8 @@ def main(arguments: List[str]) -> int:
             print(f'{line.page}: {line.text}: now {", ".join(expected)}')
             continue
         else:
-            print(f'{line.page}: {line.text}: found {" and ".join(map(", ".join, found))}, expected {", ".join(expected)}')
+            print(f'{line.page}: {line.text}: found {" and ".join(map(", ".join, found))}, '
+                  f'expected {", ".join(expected)}')
         status = 1
     for page in PAGES:
         for figure in untraced(page, (ROOT / page).read_text(encoding='utf-8')):

@@ -133,8 +133,21 @@ class ClassBlock(Block):
 
 
 class CaiT(Backbone):
-    """The network. Arguments are those of the variants below; ``drop_path_rate`` is the same in every block of the
-    first stage and 0 in the class-attention stage, as published. Raises InputError for a shape that cannot be built.
+    """The network. Raises InputError for a shape that cannot be built.
+
+    patch_size: side of a patch in pixels
+    in_channels: channels of the images
+    embed_dim: channels of a token
+    depth: blocks of the first stage (CaiT), all blocks (ViT, DeiT)
+    depth_token_only: blocks of CaiT's class-attention stage
+    num_heads: attention heads
+    mlp_ratio: hidden channels of an MLP as a multiple of embed_dim
+    qkv_bias: whether the projections to query, key and value have a bias
+    init_values: first value of CaiT's LayerScale
+    drop_rate: drop prob of tokens, attention outputs and MLPs
+    attn_drop_rate: drop prob of attention weights
+    drop_path_rate: stochastic depth: in every block of CaiT's first stage, as published; of ViT and DeiT in the last
+        block, rising linearly from 0
     """
     family = 'cait'
     stacks = ('blocks', 'blocks_token_only')

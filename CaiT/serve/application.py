@@ -19,7 +19,7 @@ from CaiT.serve.guard import Guard, Limits, Refused, error_body
 from CaiT.serve.service import Service
 
 PAGES = Path(__file__).resolve().parent / 'pages'
-PAGE_HEADERS = {'content-security-policy': "default-src 'self' 'unsafe-inline'; img-src 'self' blob:; "
+PAGE_HEADERS = {'content-security-policy': "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
                 "frame-ancestors 'none'", 'x-content-type-options': 'nosniff'}
 BYTES = {'schema': {'type': 'string', 'format': 'binary'}}
 IMAGE_BODY = {'requestBody': {'required': True, 'content': {
@@ -77,8 +77,8 @@ async def _computed(service: Service, waiting: Any) -> Any:
 def _add_routes(app: FastAPI, service: Service, default: int) -> None:
     @app.post('/classify', summary='The most probable classes of an image', openapi_extra=IMAGE_BODY)
     async def predict(request: Request, topk: Optional[str] = None) -> JSONResponse:
-        """The body is an encoded image (JPEG, PNG, …), or a form with one file. `topk`: how many classes.
-        `prob` is the softmax probability (of a model for images of several classes a sigmoid); `class_name` is empty
+        """The body is an encoded image (JPEG, PNG, …), or a form with one file. topk: how many classes.
+        prob is the softmax probability (of a model for images of several classes a sigmoid); class_name is empty
         when the model was exported without names."""
         classes = service.predictor.meta.num_classes
         count = min(default, classes)

@@ -128,8 +128,7 @@ def main() -> int:
     from CaiT.serve.guard import Limits
     from CaiT.serve.metrics import Metrics
     from CaiT.serve.service import Batching, Service, automatic
-    options = automatic(engine_flags.options(args, threads=args.cpu_threads, batch=0), args.backend, args.streams,
-                        args.batch_size)
+    options = automatic(engine_flags.options(args, threads=args.cpu_threads, batch=0), args.streams, args.batch_size)
     batching = Batching(options.batch, None if args.batch_window < 0 else args.batch_window / 1000,
                         args.decoders or runtime.cores())
     address = listening(args.host, args.port)

@@ -85,12 +85,12 @@ def table(models: Sequence[str] = ()) -> List[str]:
     return lines
 
 
-def embed(text: str, lines: List[str], path: Path) -> str:
+def embed(text: str, lines: List[str], path: Path, start: str = START, end: str = END) -> str:
     """``text`` of the file ``path`` with ``lines`` between its markers; InputError without them."""
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise InputError(f'{path}: expected one line {START} and, below it, one line {END}')
-    head, rest = text.split(START)
-    return '\n'.join([head + START, *lines, END + rest.split(END)[1]])
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise InputError(f'{path}: expected one line {start} and, below it, one line {end}')
+    head, rest = text.split(start)
+    return '\n'.join([head + start, *lines, end + rest.split(end)[1]])
 
 
 def documents() -> Dict[Path, Sequence[str]]:

@@ -159,7 +159,7 @@ def test_every_engine_answers_as_the_predictor(exported, images, backend, precis
     import asyncio
     alone = Predictor(str(exported), backend, Options(precision, kind, batch=1))
     expected = [prediction.best for prediction in alone.predict(images, topk=10)]
-    options = automatic(Options(precision, kind, threads=0, batch=0), backend, 2, 4)
+    options = automatic(Options(precision, kind, threads=0, batch=0), 2, 4)
     service = Service(lambda: Predictor(str(exported), backend, options), Batching(4, 0.02, 2), Metrics(), 1 << 20)
     service.load()
     assert service.batcher.size == (1 if precision == 'int8' else 4)
@@ -173,12 +173,11 @@ def test_every_engine_answers_as_the_predictor(exported, images, backend, precis
         np.testing.assert_allclose([p for _, p in one], [p for _, p in other], rtol=1e-4)
 
 
-@pytest.mark.parametrize('threads, streams, batch, backend, expected', [
-    (0, 0, 0, 'paddle', (1, 6, 8)), (0, 0, 0, 'openvino', (1, 6, 4)), (2, 0, 0, 'openvino', (2, 3, 8)),
-    (0, 2, 0, 'onnxruntime', (3, 2, 8)), (0, 1, 5, 'openvino', (6, 1, 5)), (8, 0, 1, 'paddle', (8, 1, 1))])
-def test_automatic_streams_threads_and_batches(monkeypatch, threads, streams, batch, backend, expected):
+@pytest.mark.parametrize('threads, streams, batch, expected', [
+    (0, 0, 0, (1, 6, 4)), (2, 0, 0, (2, 3, 8)), (0, 2, 0, (3, 2, 8)), (0, 1, 5, (6, 1, 5)), (8, 0, 1, (8, 1, 1))])
+def test_automatic_streams_threads_and_batches(monkeypatch, threads, streams, batch, expected):
     monkeypatch.setattr('CaiT.runtime.cores', lambda: 6)
-    found = automatic(Options(threads=threads), backend, streams, batch)
+    found = automatic(Options(threads=threads), streams, batch)
     assert (found.threads, found.streams, found.batch) == expected
-    gpu = automatic(Options(threads=0, use_gpu=True), 'paddle', 0, 0)
+    gpu = automatic(Options(threads=0, use_gpu=True), 0, 0)
     assert (gpu.streams, gpu.batch) == (1, 32)

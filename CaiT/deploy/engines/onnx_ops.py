@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from CaiT.deploy.graph import EPS, Array, Network, compute
+from CaiT.deploy.graph import EPS, Array, Network, compute, compute_with_attention
 
 OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.17 writes
 
@@ -122,17 +122,23 @@ class OnnxOps:
         return self.node('Expand', [row, shape])
 
 
-def onnx_model(net: Network, quantized: Iterable[str] = ()) -> ModelProto:
-    """``net`` as a validated ONNX model: input 'x' with dynamic batch, output 'logits'. ``quantized``: see OnnxOps."""
+def onnx_model(net: Network, quantized: Iterable[str] = (), attention: bool = False) -> ModelProto:
+    """``net`` as a validated ONNX model: input 'x' with dynamic batch, output 'logits'. ``quantized``: see OnnxOps.
+    With ``attention`` a second output of that name, see graph.compute_with_attention."""
     ops, size = OnnxOps(quantized), net.image_size
     raw = net.input == 'uint8'
     shape = ['batch', size, size, 3] if raw else ['batch', 3, size, size]
     images = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)
-    last = compute(net, ops, 'x')
+    last, attn = compute_with_attention(net, ops, 'x') if attention else (compute(net, ops, 'x'), None)
     ops.nodes.append(helper.make_node('Identity', [last], ['logits'], name='logits'))
     head = 'heads.weight' if 'heads.weight' in net.arrays else 'head.weight'
     logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['batch', net.arrays[head].shape[1]])
-    graph = helper.make_graph(ops.nodes, 'CaiT', [images], [logits], [
+    outputs = [logits]
+    if attention:
+        ops.nodes.append(helper.make_node('Identity', [attn], ['attention'], name='attention'))
+        outputs.append(helper.make_tensor_value_info('attention', TensorProto.FLOAT, [
+            'batch', net.num_heads, len(net.prefix) + net.patches]))
+    graph = helper.make_graph(ops.nodes, 'CaiT', [images], outputs, [
         numpy_helper.from_array(value, name) for name, value in ops.initializers.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], producer_name='CaiT')
     model.ir_version = IR
