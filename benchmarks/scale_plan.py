@@ -94,11 +94,11 @@ def measure() -> Dict[str, Any]:
 
 def opened_tars(images: float, shards: int) -> float:
     """Expected opens by a worker that reads ``images`` random images and keeps the first MAX_OPEN tars open."""
-    kept = min(shards, MAX_OPEN)
-    until_kept = sum(shards / (shards - found) for found in range(kept)) if kept < shards else np.inf
-    if images <= until_kept:
+    still_open = min(shards, MAX_OPEN)
+    before_limit = sum(shards / (shards - found) for found in range(still_open)) if still_open < shards else np.inf
+    if images <= before_limit:
         return shards * (1 - (1 - 1 / shards) ** images)
-    return kept + (images - until_kept) * (shards - kept) / shards
+    return still_open + (images - before_limit) * (shards - still_open) / shards
 
 
 def row_groups(case: Case, images: int, block: int) -> float:
@@ -139,7 +139,7 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
     return {
         'steps of an epoch; images left out of it': f'{steps:,}; {sampler.left_out:,}',
         'files opened in an epoch, lists': f'{used:,}',
-        f'files opened in an epoch, {shards:,} tars ({MAX_OPEN} kept open by each of {WORKERS} workers)':
+        f'files opened in an epoch, {shards:,} tars ({MAX_OPEN} stay open in each of {WORKERS} workers)':
             f'{workers * opened_tars(used / workers, shards):,.0f}',
         'stat calls at the start, tars': f'{case.devices * shards:,}',
         'read in an epoch, lists and tars': f'{read / GB:,.0f} GB ({read / case.devices / GB:.2f} GB by a device)',

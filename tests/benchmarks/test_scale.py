@@ -85,11 +85,11 @@ def test_opened_tars(monkeypatch, images, shards, limit):
     monkeypatch.setattr(scale_plan, 'MAX_OPEN', limit)
     rng, counts = np.random.default_rng(0), []
     for _ in range(400):
-        kept, opens = set(), 0
+        still_open, opens = set(), 0
         for shard in rng.integers(shards, size=images).tolist():
-            opens += shard not in kept
-            if len(kept) < limit:
-                kept.add(shard)
+            opens += shard not in still_open
+            if len(still_open) < limit:
+                still_open.add(shard)
         counts.append(opens)
     assert scale_plan.opened_tars(images, shards) == pytest.approx(np.mean(counts), rel=0.02)
 
