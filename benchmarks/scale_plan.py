@@ -139,7 +139,7 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
     return {
         'steps of an epoch; images left out of it': f'{steps:,}; {sampler.left_out:,}',
         'files opened in an epoch, lists': f'{used:,}',
-        f'files opened in an epoch, {shards:,} tars ({MAX_OPEN} stay open in each of {WORKERS} workers)':
+        f'files opened in an epoch, 1,000 or 2,000 tars ({MAX_OPEN} stay open in each of {WORKERS} workers)':
             f'{workers * opened_tars(used / workers, shards):,.0f}',
         'stat calls at the start, tars': f'{case.devices * shards:,}',
         'read in an epoch, lists and tars': f'{read / GB:,.0f} GB ({read / case.devices / GB:.2f} GB by a device)',
@@ -163,9 +163,7 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
 def table(results: Dict[str, Any]) -> List[str]:
     columns = [column(results, case) for case in CASES]
     lines = ['| | ' + ' | '.join(map(str, CASES)) + ' |', '|---|' + '--:|' * len(CASES)]
-    names = [key if len({key for one in columns for key in one}) == len(columns[0]) else key for key in columns[0]]
-    for place, name in enumerate(names):
-        lines.append(f'| {name} | ' + ' | '.join(list(one.values())[place] for one in columns) + ' |')
+    lines += [f'| {name} | ' + ' | '.join(one[name] for one in columns) + ' |' for name in columns[0]]
     return lines
 
 
