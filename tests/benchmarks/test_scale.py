@@ -51,6 +51,7 @@ def test_the_data_that_is_measured(small, tmp_path):
     assert len(tars[59][0].content) == scale.IMAGE_BYTES
 
 
+@pytest.mark.slow  # starts two processes
 def test_a_small_run(small, tmp_path):
     """One reader; a second command adds its rows and keeps the first's."""
     other = {'reader': 'ours', 'kind': 'parquet', 'size': '14M'}
@@ -100,6 +101,7 @@ def test_what_was_not_measured_is_an_error(tmp_path):
         scale_plan.main(['--results', str(tmp_path / 'r.json')])
 
 
+@pytest.mark.slow  # simulates samplers of 14 million images
 def test_the_tables_of_the_page_are_those_of_the_result():
     text = (ROOT / 'docs/scale.md').read_text(encoding='utf-8')
     results = json.loads(scale_plan.RESULT.read_text(encoding='utf-8'))
