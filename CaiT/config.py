@@ -117,6 +117,7 @@ DEFAULTS: Dict[str, Any] = {
         'EVERY': 0,                # epochs between two of them, 0: none
         'KEEP': 0,                 # how many of those stay, the newest; 0: all
         'TOP': 0,                  # and the best so many epochs by validation accuracy
+        'BACKGROUND': False,       # write checkpoints while training goes on; one more copy of the state in memory
     },
     'REPORT_FREQ': 100,            # steps between two log lines; unless set, at most a tenth of an epoch
     'VALIDATE_FREQ': 1,            # epochs between two evaluations

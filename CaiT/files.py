@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
 
 from CaiT.errors import InputError
 
+_UMASK = threading.Lock()
 PathLike = Union[str, 'os.PathLike[str]']
 
 
@@ -32,8 +34,9 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
+        with _UMASK:  # of the whole process: two threads at once would leave it at 0
+            mask = os.umask(0)
+            os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp creates files with mode 0600, unreadable for other users
         os.replace(temporary, path)
     except BaseException as error:

@@ -15,7 +15,7 @@ from CaiT.training import distributed
 from CaiT.training.average_precision import mean_average_precision
 from CaiT.training.collector import MultiLabelCollector
 from CaiT.training.logger import RunLogger
-from CaiT.training.pending import number
+from CaiT.training.pending import numbers
 
 
 class EvalResult(NamedTuple):
@@ -128,9 +128,9 @@ def evaluate(model: nn.Layer, loader: Iterable[Any], logger: RunLogger, report_f
 
 def _add(sums: List[float], unseen: List[Tuple[Any, ...]]) -> List[float]:
     """Add what is ``unseen`` to the ``sums``, in place, and forget it."""
-    for values in unseen:
-        for index, value in enumerate(values):
-            sums[index] += number(value)
+    for index, column in enumerate(zip(*unseen)):
+        for value in numbers(column):
+            sums[index] += value
     unseen.clear()
     return sums
 

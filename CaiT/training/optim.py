@@ -126,20 +126,9 @@ def build_optimizer(model: nn.Layer, config: CfgNode) -> Tuple[paddle.optimizer.
 
 
 @paddle.no_grad()
-def clip_gradients(parameters: Sequence[paddle.Tensor], max_norm: float) -> float:
+def clip_gradients(parameters: Sequence[paddle.Tensor], max_norm: float) -> paddle.Tensor:
     """Scale the gradients in place so that their global norm is at most ``max_norm`` (0: no clipping); returns the norm
-    before clipping."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = _global_norm(gradients).item()
-    if max_norm and norm > max_norm:
-        for gradient in gradients:
-            gradient.scale_(max_norm / (norm + 1e-6))
-    return norm
-
-
-@paddle.no_grad()
-def clip_on_device(parameters: Sequence[paddle.Tensor], max_norm: float) -> paddle.Tensor:
-    """``clip_gradients`` without waiting for the device: the norm is a tensor []."""
+    before clipping, a tensor []. Does not wait for the device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = _global_norm(gradients)
     if max_norm:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses, counts and gradient norms that were computed on the device and not yet looked at.
 
-Looking at a number makes this process wait until the device has computed it. On a GPU that leaves the device idle
-between steps, so a run looks at its numbers when it writes a log line or a checkpoint. On a CPU there is nothing to
-wait for: each number is looked at before the next step.
+Looking at a number makes this process wait until the device has computed it, which leaves a GPU idle between steps. A
+run therefore looks at its numbers, all at once, when it writes a log line or a checkpoint: a number that is not finite
+is found then, and before anything is saved.
 """
 from __future__ import annotations
 
 import math
-from typing import Any, List, Tuple
+from typing import Any, List, Sequence, Tuple
+
+import paddle
 
 from CaiT.errors import NonFiniteError
 from CaiT.training.train_state import TrainState
@@ -32,24 +34,26 @@ class Pending:
         batches, norms = self._batches, self._norms
         self._batches, self._norms = [], []
         bad = []
-        for step, lr, loss, correct, images in batches:
-            loss = number(loss)
+        losses, counts = (numbers([batch[column] for batch in batches]) for column in (2, 3))
+        for (step, lr, _, _, images), loss, correct in zip(batches, losses, counts):
             if not math.isfinite(loss):
                 bad.append((step, lr, f'loss is {loss}'))
                 break
             state.loss_sum += loss * images
-            state.correct += number(correct)
+            state.correct += correct
             state.images += images
-        for step, lr, norm in norms:
-            state.grad_norm = number(norm)
-            if not math.isfinite(state.grad_norm):
-                bad.append((step, lr, f'gradient norm is {state.grad_norm}'))
+        for (step, lr, _), norm in zip(norms, numbers([norm for _, _, norm in norms])):
+            state.grad_norm = norm
+            if not math.isfinite(norm):
+                bad.append((step, lr, f'gradient norm is {norm}'))
                 break
         if bad:
             step, lr, found = min(bad)
             raise NonFiniteError(f'{found} at epoch {state.epoch}, step {step}, LR {lr:g}')
 
 
-def number(value: Any) -> Any:
-    """A number, or that of a tensor []."""
-    return value.item() if hasattr(value, 'item') else value
+def numbers(values: Sequence[Any]) -> List[Any]:
+    """Numbers, or those of tensors [] of one dtype, which are read from the device at once."""
+    if not values or not isinstance(values[0], paddle.Tensor):
+        return list(values)
+    return paddle.stack(list(values)).numpy().tolist()

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any, Dict, Iterable, Iterator, Optional
 
 from CaiT.training import distributed
 
 SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP') if hasattr(signal, name)]
+
+# Several processes agree on whether to stop once in this many seconds, but not more seldom than in this many steps.
+AGREE_SECONDS, AGREE_STEPS = 1.0, 50
 
 
 class Preempted(Exception):
@@ -28,6 +32,8 @@ class PreemptionSignal:
         self.received: Optional[int] = None  # number of the first signal
         self._interrupts = 0
         self._previous: Dict[int, Any] = {}
+        self._steps = self._steps_left = 1  # between two agreements of several processes, and until the next
+        self._agreed = time.monotonic()
 
     def __enter__(self) -> PreemptionSignal:
         if threading.current_thread() is threading.main_thread():
@@ -61,6 +67,22 @@ class PreemptionSignal:
     def any_rank(self) -> bool:
         """Whether any process has received a signal. All must stop at the same step, or collectives deadlock."""
         return distributed.all_reduce_sum([self.received is not None])[0] > 0
+
+    def any_rank_at_intervals(self) -> bool:
+        """``any_rank`` of a step: processes that have to agree do so about once in AGREE_SECONDS, for they wait for
+        each other then. The number of steps until the next time follows from all processes' times, the same in each.
+        """
+        if distributed.world_size() == 1:
+            return self.received is not None
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return False
+        seconds = (time.monotonic() - self._agreed) / self._steps
+        stopped, of_all = distributed.all_reduce_sum([self.received is not None, seconds])
+        mean = max(of_all / distributed.world_size(), 1e-3)
+        self._steps = self._steps_left = min(max(round(AGREE_SECONDS / mean), 1), AGREE_STEPS)
+        self._agreed = time.monotonic()
+        return stopped > 0
 
     def guard(self, loader: Iterable[Any]) -> Iterable[Any]:
         """``loader``, raising Preempted between batches once a signal is received.

@@ -14,6 +14,7 @@ from CaiT.config import DEFAULTS
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 from CaiT.training import checkpoint, distributed
+from CaiT.training.broadcast import from_first
 from CaiT.training.checkpoint import SUFFIX
 from CaiT.training.optim import MASTER, OLD_SLOT
 from CaiT.training.train_state import TrainState
@@ -22,7 +23,7 @@ PARTS = {'model': dict, 'ema': dict, 'optimizer': dict, 'scaler': dict, 'progres
 
 # Settings in which a run may differ from its checkpoint: they say where and how it runs, not what is computed …
 FREE = ('OUTPUT_DIR', 'RESUME', 'RESUME_ANYWAY', 'DEVICE', 'REPORT_FREQ', 'VALIDATE_FREQ', 'SAVE_STEPS',
-        'SAVE.EVERY', 'SAVE.KEEP', 'SAVE.TOP', 'TRAIN.EARLY_STOP',
+        'SAVE.EVERY', 'SAVE.KEEP', 'SAVE.TOP', 'SAVE.BACKGROUND', 'TRAIN.EARLY_STOP',
         'DATA.LABEL_MAP', 'DATA.THRESHOLDS', 'DATA.BATCH_SIZE_EVAL', 'DATA.NUM_WORKERS', 'DATA.USE_SHARED_MEMORY',
         'MODEL.PRETRAINED', 'MODEL.STRICT', 'MODEL.USE_EMA', 'MODEL.CHECKPOINT_KEY', 'TRAIN.LAST_EPOCH',
         'TRAIN.RECOMPUTE', 'TRAIN.ACCELERATE', 'TRAIN.TO_STATIC', 'TRAIN.VISUALDL', 'TRAIN.TENSORBOARD')
@@ -51,7 +52,8 @@ class Checkpoint(NamedTuple):
 def find_checkpoint(config: CfgNode, folder: PathLike) -> Optional[Checkpoint]:
     """The checkpoint that RESUME names, read and checked against ``config``; None when there is nothing to resume.
 
-    Writes nothing. Raises InputError naming what is missing or differs. A collective call.
+    The first process reads the file. Writes nothing. Raises InputError naming what is missing or differs. A collective
+    call.
     """
     path = checkpoint.find(config.RESUME, folder) if config.RESUME else None
     found, world_size = distributed.all_reduce_sum([path is not None])[0], distributed.world_size()
@@ -63,7 +65,7 @@ def find_checkpoint(config: CfgNode, folder: PathLike) -> Optional[Checkpoint]:
     if path.parent.resolve() != Path(folder).resolve() and (Path(folder) / f'last{SUFFIX}').exists():
         raise InputError(f'-output_dir {folder}: holds a run already, which -resume {path} would overwrite; name '
                          'another folder, or add -resume auto to go on with it')
-    state = checkpoint.read(path)
+    state = from_first(lambda: checkpoint.read(path))
     try:
         check_parts(state)
         saved = read_config(state)

@@ -22,8 +22,9 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
 @dataclasses.dataclass
 class TrainState:
     """The position in training: ``step`` micro-batches of ``epoch`` are done. ``loss_sum``, ``correct`` and ``images``
-    are sums over them; ``lr`` and ``grad_norm`` are those of the last update, ``skipped`` counts the updates of
-    this epoch that float16 has skipped. ``best_top1`` is a mAP where images have several classes."""
+    are sums over them; ``lr`` is that of the last update, ``grad_norm`` that of the last one whose norm was needed:
+    with clipping each, else those of log lines and of the end of an epoch. ``skipped`` counts the updates of this epoch
+    that float16 has skipped. ``best_top1`` is a mAP where images have several classes."""
     epoch: int = 1
     step: int = 0
     loss_sum: float = 0.0

@@ -22,6 +22,7 @@ from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume, retention
 from CaiT.training.acceleration import accelerate_for
 from CaiT.training.amp import Amp
+from CaiT.training.background import Background
 from CaiT.training.class_weights import class_weights
 from CaiT.training.data import build_train_loader, build_val_loader
 from CaiT.training.distill import build_teacher
@@ -32,7 +33,7 @@ from CaiT.training.logger import RunLogger
 from CaiT.training.losses import build_loss, num_correct
 from CaiT.training.meter import Meter, report_freq
 from CaiT.training.notices import training_notices
-from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients, clip_on_device
+from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients
 from CaiT.training.pending import Pending
 from CaiT.training.preemption import Preempted, PreemptionSignal
 from CaiT.training.run_state import restore, restore_weights, snapshot
@@ -99,9 +100,8 @@ class Trainer:
         # backend=None: the default on a GPU is CINN, whose numbers nobody has compared with those of eager mode.
         net = paddle.jit.to_static(self.model, full_graph=True, backend=None) if config.TRAIN.TO_STATIC else self.model
         self.net = distributed.wrap(net)
-        self.pending = Pending()
-        # A loss scale needs to know of each update whether it was finite, so that looks every time, too.
-        self.looks_at_each = not paddle.get_device().startswith('gpu') or self.amp.scaler is not None
+        self.background = Background(config.SAVE.BACKGROUND, logger.info)
+        self.pending, self.report_freq = Pending(), report_freq(config, len(self.sampler))
 
     def fit(self, refresh: Optional[Callable[[], str]] = None) -> TrainState:
         """Train to the last epoch and return the final state. ``refresh`` is called after each epoch is saved.
@@ -111,7 +111,7 @@ class Trainer:
         """
         epochs, state = self.config.TRAIN.EPOCHS, self.state
         self._start()
-        with PreemptionSignal() as preemption:
+        with PreemptionSignal() as preemption, self.background:
             while state.epoch <= epochs and not self._stops_early():
                 record, is_best = self._train_epoch(preemption), False
                 if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
@@ -124,8 +124,6 @@ class Trainer:
                 state.next_epoch()
                 self.logger.record(record)
                 self._save(*['best', 'last'] if is_best else ['last'])
-                if self.logger.active:
-                    retention.keep(self.folder, self.config.SAVE, self.logger.records(), record['epoch'])
                 if refresh:
                     refresh()
                 if state.epoch <= epochs and preemption.any_rank():
@@ -171,7 +169,6 @@ class Trainer:
         self.model.train()
         batches = self.logger.progress(meter.measure(self.loader), steps - state.step, title)
         save_steps = config.SAVE_STEPS * config.TRAIN.ACCUM_ITER
-        freq = report_freq(config, steps)
         for group in grouped(batches, config.TRAIN.ACCUM_ITER):
             first_step, skipped = state.step, state.skipped
             self._update(group)
@@ -179,10 +176,11 @@ class Trainer:
                 self.logger.info(f'{title}, Step[{first_step:04d}/{steps:04d}], update skipped: gradients are not '
                                  f'finite in float16, loss scale now {self.amp.scaler.factor:g}')
             for step in range(first_step, state.step):
-                if step % freq == 0:
+                if step % self.report_freq == 0:
                     self._look()
                     self._report(meter, title, step, self._totals().averages())
-            preempted = preemption.any_rank()
+            self.background.check()
+            preempted = preemption.any_rank_at_intervals()
             if preempted or (save_steps and state.step % save_steps == 0 and state.step < steps):
                 self._save('last')
             if preempted:
@@ -226,25 +224,32 @@ class Trainer:
             with distributed.no_sync(self.net, sync_afterwards or number < len(group)), amp.autocast():
                 loss, correct = self._forward_backward(images, targets, len(group))
             self.pending.add_batch(state, loss, correct, len(targets))
-            if self.looks_at_each:
-                self._look()
             amp.collect(parameters, number == len(group))
             state.step += 1
         if sync_afterwards:
             distributed.average_gradients(parameters)
         self.optimizer.set_lr(state.lr)
         amp.unscale(parameters)
-        norm = (clip_gradients if self.looks_at_each else clip_on_device)(parameters, config.TRAIN.GRAD_CLIP)
-        finite = not amp.skips_overflow or math.isfinite(norm)
-        if finite:
-            self.pending.add_norm(state, norm)
-            if self.looks_at_each:
+        finite = True
+        if config.TRAIN.GRAD_CLIP or amp.skips_overflow or self._is_reported(len(group)):
+            norm = clip_gradients(parameters, config.TRAIN.GRAD_CLIP)
+            # A loss scale needs to know of each update whether it was finite. It waits, and so sees the loss as well.
+            finite = not amp.skips_overflow or math.isfinite(norm)
+            if finite:
+                self.pending.add_norm(state, norm)
+            if amp.skips_overflow:
                 self._look()
         if not self._step(finite):
             state.skipped += 1
         self.optimizer.clear_grad()
         if self.ema:
             self.ema.update(self.model)
+
+    def _is_reported(self, size: int) -> bool:
+        """Whether the last ``size`` micro-batches are at a log line or at the end of the epoch, whose gradient norm is
+        written."""
+        step = self.state.step
+        return step >= len(self.sampler) or any(done % self.report_freq == 0 for done in range(step - size, step))
 
     def _step(self, finite: bool) -> bool:
         try:
@@ -311,6 +316,7 @@ class Trainer:
     def _exit_preempted(self, preemption: PreemptionSignal, save: bool = True) -> None:
         if save:
             self._save('last')
+        self.background.wait()
         line = (f'stopped by {preemption.name} at epoch {self.state.epoch}, step {self.state.step}; '
                 f'go on with -resume {self.folder}')
         self.logger.info(line)
@@ -326,6 +332,13 @@ class Trainer:
         name = checkpoint.non_finite(state)
         if name:
             raise NonFiniteError(self._diverged(f'{name} is not finite'))
-        checkpoint.write(self.folder, tags[0], state)
-        for tag in tags[1:]:
-            checkpoint.link(self.folder, tags[0], tag)
+        epoch = 0 if self.state.step else self.state.epoch - 1  # the one that has ended, whose checkpoint may stay
+        records = self.logger.records() if epoch else []
+
+        def write() -> None:
+            checkpoint.write(self.folder, tags[0], state)
+            for tag in tags[1:]:
+                checkpoint.link(self.folder, tags[0], tag)
+            if epoch:
+                retention.keep(self.folder, self.config.SAVE, records, epoch)
+        self.background.run(write)
