@@ -135,7 +135,7 @@ def test_an_end_before_the_model_is_loaded(exported):
     assert server.end() == 0 and time.monotonic() - start < 20
 
 
-def test_what_outlasts_the_drain_is_told(exported, images):
+def test_what_outlasts_the_drain_is_said(exported, images):
     server = Served(exported, '--backend=onnxruntime', '--drain-seconds=0.3').ready()
     with ThreadPoolExecutor(1) as threads:
         connection = server.connect()
