@@ -52,7 +52,7 @@ def parse(arguments: Optional[List[str]] = None, about: Optional[str] = None) ->
     return vars(parser.parse_args(translated.words))
 
 
-def main(arguments: Optional[List[str]] = None, about: str = __doc__) -> None:
+def main(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> None:
     flags = parse(arguments, about)
     evaluating, predicting, earlier = flags.pop('eval'), flags.pop('pred'), flags.pop('compare')
     if evaluating and predicting:
