@@ -80,6 +80,10 @@ def resolve_weights(args) -> str:
         raise InputError(f'--model_path {args.model_path} and --pretrained {args.pretrained} name two files, '
                          'expected one')
     path = args.model_path or args.pretrained or WEIGHTS
+    if path.partition(':')[0] == 'zoo':
+        from CaiT.config import get_config
+        from CaiT.weights.zoo import local_path
+        return local_path(path, get_config(args.config_dir or str(CONFIG), args.opts).MODEL.NAME)
     try:
         return resolve(path)
     except InputError as error:

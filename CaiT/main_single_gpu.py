@@ -22,9 +22,9 @@ from CaiT.errors import InputError, run
 from CaiT.foreign_flags import translate
 
 
-def parse(arguments: Optional[List[str]] = None, about: str = __doc__) -> Dict[str, Any]:
+def parse(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given. ``about`` is the head of --help."""
-    parser = Parser(about)
+    parser = Parser(about or __doc__)
     parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval and '
                 '-pred by default the config.yaml beside the weights')
     parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
@@ -52,7 +52,7 @@ def parse(arguments: Optional[List[str]] = None, about: str = __doc__) -> Dict[s
     return vars(parser.parse_args(translated.words))
 
 
-def main(arguments: Optional[List[str]] = None, about: str = __doc__) -> None:
+def main(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> None:
     flags = parse(arguments, about)
     evaluating, predicting, earlier = flags.pop('eval'), flags.pop('pred'), flags.pop('compare')
     if evaluating and predicting:

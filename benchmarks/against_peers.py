@@ -4,11 +4,14 @@
     bash benchmarks/make_peers.sh                                      once: an environment with PyTorch and timm
     python benchmarks/against_peers.py --peer-python=.venv-peers/bin/python --out=benchmarks/results/cpu
 
-Peers: timm on PyTorch (eager, torch.compile, bf16 autocast); timm's model through torch.onnx on ONNX Runtime and
-OpenVINO (fp32, bf16, int8 by NNCF's defaults); and the model as formulated in the papers on Paddle Inference. Writes
-<out>.json, <out>.md and <out>.svg. The line in a panel is the limit given by this machine's fastest GEMM at this
-model's shapes. Unavailable peers are reported. Without --peer-python only the papers' graph is compared.
+Peers, each with its best settings: timm on PyTorch (eager and torch.compile, in fp32 and bf16 autocast; int8 by dynamic
+quantization); timm's model through torch.onnx on ONNX Runtime (fp32, int8 by dynamic quantization) and on OpenVINO
+(fp32, bf16, int8 by NNCF; a fixed batch size; one stream, and two with four images each); and the model as formulated
+in the papers on Paddle Inference. As in our int8, fc2 stays in fp32 everywhere, and so do the tiny mixes of talking
+heads. Writes <out>.json, <out>.md and <out>.svg. The line in a panel is the limit given by this machine's fastest GEMM
+at this model's shapes. Unavailable peers are reported. Without --peer-python only the papers' graph is compared.
 
+Windows in which the machine itself was slow (quiet_windows.py) are dropped and measured again; how many is in the file.
 The JSON file is written after every model, thread count and batch size; an interrupted run continues with the same
 command on the same machine. Measure on an idle machine; the load average before the run is in the file.
 """
@@ -18,11 +21,13 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.quiet_windows import QuietWindows, slow_windows
 from CaiT import errors
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
@@ -31,7 +36,9 @@ from CaiT.tools.benchmark import Contenders, window
 
 MODELS = ['cait_xxs24_224', 'cait_s24_224', 'deit_tiny_patch16_224', 'vit_tiny_patch16_224']
 GEMMS = {'f32': 'fp32', 'bf16': 'bf16'}  # OpenVINO's name of a precision -> ours
-TWO_STREAMS_BATCH = 8  # batch size from which OpenVINO is also measured with two streams of four images each
+TORCH = ('eager', 'compile', 'bf16', 'compile bf16', 'int8')
+TWO_STREAMS_BATCH, PART = 8, 4  # batch size from which OpenVINO is also measured with two streams of four images each
+FLOAT_LAYERS = ('fc2', 'proj_l', 'proj_w')  # that stay in fp32 beside int8
 
 
 class Torch:
@@ -57,7 +64,7 @@ class Torch:
     def contenders(self, model: str, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
         found: Contenders = {}
         self.request(do='forget')
-        for how in ('eager', 'compile', 'bf16'):
+        for how in TORCH:
             key = f'timm PyTorch {how}'
             response = self.request(do='load', key=key, model=model, how=how, batch=batch, threads=threads)
             if 'error' in response:
@@ -72,16 +79,20 @@ class Torch:
 
 
 def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str, str]) -> Contenders:
-    """timm's ONNX on ONNX Runtime and OpenVINO, loaded as in their documentation."""
+    """timm's ONNX on ONNX Runtime and OpenVINO."""
     import numpy as np
     found: Contenders = {}
     images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     try:
         import onnxruntime
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads, settings.log_severity_level = threads, 3
-        session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
-        found['timm onnxruntime fp32'] = window(lambda: session.run(None, {'x': images}), batch)
+        for precision, file in (('fp32', path), ('int8', path.with_suffix('.int8.onnx'))):
+            if not file.is_file():
+                absent[f'timm onnxruntime {precision}'] = 'not quantized, see above'
+                continue
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads, settings.log_severity_level = threads, 3
+            session = onnxruntime.InferenceSession(str(file), settings, providers=['CPUExecutionProvider'])
+            found[f'timm onnxruntime {precision}'] = window(lambda s=session: s.run(None, {'x': images}), batch)
     except ImportError as error:
         absent['timm onnxruntime'] = str(error)
     try:
@@ -94,37 +105,46 @@ def timm_onnx(path: Path, size: int, batch: int, threads: int, absent: Dict[str,
                 continue
             fast = precision != 'fp32' and benchmark.unavailable('openvino', 'bf16') is None
             settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32', 'INFERENCE_NUM_THREADS': threads}
-            compiled = core.compile_model(str(file), 'CPU', {**settings, 'PERFORMANCE_HINT': 'LATENCY'})
-            request = compiled.create_infer_request()
-            found[f'timm openvino {precision}'] = window(lambda r=request: r.infer({0: images}), batch)
-            if precision != 'int8' and threads > 1 and batch >= TWO_STREAMS_BATCH:
-                compiled = core.compile_model(str(file), 'CPU', {**settings, 'NUM_STREAMS': 2})
-                queue = openvino.AsyncInferQueue(compiled, 2)
-                found[f'timm openvino 2 streams {precision}'] = window(lambda q=queue: run_in_fours(q, images), batch)
+            streams = [(1, batch)] + ([(2, PART)] if threads > 1 and batch >= TWO_STREAMS_BATCH else [])
+            for count, part in streams:
+                network = core.read_model(str(file))
+                network.reshape([part, 3, size, size])
+                compiled = core.compile_model(network, 'CPU', {**settings, 'NUM_STREAMS': count})
+                queue = openvino.AsyncInferQueue(compiled, count)
+                name = 'timm openvino ' + ('2 streams ' if count == 2 else '') + precision
+                found[name] = window(lambda q=queue, n=part: run_in_parts(q, images, n), batch)
     except ImportError as error:
         absent['timm openvino'] = str(error)
     return found
 
 
-def run_in_fours(queue: Any, images: Any) -> None:
-    """Run four images at a time on the next free stream."""
-    for start in range(0, len(images), 4):
-        queue.start_async({0: images[start:start + 4]})
+def run_in_parts(queue: Any, images: Any, part: int) -> None:
+    """Run ``part`` images at a time on the next free stream."""
+    for start in range(0, len(images), part):
+        queue.start_async({0: images[start:start + part]})
     queue.wait_all()
 
 
 def quantize_timm(path: Path, size: int) -> None:
-    """Quantize timm's ONNX file with NNCF's defaults for transformers; writes .int8.xml beside it."""
+    """int8 versions of timm's ONNX file beside it: .int8.xml by NNCF for transformers, .int8.onnx by ONNX Runtime."""
     import logging
 
     import nncf
     import numpy as np
+    import onnx
     import openvino
     nncf.set_log_level(logging.ERROR)
     images = np.random.default_rng(0).standard_normal((16, 1, 3, size, size)).astype(np.float32)
+    ignored = nncf.IgnoredScope(patterns=[f'.*/{name}/MatMul.*' for name in FLOAT_LAYERS], validate=False)
     model = nncf.quantize(openvino.Core().read_model(str(path)), nncf.Dataset(list(images)),
-                          model_type=nncf.ModelType.TRANSFORMER, subset_size=16)
+                          model_type=nncf.ModelType.TRANSFORMER, subset_size=16, ignored_scope=ignored)
     openvino.save_model(model, str(path.with_suffix('.int8.xml')), compress_to_fp16=False)
+    if benchmark.unavailable('onnxruntime', 'int8') is None:
+        from onnxruntime import quantization
+        excluded = [node.name for node in onnx.load(str(path)).graph.node
+                    if node.op_type == 'MatMul' and set(node.name.split('/')) & set(FLOAT_LAYERS)]
+        quantization.quantize_dynamic(str(path), str(path.with_suffix('.int8.onnx')), per_channel=True,
+                                      op_types_to_quantize=['MatMul'], nodes_to_exclude=excluded)
 
 
 def papers_graph(model: Any, folder: Path) -> Path:
@@ -182,8 +202,36 @@ def limits(rates: Dict[str, benchmark.Throughput], model: str) -> Dict[str, benc
     """The images per second that the GEMM throughput allows; removes the GEMM contenders from ``rates``."""
     from CaiT.tools.model_table import macs
     images = 1e9 / (2 * macs(model)['total'])  # images per GFLOP
-    return {precision: benchmark.throughput([one * images for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
+    return {precision: benchmark.throughput([one and one * images
+                                             for one in rates.pop(f'GEMM {hint}, GFLOP')['windows']])
             for hint, precision in GEMMS.items() if f'GEMM {hint}, GFLOP' in rates}
+
+
+def quiet_round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, benchmark.Throughput]:
+    """As benchmark.round_robin, with None in place of windows in which the machine was slow, and up to as many rounds
+    again until each contender has ``rounds`` others; InputError when one has none at all."""
+    probes, found = QuietWindows(), {name: [] for name in contenders}
+    for run in contenders.values():
+        run(0.0)  # compile, fill caches
+    start, slow = time.perf_counter(), []
+    for done in range(2 * rounds):
+        is_late = time.perf_counter() - start > 5 * rounds * seconds * len(contenders)
+        most_dropped = max(sum(slow[place::len(contenders)]) for place in range(len(contenders)))
+        if done - most_dropped >= rounds or is_late and done >= benchmark.MIN_ROUNDS:
+            break
+        for name, run in contenders.items():
+            time.sleep(benchmark.PAUSE)
+            images, elapsed = probes.run(lambda run=run: run(seconds))
+            found[name].append(images / elapsed)
+        slow = slow_windows(probes.probes)
+    for number, is_slow in enumerate(slow):
+        if is_slow:
+            found[list(contenders)[number % len(contenders)]][number // len(contenders)] = None
+    empty = [name for name, windows in found.items() if not any(windows)]
+    if empty:
+        raise InputError(f'{empty[0]}: the machine was slow in all {len(found[empty[0]])} windows; measure on an idle '
+                         'machine')
+    return {name: benchmark.throughput(windows) for name, windows in found.items()}
 
 
 def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> Iterator[Dict[str, Any]]:
@@ -191,8 +239,6 @@ def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> It
     from CaiT.models.registry import get_variant
     cells = benchmark.Cells(args, results)
     for name, configurations in cells.all.items():
-        if not configurations:
-            continue
         size = get_variant(name).data['image_size']
         with benchmark.exported(name, benchmark.targets()) as (model, folder), tempfile.TemporaryDirectory() as other:
             onnx, absent = Path(other) / 'timm.onnx', {}
@@ -213,9 +259,11 @@ def measure(args: Any, torch: Optional[Torch], results: benchmark.Results) -> It
                 for hint, precision in GEMMS.items():
                     if benchmark.unavailable('openvino', precision) is None:
                         contenders.update(gemm(model, hint, threads))
-                rates = benchmark.round_robin(contenders, args.rounds, args.seconds)
+                rates = quiet_round_robin(contenders, args.rounds, args.seconds)
+                windows = [one for speeds in rates.values() for one in speeds['windows']]
                 results.add({'model': name, 'threads': threads, 'batch': batch, 'limits': limits(rates, name),
-                             'rates': rates, 'absent': dict(absent)})
+                             'rates': rates, 'absent': dict(absent), 'windows': len(windows),
+                             'windows dropped': windows.count(None)})
                 yield results.rows[-1]
                 print(cells.finished(name, threads, batch), flush=True)
 
@@ -234,7 +282,8 @@ def main() -> int:
     for row in measure(args, torch, results):
         print('\n'.join(benchmark.table([row])))
         reached = {kind: round(limit['median'], 1) for kind, limit in row['limits'].items()}
-        print(f'    arithmetic limit: {reached}   absent: {row["absent"] or "none"}', flush=True)
+        print(f'    arithmetic limit: {reached}   absent: {row["absent"] or "none"}')
+        print(f'    windows dropped, the machine being slow: {row["windows dropped"]} of {row["windows"]}', flush=True)
     from chart import benchmark_chart, markdown
     with atomic_write(f'{args.out}.md') as file:
         file.write('\n'.join(markdown(results.as_dict())) + '\n')

@@ -169,7 +169,10 @@ def rows(args: Any) -> Iterator[Dict[str, Any]]:
             job['data'] = str(args.folder / 'images')
         first = measured(pythons[reader], job)
         again = measured(pythons[reader], {**job, 'open only': False})
-        yield {'reader': reader, 'kind': kind, 'size': size, 'first start': first, 'later start': again}
+        row = {'reader': reader, 'kind': kind, 'size': size, 'first start': first, 'later start': again}
+        if kind == 'list':
+            row['list bytes'] = os.path.getsize(data / 'train_list.txt')
+        yield row
 
 
 def place(row: Dict[str, Any]) -> int:

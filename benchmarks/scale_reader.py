@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import types
@@ -104,11 +105,9 @@ def private(pid: int) -> float:
     return sum(int(words[1]) for words in fields if words[0].startswith('Private_')) * 1024 / MB
 
 
-def workers() -> List[float]:
-    """The private memory of this process's children, MB."""
-    children = [int(word) for task in Path('/proc/self/task').iterdir()
-                for word in (task / 'children').read_text().split()]
-    return [private(pid) for pid in children]
+def workers() -> List[int]:
+    """The process ids of this process's children."""
+    return [int(word) for task in Path('/proc/self/task').iterdir() for word in (task / 'children').read_text().split()]
 
 
 def timed(run: Callable) -> Tuple[Any, Dict[str, float]]:
@@ -137,7 +136,7 @@ def measure(job: Dict[str, Any]) -> Dict[str, Any]:
             row['first batch seconds'] = row['seconds'] + time.perf_counter() - start
             first = time.perf_counter()
         if steps % max(1, total // SAMPLES) == 0 or steps == 1:
-            private_mb.append(max(workers(), default=0.0))
+            private_mb.append(max(map(private, workers()), default=0.0))
         if steps == total:
             break
     row.update({'steps': steps, 'epoch steps': len(loader),
@@ -150,4 +149,6 @@ def measure(job: Dict[str, Any]) -> Dict[str, Any]:
 if __name__ == '__main__':
     answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answer
     print(json.dumps(measure(json.loads(sys.argv[1]))), file=answers, flush=True)
-    os._exit(0)  # without waiting for workers
+    for worker in workers():  # which some loaders leave alone, and which would keep the output open
+        os.kill(worker, signal.SIGKILL)
+    os._exit(0)

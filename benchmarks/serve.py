@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images per second and latency of `cait serve`, beside infer.py on the same folder and a server without batches.
 
-    python benchmarks/serve.py --model-dir=output/infer --images=dataset/digits/valid --backend openvino onnxruntime
-    python benchmarks/serve.py --model-dir=output/infer --images=dataset/digits/valid --check=10000
+    python benchmarks/serve.py --model-dir=output/infer --images=dataset/digits/valid
+    python benchmarks/serve.py --images=dataset/digits/valid --engines openvino/fp32 paddle/fp32 --check=10000
 
 Closed-loop clients on loopback: each sends an image, waits for the answer and sends the next, for --seconds or --count
 requests. `folder` is infer.py with its defaults on all images: what the engine, decoding included, does without HTTP.
 `batched` is the server as by default, `unbatched` the same one with --batch-size=1. All take turns over the rounds, and
-a ratio is the median over the rounds. With --check, that many requests of 16 clients are all compared with infer.py's
-answers: the same class, the probability within TOLERANCE of it; and the server's memory is measured before and after.
+a ratio is the median over the rounds. With --check, that many requests of 16 clients to the first engine are all
+compared with infer.py's answers: the same class, the probability within TOLERANCE of it; and the server's memory is
+measured before and after.
 Measure on an idle machine. The result is written to benchmarks/results/serve.json.
 """
 from __future__ import annotations
@@ -213,26 +214,26 @@ def main(arguments: Any = None) -> None:
     parser = Parser(__doc__)
     parser.flag('model_dir', default='output/infer', metavar='FOLDER')
     parser.flag('images', default='dataset/digits/valid', metavar='PATH', help='a folder or a list file')
-    parser.flag('backend', nargs='+', default=['openvino'], metavar='NAME')
-    parser.flag('precision', nargs='+', default=['fp32'], metavar='NAME')
+    parser.flag('engines', nargs='+', default=['openvino/fp32'], metavar='BACKEND/PRECISION')
     parser.flag('clients', nargs='+', type=int, default=[1, 4, 16, 64], metavar='N')
     parser.flag('rounds', type=int, default=3, metavar='N', help='0: only --check')
     parser.flag('seconds', type=float, default=6, metavar='S', help='of each measurement; default 6')
     parser.flag('count', type=int, default=5000, metavar='N', help='requests of each measurement at most')
-    parser.flag('check', type=int, default=0, metavar='N', help='compare the answers of N requests')
+    parser.flag('check', type=int, default=0, metavar='N', help='compare the answers of N requests to the first engine')
     parser.flag('output', default=str(RESULT), metavar='FILE')
     flags = parser.parse_args(arguments)
     load, paths = os.getloadavg()[0], list_images(flags.images)
     result = {'processor': benchmark.processor(), 'cores': runtime.cores(), 'images': len(paths),
               'versions': benchmark.versions('fastapi', 'uvicorn', 'openvino', 'onnxruntime', 'paddlepaddle'),
               'load average before': round(load, 1), 'engines': {}}
-    for backend, precision in itertools.product(flags.backend, flags.precision):
+    for engine in flags.engines:
+        backend, _, precision = engine.partition('/')
         words = [f'--model-dir={flags.model_dir}', f'--backend={backend}', f'--precision={precision}']
         found = measure(words, paths, flags) if flags.rounds else {}
-        if flags.check:
+        if flags.check and engine == flags.engines[0]:
             found['check'] = check(words, precision, paths, flags.check)
-        result['engines'][f'{backend} {precision}'] = found
-        print(json.dumps({f'{backend} {precision}': found}, indent=1))
+        result['engines'][engine] = found
+        print(json.dumps({engine: found}, indent=1))
         write_json(flags.output, result)
     print(f'written to {flags.output}')
 

@@ -3,7 +3,8 @@
 
 Reads one JSON request per line and writes one JSON response per line: {"do": "versions"}, {"do": "export", "model",
 "path"} writes timm's ONNX, {"do": "load", "key", "model", "how", "batch", "threads"} prepares a contender, {"do":
-"run", "key", "seconds"} runs it, {"do": "forget"} frees all. ``how``: eager, compile or bf16 (eager under autocast).
+"run", "key", "seconds"} runs it, {"do": "forget"} frees all. ``how``: words of eager, compile, bf16 (autocast) and int8
+(dynamic quantization of the Linear layers).
 """
 from __future__ import annotations
 
@@ -33,13 +34,24 @@ def prepared(model: str, how: str, batch: int):
     network = timm.create_model(model).eval()
     size = network.pretrained_cfg['input_size'][-1]
     images = torch.randn(batch, 3, size, size)
-    if how == 'compile':
+    if 'int8' in how:
+        network = quantized(network)
+    if 'compile' in how:
         network = torch.compile(network)
 
     def run() -> None:
-        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=how == 'bf16'):
+        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled='bf16' in how):
             network(images)
     return run
+
+
+def quantized(network: torch.nn.Module) -> torch.nn.Module:
+    """Linear layers in int8, with scales found at run time; without those that cost accuracy (fc2) or are tiny (the
+    mixes of talking heads)."""
+    from torch.ao import quantization
+    names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear)
+             and not name.endswith(('.fc2', '.proj_l', '.proj_w'))]
+    return quantization.quantize_dynamic(network, dict.fromkeys(names, quantization.default_dynamic_qconfig))
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ NOT_RUN = (
     (r'^make\b', 'a target of its own, most of them in .ci/run'),
     (r'^(mpirun|srun|ssh)\b', 'needs MPI or Slurm'),
     (r'^cait serve|curl|--port', 'runs until it is stopped: tests/serving'),
+    (r'http\.server|^python app\.py', 'runs until it is stopped: make web-test, make gradio-test'),
+    (r'^npm|^tar|--ort-web', 'needs a package of npm: make web-test'),
     (r'benchmarks/|tools\.benchmark|tools\.figures|tests/faults|pytest|make_shards', 'a long measurement or test'),
     (r'test_tipc/(test_|benchmark_|prepare|compare)|lite_data', 'a certification chain: make tipc, make tipc-all'),
 )

@@ -28,7 +28,7 @@ class ParquetShards:
     extension = '.parquet'
 
     def __init__(self) -> None:
-        self._open: Dict[str, Any] = {}
+        self._metadata: Dict[str, Any] = {}
         self._groups: OrderedDict[Tuple[str, int], Any] = collections.OrderedDict()
         self._process = os.getpid()
 
@@ -75,10 +75,10 @@ class ParquetShards:
         if key in self._groups:
             self._groups.move_to_end(key)
             return self._groups[key]
-        if path not in self._open:
-            self._open[path] = _parquet().ParquetFile(path)
-        file = self._open[path]
-        table = file.read_row_group(group, columns=[_image_column(file, path)], use_threads=False)
+        # Closed after each group: an open file keeps the bytes of the last one, also when nothing refers to them.
+        with _parquet().ParquetFile(path, metadata=self._metadata.get(path)) as file:
+            self._metadata[path] = file.metadata
+            table = file.read_row_group(group, columns=[_image_column(file, path)], use_threads=False)
         self._groups[key] = table.column(0)
         while len(self._groups) > 1 and sum(column.nbytes for column in self._groups.values()) > KEPT_BYTES:
             self._groups.popitem(last=False)

@@ -41,7 +41,9 @@ def check(layouts: Sequence[str], backends: Sequence[str]) -> None:
 
 def write(layouts: Sequence[str], folder: PathLike, meta: Metadata) -> List[str]:
     """Write the repositories of the export in ``folder``, in it; returns a line for each model."""
-    lines = []
+    lines: List[str] = []
+    if not layouts:
+        return lines
     with locked(Path(folder)):
         for layout in layouts:
             repository = Path(folder) / layout

@@ -2,6 +2,7 @@
 """The routes of a server and the description of its interface."""
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import traceback
@@ -39,7 +40,7 @@ def application(service: Service, limits: Limits, topk: int) -> Guard:
     app.add_exception_handler(Refused, lambda request, error: _error(error.status, str(error), error.headers))
     app.add_exception_handler(HTTPException, _http_error)
     guard = Guard(app, limits, lambda: service.ready, service.metrics)
-    service.metrics.follow(lambda: guard.in_flight, lambda: service.ready)
+    service.metrics.follow(lambda: guard.in_flight, lambda: guard.buffered, lambda: service.ready)
     return guard
 
 
@@ -143,8 +144,10 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
             parsed.append(open_inference.parse(body, request.headers.get(open_inference.HEADER), *described()))
             return parsed[0].images
         logits = await _computed(service, service.logits(images))
-        content, length = open_inference.response(parsed[0], logits, service.name, service.predictor.meta.class_names,
-                                                  service.predictor.meta.activation)
+        meta = service.predictor.meta
+        content, length = await asyncio.get_running_loop().run_in_executor(  # many numbers take their time
+            service.decoders, open_inference.response, parsed[0], logits, service.name, meta.class_names,
+            meta.activation)
         if length is None:
             return Response(content, media_type='application/json')
         return Response(content, media_type='application/octet-stream', headers={open_inference.HEADER: str(length)})

@@ -26,7 +26,8 @@ class Batcher:
     """Threads that each take what is waiting, at most ``size`` images, and run it.
 
     ``window``: seconds for which an image waits for others. None: as long as a run lasts, and only while other
-    requests are being decoded, so that a single client never waits. ``size`` 1 switches batching off.
+    requests are being decoded and all other threads are busy, so that a single client never waits; threads that are
+    idle at the same time divide what is waiting. ``size`` 1 switches batching off.
     ``observe(images, seconds)`` is called after every run.
     """
 
@@ -35,7 +36,7 @@ class Batcher:
         self.run, self.size, self.window, self.observe = run, size, window, observe
         self.run_seconds = 0.0  # of the last run
         self._waiting: Deque[Item] = collections.deque()
-        self._decoding = 0
+        self._decoding = self._idle = 0
         self._closed = False
         self._changed = threading.Condition()
         self._collecting = threading.Lock()  # one thread at a time fills a batch
@@ -98,22 +99,33 @@ class Batcher:
 
     def _collect(self) -> Optional[List[Item]]:
         """The next batch; None when there is none and there will be none."""
+        with self._changed:
+            self._idle += 1
+            self._changed.notify_all()
         with self._collecting, self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            limit = self._waiting[0].since + (self.run_seconds if self.window is None else self.window)
-            while self._images() < self.size and not self._closed and (self._decoding or self.window is not None):
-                remaining = limit - time.monotonic()
-                if remaining <= 0 or not self._changed.wait(remaining):
-                    break
-            items = [self._waiting.popleft()]
-            images = len(items[0].images)
-            while self._waiting and images + len(self._waiting[0].images) <= self.size:
-                images += len(self._waiting[0].images)
-                items.append(self._waiting.popleft())
-            return items
+            try:
+                return self._next_batch()
+            finally:
+                self._idle -= 1
+
+    def _next_batch(self) -> Optional[List[Item]]:
+        while not self._waiting:
+            if self._closed:
+                return None
+            self._changed.wait()
+        end = self._waiting[0].since + (self.run_seconds if self.window is None else self.window)
+        while self._images() < self.size and not self._closed and (
+                self.window is not None or self._decoding and self._idle == 1):
+            remaining = end - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
+                break
+        size = self.size if self.window is not None else min(self.size, -(-self._images() // self._idle))
+        items = [self._waiting.popleft()]
+        images = len(items[0].images)
+        while self._waiting and images + len(self._waiting[0].images) <= size:
+            images += len(self._waiting[0].images)
+            items.append(self._waiting.popleft())
+        return items
 
     def _images(self) -> int:
         return sum(len(item.images) for item in self._waiting)

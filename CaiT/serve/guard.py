@@ -51,7 +51,7 @@ class Guard:
         if scope['type'] != 'http':
             await self.app(scope, receive, send)
             return
-        start, status = time.monotonic(), 500
+        start, status = time.monotonic(), 0
 
         async def sending(message: Dict[str, Any]) -> None:
             nonlocal status
@@ -67,8 +67,12 @@ class Guard:
             await _refuse(refused, receive, sending)
         except Disconnected:
             status = 499
+        except asyncio.CancelledError:  # --drain-seconds are over
+            if status:
+                raise
+            await _answer(_busy('the server ends'), sending, more=False)
         route = route_name(scope['path'])
-        self.metrics.requests.labels(route, status).inc()
+        self.metrics.requests.labels(route, status or 500).inc()
         self.metrics.request_seconds.labels(route).observe(time.monotonic() - start)
 
     async def _post(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
@@ -165,15 +169,20 @@ def _whole(body: bytes, receive: Any) -> Any:
     return next_message
 
 
-async def _refuse(refused: Refused, receive: Any, send: Any) -> None:
-    """Answer, and let the client finish sending for a moment: closing at once would reset the connection, and it would
-    never read why."""
+async def _answer(refused: Refused, send: Any, more: bool) -> None:
+    """The response of a refused request; with ``more`` its end is to follow."""
     body = error_body(str(refused))
     headers: Headers = [(b'content-type', b'application/json'), (b'content-length', str(len(body)).encode()),
                         (b'connection', b'close')]
     headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
     await send({'type': 'http.response.start', 'status': refused.status, 'headers': headers})
-    await send({'type': 'http.response.body', 'body': body, 'more_body': True})
+    await send({'type': 'http.response.body', 'body': body, 'more_body': more})
+
+
+async def _refuse(refused: Refused, receive: Any, send: Any) -> None:
+    """Answer, and let the client finish sending for a moment: closing at once would reset the connection, and it would
+    never read why."""
+    await _answer(refused, send, more=True)
     end, more = time.monotonic() + LINGER_SECONDS, True
     while more and time.monotonic() < end:
         try:

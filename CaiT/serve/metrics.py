@@ -29,15 +29,17 @@ class Metrics:
                                       registry=self.registry)
         self.in_flight = Gauge('cait_requests_in_flight', 'Requests with images that are being answered',
                                registry=self.registry)
+        self.bodies = Gauge('cait_bodies_bytes', 'Bytes of the bodies that are held', registry=self.registry)
         self.ready = Gauge('cait_ready', '1 when the model is loaded and warm', registry=self.registry)
 
     def observe_run(self, images: int, seconds: float) -> None:
         self.batch_images.observe(images)
         self.run_seconds.observe(seconds)
 
-    def follow(self, in_flight: Callable[[], float], ready: Callable[[], float]) -> None:
+    def follow(self, in_flight: Callable[[], float], bodies: Callable[[], float], ready: Callable[[], float]) -> None:
         """What is asked for when the metrics are read."""
         self.in_flight.set_function(in_flight)
+        self.bodies.set_function(bodies)
         self.ready.set_function(ready)
 
     def text(self) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
@@ -21,8 +23,9 @@ def serve(service: Service, limits: Limits, address: socket.socket, args: Any) -
         head_seconds = args.head_seconds
 
     config = uvicorn.Config(application(service, limits, args.topk), http=Timed, ws='none', lifespan='off',
-                            log_level='info' if args.access_log else 'error', access_log=args.access_log,
-                            server_header=False, timeout_graceful_shutdown=args.drain_seconds or None)
+                            proxy_headers=False, server_header=False, access_log=args.access_log,
+                            log_level='info' if args.access_log else 'error',
+                            timeout_graceful_shutdown=args.drain_seconds)
     server = Server(config)
     host, port = address.getsockname()[:2]
     shown = f'[{host}]' if ':' in host else host
@@ -36,20 +39,28 @@ def serve(service: Service, limits: Limits, address: socket.socket, args: Any) -
 
 
 async def _run(server: Server, service: Service, address: socket.socket) -> None:
-    loading = asyncio.get_running_loop().run_in_executor(None, _load, service)
+    loading: Future = Future()
+    # No thread of a pool: an end while the model is being loaded would wait for it.
+    threading.Thread(target=_load, args=(service, loading), daemon=True).start()
     serving = asyncio.ensure_future(server.serve(sockets=[address]))
-    await asyncio.wait([loading, serving], return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and loading.exception():
+    loaded = asyncio.wrap_future(loading)
+    await asyncio.wait([loaded, serving], return_when=asyncio.FIRST_COMPLETED)
+    if loaded.done() and loaded.exception():
         server.should_exit = True
         await serving
-        raise loading.exception()
+        raise loaded.exception()
     await serving
-    if loading.done():
+    if loaded.done():
         await asyncio.get_running_loop().run_in_executor(None, service.close)
 
 
-def _load(service: Service) -> None:
-    service.load()
+def _load(service: Service, loading: Future) -> None:
+    try:
+        service.load()
+    except BaseException as error:
+        loading.set_exception(error)
+        return
     facts = {**service.predictor.describe(), 'streams': service.predictor.options.streams,
              'batch': service.batcher.size}
     print('serve: ready: ' + ', '.join(f'{key}={value}' for key, value in facts.items()), flush=True)
+    loading.set_result(None)

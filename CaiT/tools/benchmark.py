@@ -50,9 +50,10 @@ def window(run: Callable[[], Any], images: int) -> Window:
     return measured
 
 
-def throughput(windows: Sequence[float]) -> Throughput:
-    """{median, best, worst, windows} of the images per second of a contender's windows."""
-    return {'median': statistics.median(windows), 'best': max(windows), 'worst': min(windows), 'windows': list(windows)}
+def throughput(windows: Sequence[Optional[float]]) -> Throughput:
+    """{median, best, worst, windows} of the images per second of a contender's windows; None: one that was dropped."""
+    good = [one for one in windows if one is not None]
+    return {'median': statistics.median(good), 'best': max(good), 'worst': min(good), 'windows': list(windows)}
 
 
 def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str, Throughput]:
@@ -73,8 +74,9 @@ def round_robin(contenders: Contenders, rounds: int, seconds: float) -> Dict[str
 
 
 def ratio(one: Throughput, other: Throughput) -> float:
-    """The median over the windows of the ratio of two contenders of one run."""
-    return statistics.median(a / b for a, b in zip(one['windows'], other['windows']))
+    """The median over the windows of the ratio of two contenders of one run; where they share no window, of medians."""
+    pairs = [(a, b) for a, b in zip(one['windows'], other['windows']) if a and b]
+    return statistics.median(a / b for a, b in pairs or [(one['median'], other['median'])])
 
 
 @contextlib.contextmanager
@@ -137,7 +139,7 @@ def own_engines(folder: str, batch: int, threads: int) -> Contenders:
         options = Options(precision, kind, threads, batch)
         predictor = Predictor(folder, backend, options)
         add(f'ours {backend} {"uint8 " if kind == "uint8" else ""}{precision}', predictor)
-        if backend == 'openvino' and precision != 'int8' and predictor.engine.streams > 1:
+        if backend == 'openvino' and predictor.engine.streams > 1:
             predictor = Predictor(folder, backend, options)
             predictor.engine.set_streams(1)
             add(f'ours {backend} 1 stream {precision}', predictor)
@@ -206,8 +208,9 @@ class Cells:
 
     def __init__(self, args: Any, results: Results) -> None:
         self.args, self.start, self.done = args, time.perf_counter(), 0.0
-        self.all = {name: [(threads, batch) for threads in args.threads for batch in args.batches
-                           if not results.has(name, threads, batch)] for name in args.models}
+        missing = {name: [(threads, batch) for threads in args.threads for batch in args.batches
+                          if not results.has(name, threads, batch)] for name in args.models}
+        self.all = {name: cells for name, cells in missing.items() if cells}
         self.costs = {(name, *cell): self._cost(name, *cell) for name, cells in self.all.items() for cell in cells}
         skipped = len(args.models) * len(args.threads) * len(args.batches) - len(self.costs)
         if skipped:
@@ -281,12 +284,9 @@ def main() -> int:
     print(machine())
     results = Results(args.json, header(args))
     cells = Cells(args, results)
-    for pair in OURS:
-        if unavailable(*pair):
-            print(f'absent: {" ".join(pair)}: {unavailable(*pair)}')
+    for pair in filter(lambda pair: unavailable(*pair), OURS):
+        print(f'absent: {" ".join(pair)}: {unavailable(*pair)}')
     for name, configurations in cells.all.items():
-        if not configurations:
-            continue
         with exported(name, targets()) as (_, folder):
             for threads, batch in configurations:
                 rates = round_robin(own_engines(folder, batch, threads), args.rounds, args.seconds)

@@ -15,6 +15,7 @@ from CaiT.tools import benchmark
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
+import against_peers  # noqa: E402
 import chart  # noqa: E402
 
 
@@ -104,10 +105,69 @@ def test_bad_flags_are_one_line(words, message, monkeypatch):
 
 def test_ratios_in_the_table():
     text = '\n'.join(chart.markdown(result()))
-    assert '| **ours openvino fp32** | 80.0 | 1.25 | 4.00 | 80 % |' in text
-    assert '| **ours paddle bf16** | 120.0 | 1.25 | 6.00 | 75 % |' in text
-    assert '| timm PyTorch eager | 20.0 | 0.31 | 1.00 | 20 % |' in text
+    assert '| **ours openvino fp32** | 80.0 | 1.25 | 1.25 | 4.00 | 80 % |' in text
+    assert '| **ours paddle bf16** | 120.0 | 1.25 | 1.25 | 6.00 | 75 % |' in text
+    assert '| timm PyTorch eager | 20.0 | 0.31 | 0.31 | 1.00 | 20 % |' in text
     assert 'Absent: timm PyTorch compile (no compiler).' in text
+
+
+@pytest.mark.parametrize('speeds, line, row', [
+    ({'ours openvino fp32': 120, 'ours openvino 1 stream fp32': 100, 'timm openvino fp32': 80,
+      'timm openvino 2 streams fp32': 96}, 'fp32: best against best 1.25, one stream against one 1.25.',
+     '| **ours openvino fp32** | 120.0 | 1.25 |  |'),
+    ({'ours openvino int8': 90, 'ours paddle fp32': 70, 'timm onnxruntime int8': 60,
+      'timm openvino 2 streams int8': 75}, 'int8: best against best 1.20, one stream against one 1.50.',
+     '| **ours openvino int8** | 90.0 | 1.20 | 1.50 |'),
+    ({'ours openvino fp32': 110, 'ours openvino 1 stream fp32': 50, 'ours paddle uint8 fp32': 500,
+      'ours paddle fp32': 60, 'timm PyTorch compile': 100},
+     'fp32: best against best 1.10, one stream against one 0.60.', '| **ours paddle fp32** | 60.0 | 0.60 | 0.60 |')],
+    ids=['both with several', 'the peer with several', 'other engine; raw images do not count'])
+def test_one_stream_is_compared_with_one_and_best_with_best(speeds, line, row):
+    rates = {name: benchmark.throughput([speed]) for name, speed in speeds.items()}
+    assert chart.best_against_best(rates) == [line]
+    table = chart.markdown({**result(), 'rows': [{**result()['rows'][0], 'rates': rates, 'limits': {}}]})
+    assert [one for one in table if one.startswith(row)]
+
+
+def test_dropped_windows_count_for_nothing(monkeypatch):
+    """The second window of a and the first of b: their ratio is that of the third."""
+    one, other = benchmark.throughput([10.0, None, 30.0]), benchmark.throughput([None, 4.0, 15.0])
+    assert one == {'median': 20.0, 'best': 30.0, 'worst': 10.0, 'windows': [10.0, None, 30.0]}
+    assert benchmark.ratio(one, other) == 2.0
+    assert benchmark.ratio(benchmark.throughput([8.0, None]), benchmark.throughput([None, 4.0])) == 2.0
+
+
+class Probes:
+    """In place of QuietWindows: runs the windows."""
+
+    def __init__(self):
+        self.probes = []
+
+    def run(self, window):
+        self.probes.append(len(self.probes))
+        return window()
+
+
+@pytest.mark.parametrize('slow, windows', [
+    (lambda number: False, {'a': [1, 1], 'b': [2, 2]}),
+    (lambda number: number == 1, {'a': [1, 1, 1], 'b': [None, 2, 2]}),  # again, at most twice as often
+    (lambda number: number % 2 == 0 and number < 6, {'a': [None, None, None, 1], 'b': [2, 2, 2, 2]})])
+def test_windows_of_a_slow_machine_are_dropped(monkeypatch, slow, windows):
+    monkeypatch.setattr(against_peers, 'QuietWindows', Probes)
+    monkeypatch.setattr(against_peers, 'slow_windows', lambda probes: [slow(one) for one in probes])
+    monkeypatch.setattr(benchmark, 'PAUSE', 0)
+    contenders = {'a': lambda seconds: (1, 1.0), 'b': lambda seconds: (2, 1.0)}
+    found = against_peers.quiet_round_robin(contenders, 2, 0.1)
+    assert {name: speed['windows'] for name, speed in found.items()} == windows
+    assert found['a']['median'] == 1 and found['b']['median'] == 2
+
+
+def test_a_machine_that_is_always_slow_is_an_error(monkeypatch):
+    monkeypatch.setattr(against_peers, 'QuietWindows', Probes)
+    monkeypatch.setattr(against_peers, 'slow_windows', lambda probes: [True for _ in probes])
+    monkeypatch.setattr(benchmark, 'PAUSE', 0)
+    with pytest.raises(InputError, match='a: the machine was slow in all 2 windows; measure on an idle machine'):
+        against_peers.quiet_round_robin({'a': lambda seconds: (1, 1.0)}, 1, 0.1)
 
 
 def test_bf16_is_named_absent_where_the_processor_has_none(monkeypatch):

@@ -111,9 +111,10 @@ def test_one_small_run(tmp_path):
     (tmp_path / 'images').mkdir()
     for index, pixels in enumerate(parity.synthetic(small_data(40), 70).pixels):
         Image.fromarray(pixels).save(tmp_path / 'images' / f'{index}.png')
-    done = subprocess.run([sys.executable, 'benchmarks/serve.py', f'--model-dir={tmp_path}', '--backend=onnxruntime',
-                           f'--images={tmp_path}/images', '--clients', '1', '4', '--rounds=1', '--seconds=0.3',
-                           '--check=50', f'--output={tmp_path}/r.json'], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'benchmarks/serve.py', f'--model-dir={tmp_path}',
+                           f'--images={tmp_path}/images', '--engines=onnxruntime/fp32', '--clients', '1', '4',
+                           '--rounds=1', '--seconds=0.3', '--check=50', f'--output={tmp_path}/r.json'],
+                          cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / 'r.json').read_text(encoding='utf-8'))['engines']['onnxruntime fp32']
+    found = json.loads((tmp_path / 'r.json').read_text(encoding='utf-8'))['engines']['onnxruntime/fp32']
     assert set(found['clients']) == {'1', '4'} and found['check']['different answers'] == 0

@@ -17,7 +17,7 @@ from CaiT.data.datasets import build_dataset
 from CaiT.data.decode import decode_fast, load_image
 from CaiT.data.loader import build_loader
 from CaiT.data.sampler import TrainSampler
-from CaiT.data.tar_shards import TarShards
+from CaiT.data.tar_shards import TarShards, _plain_file
 from CaiT.data.train_transforms import TrainOptions, train_transform
 from CaiT.data.transforms import DataConfig, eval_transform
 from CaiT.errors import InputError
@@ -134,6 +134,27 @@ def test_tars_of_other_writers(tmp_path, options):
     np.testing.assert_array_equal(decode_fast(data.image(0)), np.asarray(load_image(data.image(0))))
 
 
+@pytest.mark.parametrize('options', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_headers_read_without_tarfile_are_read_as_by_tarfile(options):
+    """Of plain files they are; a changed byte, another type or a long name is left to tarfile or read alike."""
+    rng, plain = np.random.default_rng(0), 0
+    for name, size, kind in [('a.jpg', 110_000, b'0'), ('é/b.cls', 1, b'0'), ('d', 0, b'5'), ('old/', 9, b'\0'),
+                             ('n' * 100, 8**11 - 1, b'0'), ('p' * 90 + '/' + 'q' * 50, 3, b'0')]:
+        info = tarfile.TarInfo(name)
+        info.size, info.type = size, kind
+        header = info.tobuf(options)[-512:]
+        for change in range(200):
+            block = bytearray(header)
+            if change:
+                block[rng.integers(512)] = rng.integers(256)
+            found = _plain_file(bytes(block))
+            if found:
+                known = tarfile.TarInfo.frombuf(bytes(block), 'utf-8', 'surrogateescape')
+                assert found == (known.name, known.size) and known.isreg()
+                plain += not change
+    assert plain == 3 + (options != tarfile.USTAR_FORMAT)  # GNU and pax shorten a long name behind a header of its own
+
+
 def test_samples_without_an_image_are_said(tmp_path):
     shard = tar(tmp_path / 'train.tar', ('a.png', encoded(1)), ('a.cls', b'0'), ('readme.txt', b'x'), ('b.json', b'{}'))
     assert dataset('tar', shard).notes[0] == 'left out: 2 samples without an image in the shards'
@@ -184,6 +205,23 @@ def test_damaged_parquet_files_are_named(lists, tmp_path, damage):
     shard.write_bytes(damage(shard.read_bytes()))
     with pytest.raises(InputError, match='train-000002.parquet: cannot be read as parquet, damaged or truncated'):
         dataset('parquet', tmp_path)
+
+
+@pytest.mark.needs_pyarrow
+def test_row_groups_of_many_parquet_files_do_not_stay_in_memory(tmp_path, monkeypatch):
+    """Thirty files of one group of 4 MB each: Arrow holds the groups that are kept, not one for each file."""
+    import pyarrow
+    from pyarrow import parquet
+    table = pyarrow.table({'image': [{'bytes': bytes(4 << 20), 'path': 'a.png'}], 'label': [0]})
+    parquet.write_table(table, tmp_path / '0.parquet', compression='none', use_dictionary=False)
+    for number in range(1, 30):
+        os.link(tmp_path / '0.parquet', tmp_path / f'{number}.parquet')
+    del table
+    monkeypatch.setattr(parquet_shards, 'KEPT_BYTES', 10 << 20)
+    reader, before = parquet_shards.ParquetShards(), pyarrow.total_allocated_bytes()
+    for number in range(30):
+        assert len(reader.read(str(tmp_path / f'{number}.parquet'), 0, 0).content) == 4 << 20
+    assert pyarrow.total_allocated_bytes() - before < 20 << 20
 
 
 @pytest.mark.needs_pyarrow

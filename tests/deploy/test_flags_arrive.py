@@ -232,3 +232,13 @@ def test_smoothing_by_value(alpha):
     np.testing.assert_allclose(found['blocks.0.norm1.weight'], 1 / scale, rtol=1e-12)
     np.testing.assert_allclose(found['blocks.0.attn.qkv.weight'], weight * scale[:, None], rtol=1e-12)
     assert quantize.ALPHA == 0.8
+
+
+@pytest.mark.parametrize('words, model', [(['-cfg=deit_tiny_patch16_224'], 'deit_tiny_patch16_224'),
+                                          (['-opts', 'MODEL.NAME', 'cait_s24_384'], 'cait_s24_384')])
+def test_published_weights_by_name(monkeypatch, words, model):
+    """-pretrained=zoo is the published file of the model that is exported, as for -eval and -pred."""
+    asked = []
+    monkeypatch.setattr('CaiT.weights.cache.fetch', lambda entry: asked.append(entry.model) or 'cache/w.pth')
+    args = export_model.parser().parse_args(['-pretrained=zoo', *words])
+    assert export_model.resolve_weights(args) == 'cache/w.pth' and asked == [model]

@@ -138,6 +138,23 @@ def test_the_automatic_window_waits_for_decoding_only():
     batcher.close()
 
 
+def test_idle_threads_divide_what_waits():
+    """Four images come at a time: two runs of two rather than one of four beside an idle thread."""
+    engine = Engine()
+    batcher = started(engine, threads=2)
+    batcher.run_seconds = 5.0
+    while batcher._idle < 2:
+        time.sleep(0.001)
+    engine.go.clear()
+    with batcher._changed:  # all at once
+        found = [put(batcher, float(value)) for value in range(4)]
+    while not all(one.running() for one in found):
+        time.sleep(0.001)
+    engine.go.set()
+    assert [one.result(10)[0, 0] for one in found] == [0, 2, 4, 6] and engine.sizes == [2, 2]
+    batcher.close()
+
+
 def test_closing_computes_what_waits_and_a_failing_warm_up_is_raised():
     engine = Engine()
     batcher = started(engine, window=60.0)

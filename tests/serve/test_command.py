@@ -79,6 +79,12 @@ def test_a_port_in_use_and_an_address_of_another_machine(exported):
             command.listening(host, 0)
 
 
+def test_small_packets_do_not_wait_for_each_other():
+    """asyncio sets TCP_NODELAY on connections only where the socket names its protocol."""
+    with command.listening('127.0.0.1', 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_model_that_cannot_be_loaded(tmp_path):
     done = run(f'--model-dir={tmp_path}', '--port=0')
     assert done.returncode == 2 and done.stderr.count('\n') == 1
@@ -105,13 +111,44 @@ def test_the_last_answers_come_before_the_end(exported, images, number):
         server.connect()
 
 
-def test_not_ready_before_the_warm_up(exported, images, monkeypatch):
-    """Health and readiness while the model is loaded, which an import that takes its time makes long."""
+def slowly(exported, seconds: float) -> tuple:
+    """(a server that takes so long to load its model, its address)."""
     slow = ROOT / 'tests' / 'serve' / 'slow_start'
-    server = Served(exported, '--backend=onnxruntime', PYTHONPATH=f'{slow}{os.pathsep}{ROOT}')
+    server = Served(exported, '--backend=onnxruntime', PYTHONPATH=f'{slow}{os.pathsep}{ROOT}', SLOW_START=str(seconds))
     while not server.lines:
         time.sleep(0.01)
-    url = server.lines[0].split()[1].rstrip(',')
+    return server, server.lines[0].split()[1].rstrip(',')
+
+
+def test_an_end_before_the_model_is_loaded(exported):
+    server, url = slowly(exported, 60)
+    while not [line for line in server.lines if line.startswith('serve: http')]:
+        time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert httpx.get(f'{url}/v2/health/live').status_code == 200
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+    start = time.monotonic()
+    assert server.end() == 0 and time.monotonic() - start < 20
+
+
+def test_what_outlasts_the_drain_is_said(exported, images):
+    server = Served(exported, '--backend=onnxruntime', '--drain-seconds=0.3').ready()
+    with ThreadPoolExecutor(1) as threads:
+        connection = server.connect()
+        half = threads.submit(sent, connection, post(images[0].read_bytes())[:-9])
+        while counters(httpx.get(f'{server.url}/metrics').text).get('cait_bodies_bytes', 0) < 100:
+            time.sleep(0.02)
+        assert server.end() == 0
+        assert half.result().endswith(b'{"error": "the server ends"}')
+    assert not [line for line in server.lines if 'Traceback' in line], server.lines
+
+
+def test_not_ready_before_the_warm_up(exported, images):
+    server, url = slowly(exported, 1)
     assert not server._ready.is_set()
     with httpx.Client(base_url=url) as client:
         deadline = time.monotonic() + 5

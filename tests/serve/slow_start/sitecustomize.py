@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the load of a model take a second: loaded by Python itself in a process whose PYTHONPATH has this folder."""
+"""Makes the load of a model take $SLOW_START seconds: Python imports this where the folder is in PYTHONPATH."""
 from __future__ import annotations
 
+import os
 import time
 
 from CaiT.deploy import metadata
@@ -10,7 +11,7 @@ read = metadata.read
 
 
 def slowly(folder: str) -> metadata.Metadata:
-    time.sleep(1)
+    time.sleep(float(os.environ['SLOW_START']))
     return read(folder)
 
 

@@ -37,8 +37,10 @@ async function start() {
   if (bytes.length !== model.bytes) {
     throw new Error(`model.onnx: found ${bytes.length} bytes, expected ${model.bytes}: not of one export`);
   }
-  // Threads share memory, which browsers give to isolated pages alone: see _headers.
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
+  // ?threads=2: not by default, because on a busy machine a page that waits for its threads can hang. Threads share
+  // memory, which browsers give to isolated pages alone: see _headers.
+  const wanted = Number(new URLSearchParams(location.search).get('threads')) || 1;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, wanted)) : 1;
   ort.env.wasm.wasmPaths = { wasm: new URL('./ort-wasm-simd-threaded.wasm', import.meta.url).href };
   session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] });
   const size = model.data.image_size; // the first run is slower than all others
