@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import shlex
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from typing import Iterator, List
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from CaiT.tools import run_notebook
 from tests.commands import ROOT, Fault, check
@@ -81,6 +84,15 @@ def test_outputs_become_markdown():
     assert text == run_notebook.HEAD + ('\nsee [data](data.md)\n\n```python\nx\n```\n\n```\n one \ntwo\n```\n\n'
                                         '![quickstart-1](images/quickstart-1.png)\n')
     assert images == {'quickstart-1.png': b'\x89PNG\r\n\x1a\n'}
+
+
+def test_images_of_the_page_have_256_colors_at_most():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    small = run_notebook.compact(file.getvalue())
+    image = Image.open(io.BytesIO(small))
+    assert (image.format, image.mode, image.size) == ('PNG', 'P', (64, 64)) and len(small) < len(file.getvalue()) / 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ The notebook itself is not changed, so that its outputs stay out of the reposito
 from __future__ import annotations
 
 import base64
+import io
 import re
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from PIL import Image
 
 from CaiT.cli import Parser
 from CaiT.errors import InputError, run
@@ -70,6 +73,14 @@ def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
     return '\n'.join(parts), images
 
 
+def compact(png: bytes) -> bytes:
+    """The image with at most 256 colors: half the size or less, for a repository."""
+    image = Image.open(io.BytesIO(png)).convert('RGB').quantize(256, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    image.save(file, 'PNG', optimize=True)
+    return file.getvalue()
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.switch('write', help=f'write {PAGE.relative_to(ROOT)} and its images')
@@ -82,7 +93,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         text, images = render(notebook['cells'])
         for name, content in images.items():
             with atomic_write(PAGE.parent / 'images' / name, 'wb') as file:
-                file.write(content)
+                file.write(compact(content))
         with atomic_write(PAGE) as file:
             file.write(text)
         print(f'{PAGE.relative_to(ROOT)}: written, with {len(images)} images')
