@@ -75,7 +75,8 @@ def render(cells: List[Dict[str, Any]]) -> Tuple[str, Dict[str, bytes]]:
 
 def compact(png: bytes) -> bytes:
     """The image with at most 256 colors: half the size or less, for a repository."""
-    image = Image.open(io.BytesIO(png)).convert('RGB').quantize(256, dither=Image.Dither.NONE)
+    image = Image.open(io.BytesIO(png)).convert('RGB')
+    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     file = io.BytesIO()
     image.save(file, 'PNG', optimize=True)
     return file.getvalue()
