@@ -17,6 +17,7 @@ from typing import Any, Dict, List
 if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.process_memory import status
 from CaiT import errors
 from CaiT.files import write_json
 from CaiT.tools import benchmark
@@ -45,12 +46,6 @@ def contenders(folder: str, precision: str, threads: int, images: int) -> benchm
     return found
 
 
-def resident() -> float:
-    """MB of this process in memory."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith('VmRSS:')) / 1024
-
-
 def compiling(folder: str) -> Dict[str, float]:
     """Seconds of a first answer at one more batch size, and the memory that its model takes."""
     import numpy as np
@@ -62,9 +57,9 @@ def compiling(folder: str) -> Dict[str, float]:
         predictor = Predictor(folder, 'openvino', Options('fp32', 'float', 2))
         for images in (8, 5):
             batch = np.zeros((images, *predictor.input_shape), np.float32)
-            before, start = resident(), time.perf_counter()
+            before, start = status('VmRSS'), time.perf_counter()
             predictor.engine.run(batch)
-            costs.update({name: time.perf_counter() - start, 'MB': resident() - before})
+            costs.update({name: time.perf_counter() - start, 'MB': status('VmRSS') - before})
     return costs
 
 

@@ -19,6 +19,8 @@ from typing import Any, Callable, Dict, List, Tuple
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.process_memory import status  # noqa: E402
+
 MB = 1 << 20
 SAMPLES = 10  # times that the memory of the workers is looked at in an epoch
 CLASSES = 1000
@@ -93,12 +95,6 @@ def paddleclas(job: Dict[str, Any]) -> Tuple[Callable, Callable]:
     return lambda: found(job['data'], lines, [{'Read': None}]), loader
 
 
-def status(pid: Any, key: str) -> float:
-    """A field of /proc/<pid>/status, MB."""
-    lines = Path(f'/proc/{pid}/status').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ':')) * 1024 / MB
-
-
 def private(pid: int) -> float:
     """Memory that a process shares with no other, MB."""
     fields = (line.split() for line in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines())
@@ -121,10 +117,10 @@ def measure(job: Dict[str, Any]) -> Dict[str, Any]:
     open_dataset, make_loader = {'ours': ours, 'timm': timm, 'paddleclas': paddleclas}[job['reader']](job)
     make_loader([0] * job['batch'])  # imports what a loader needs
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts here
-    before = status('self', 'VmRSS')
+    before = status('VmRSS')
     dataset, row = timed(open_dataset)
-    row.update({'images': len(dataset), 'peak of opening MB': status('self', 'VmHWM') - before,
-                'kept MB': status('self', 'VmRSS') - before})
+    row.update({'images': len(dataset), 'peak of opening MB': status('VmHWM') - before,
+                'kept MB': status('VmRSS') - before})
     if job['open only']:
         return row
     loader = make_loader(dataset)
@@ -141,7 +137,7 @@ def measure(job: Dict[str, Any]) -> Dict[str, Any]:
             break
     row.update({'steps': steps, 'epoch steps': len(loader),
                 'images/s': (steps - 1) * job['batch'] / max(time.perf_counter() - first, 1e-9),
-                'peak of parent MB': status('self', 'VmHWM') - before,
+                'peak of parent MB': status('VmHWM') - before,
                 'worker at first batch MB': private_mb[0], 'peak of a worker MB': max(private_mb)})
     return row
 

@@ -33,6 +33,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
+from benchmarks.process_memory import status  # noqa: E402
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
 from CaiT.data.lists import list_images  # noqa: E402
@@ -183,12 +184,6 @@ def table(folder: List[float], found: Dict[str, Dict[str, List[Dict[str, float]]
     return {'folder images/s': statistics.median(folder), 'clients': clients}
 
 
-def resident(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    text = Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
-    return round(int(re.search(r'VmRSS:\s+(\d+)', text).group(1)) / 1024, 1)
-
-
 def check(words: List[str], precision: str, paths: List[str], count: int) -> Dict[str, Any]:
     """``count`` requests compared with infer.py's answers; InputError when one differs."""
     images, (_, expected) = [Path(path).read_bytes() for path in paths], folder_run(words, paths)
@@ -200,10 +195,10 @@ def check(words: List[str], precision: str, paths: List[str], count: int) -> Dic
         if answer[0] != expected[number][0] or difference > TOLERANCE[precision]:
             wrong.append((paths[number], expected[number], answer))
     with server(words) as (port, pid):
-        memory = [resident(pid)]
+        memory = [round(status('VmRSS', pid), 1)]
         for part in (count // 10, count - count // 10):  # the first tenth fills buffers
             closed_loop(port, images, CHECK_CLIENTS, float('inf'), part, compare)
-            memory.append(resident(pid))
+            memory.append(round(status('VmRSS', pid), 1))
     if wrong:
         raise InputError('{}: infer.py says {}, the server {}; {} of {} differ'.format(*wrong[0], len(wrong), count))
     return {'requests': count, 'different answers': 0, 'largest difference of a probability': largest[0],

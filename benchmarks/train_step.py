@@ -35,6 +35,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+from benchmarks.process_memory import status  # noqa: E402
 from benchmarks.quiet_windows import QuietWindows, slow_windows  # noqa: E402
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -120,13 +121,7 @@ def serve(side: str, model: str, batch: int) -> None:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-        print(json.dumps({'seconds': seconds, 'peak': peak_memory()}), file=responses, flush=True)
-
-
-def peak_memory() -> float:
-    """Of this program in MB. Not getrusage's, which begins with the memory of the process that started it."""
-    status = Path('/proc/self/status').read_text(encoding='utf-8')
-    return int(status.split('VmHWM:')[1].split()[0]) / 1024
+        print(json.dumps({'seconds': seconds, 'peak': status('VmHWM')}), file=responses, flush=True)
 
 
 class Side:
