@@ -22,7 +22,6 @@ if __package__ in (None, ''):  # run by path: the package's parent, not this fol
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
-from CaiT.files import atomic_write
 from CaiT.tools import model_table
 
 PAGE = model_table.ROOT / 'docs/models.md'
@@ -76,15 +75,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if not (options.write or options.check):
         print('\n'.join(table()))
         return 0
-    text = PAGE.read_text(encoding='utf-8')
-    new = model_table.embed(text, table(), PAGE, START, END)
-    if new != text and options.write:
-        with atomic_write(PAGE) as file:
-            file.write(new)
-    elif new != text:
-        print(f'{PAGE}: holds another table; python -m CaiT.tools.cost_table --write')
-        return 1
-    return 0
+    new = model_table.embed(PAGE.read_text(encoding='utf-8'), table(), PAGE, START, END)
+    return model_table.update({PAGE: new}, options.write, 'cost_table')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -93,6 +93,18 @@ def embed(text: str, lines: List[str], path: Path, start: str = START, end: str 
     return '\n'.join([head + start, *lines, end + rest.split(end)[1]])
 
 
+def update(pages: Mapping[Path, str], write: bool, program: str, found: str = 'another table') -> int:
+    """Write {path: new text} where it differs, or only say which pages differ; the exit status."""
+    stale = [path for path, new in pages.items() if path.read_text(encoding='utf-8') != new]
+    for path in stale:
+        if write:
+            with atomic_write(path) as file:
+                file.write(pages[path])
+        else:
+            print(f'{path}: holds {found}; python -m CaiT.tools.{program} --write')
+    return 1 if stale and not write else 0
+
+
 def documents() -> Dict[Path, Sequence[str]]:
     """{path: its models} of those of DOCUMENTS that contain the markers."""
     found = {ROOT / name: models for name, models in DOCUMENTS.items()}
@@ -111,18 +123,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if not (options.write or options.check):
         print('\n'.join(table()))
         return 0
-    stale = []
-    for path, models in documents().items():
-        text = path.read_text(encoding='utf-8')
-        new = embed(text, table(models), path)
-        if new != text and options.write:
-            with atomic_write(path) as file:
-                file.write(new)
-        elif new != text:
-            stale.append(path)
-    for path in stale:
-        print(f'{path}: holds another table; python -m CaiT.tools.model_table --write')
-    return 1 if stale else 0
+    pages = {path: embed(path.read_text(encoding='utf-8'), table(models), path)
+             for path, models in documents().items()}
+    return update(pages, options.write, 'model_table')
 
 
 if __name__ == '__main__':

@@ -21,10 +21,9 @@ if __package__ in (None, ''):  # run by path: the package's parent, not this fol
 from CaiT import checks, config, errors
 from CaiT.cli import Parser
 from CaiT.errors import InputError
-from CaiT.files import atomic_write
 from CaiT.models.cait import CaiT
 from CaiT.models.registry import get_variant
-from CaiT.tools.model_table import ROOT, embed
+from CaiT.tools.model_table import ROOT, embed, update
 
 PAGE = ROOT / 'docs/configuration.md'
 START, END = '<!-- settings:start -->', '<!-- settings:end -->'
@@ -137,16 +136,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if not (options.write or options.check):
         print('\n'.join(tables()))
         return 0
-    text = PAGE.read_text(encoding='utf-8')
-    new = embed(text, tables(), PAGE, START, END)
-    if new == text:
-        return 0
-    if options.write:
-        with atomic_write(PAGE) as file:
-            file.write(new)
-        return 0
-    print(f'{PAGE}: holds other tables; python -m CaiT.tools.settings_page --write')
-    return 1
+    new = embed(PAGE.read_text(encoding='utf-8'), tables(), PAGE, START, END)
+    return update({PAGE: new}, options.write, 'settings_page', 'other tables')
 
 
 if __name__ == '__main__':
