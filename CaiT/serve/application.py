@@ -17,7 +17,7 @@ import CaiT
 from CaiT.errors import InputError, shown
 from CaiT.serve import metrics, open_inference, uploads
 from CaiT.serve.guard import Guard, Limits, Refused, error_body
-from CaiT.serve.service import Service
+from CaiT.serve.service import EngineError, Service
 
 PAGES = Path(__file__).resolve().parent / 'pages'
 PAGE_HEADERS = {'content-security-policy': "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
@@ -61,13 +61,13 @@ def _add_pages(app: FastAPI) -> None:
         app.add_api_route(path, lambda page=page: page, include_in_schema=False, response_class=HTMLResponse)
 
 
-async def _computed(service: Service, waiting: Any) -> Any:
+async def _computed(waiting: Any) -> Any:
     """What ``waiting`` gives; a fault of the engine, which is not the client's, is printed and answered with 500."""
     try:
         return await waiting
-    except InputError as error:
-        if not str(error).startswith(str(service.predictor.engine.graph)):
-            raise
+    except InputError:
+        raise
+    except EngineError as error:
         print(f'serve: {error}', file=sys.stderr)
         raise Refused(500, 'the engine failed; the log of the server says why') from None
     except Exception:
@@ -88,7 +88,7 @@ def _add_routes(app: FastAPI, service: Service, default: int) -> None:
                 raise InputError(f'topk: found {shown(topk, 20)!r}, expected 1 to {classes}')
             count = int(topk)
         kind, body = request.headers.get('content-type', ''), await request.body()
-        best = await _computed(service, service.best(lambda: uploads.image_bytes(kind, body), count))
+        best = await _computed(service.best(lambda: uploads.image_bytes(kind, body), count))
         return JSONResponse({'model': service.name, 'predictions': [
             {'class_id': k, 'class_name': service.predictor.class_name(k), 'prob': p} for k, p in best]})
 
@@ -143,7 +143,7 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
         def images() -> Any:
             parsed.append(open_inference.parse(body, request.headers.get(open_inference.HEADER), *described()))
             return parsed[0].images
-        logits = await _computed(service, service.logits(images))
+        logits = await _computed(service.logits(images))
         meta = service.predictor.meta
         content, length = await asyncio.get_running_loop().run_in_executor(  # many numbers take their time
             service.decoders, open_inference.response, parsed[0], logits, service.name, meta.class_names,

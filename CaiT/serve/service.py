@@ -13,11 +13,16 @@ from CaiT import runtime
 from CaiT.data.decode import ImageBytes
 from CaiT.deploy.engines import BATCH, Options
 from CaiT.deploy.predictor import Predictor, top_classes
+from CaiT.errors import InputError
 from CaiT.serve.batching import Batcher
 from CaiT.serve.metrics import Metrics
 
 GPU_BATCH = 32
 ONE_THREAD_BATCH = 4  # more exceed the cache of a core: measured on OpenVINO and ONNX Runtime
+
+
+class EngineError(RuntimeError):
+    """The engine failed on images that it accepts: no fault of the client."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Service:
         self.predictor = self.make()
         self.name = self.name or self.predictor.meta.model
         size = self.batching.size if self.predictor.engine.rows_are_independent else 1
-        self.batcher = Batcher(self.predictor.logits, size, self.batching.window,
+        self.batcher = Batcher(self._run, size, self.batching.window,
                                self.predictor.options.streams, self.metrics.observe_run)
         self.batcher.start(self._warm_up)
         self.ready = True
@@ -72,6 +77,12 @@ class Service:
         kind = np.uint8 if self.predictor.options.input == 'uint8' else np.float32
         for count in [*range(1, min(size, BATCH) + 1), size]:
             self.predictor.logits(np.zeros((count, *self.predictor.input_shape), kind))
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        try:
+            return self.predictor.logits(images)
+        except InputError as error:
+            raise EngineError(str(error)) from None
 
     def close(self) -> None:
         """Compute what waits and end the threads."""

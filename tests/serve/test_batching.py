@@ -2,10 +2,12 @@
 """Dynamic batching: what is computed together, and that nobody notices."""
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -18,9 +20,11 @@ from CaiT.errors import InputError
 
 pytest.importorskip('fastapi')
 
+from CaiT.serve.application import _computed
 from CaiT.serve.batching import Batcher
+from CaiT.serve.guard import Refused
 from CaiT.serve.metrics import Metrics
-from CaiT.serve.service import Batching, Service, automatic
+from CaiT.serve.service import Batching, EngineError, Service, automatic
 
 
 def test_requests_that_wait_are_one_run(strict, strict_client, images):
@@ -198,3 +202,19 @@ def test_automatic_streams_threads_and_batches(monkeypatch, threads, streams, ba
     assert (found.threads, found.streams, found.batch) == expected
     gpu = automatic(Options(threads=0, use_gpu=True), 0, 0)
     assert (gpu.streams, gpu.batch) == (1, 32)
+
+
+def test_a_fault_of_the_engine_is_not_the_clients(capsys):
+    """What the engine raises is answered with 500 and printed; what is wrong with an image stays the client's."""
+    service = Service.__new__(Service)
+    service.predictor = Mock(**{'logits.side_effect': InputError('m.onnx: out of memory')})
+
+    async def waiting(raised):
+        raise raised
+    with pytest.raises(EngineError) as caught:
+        service._run(np.zeros(1))
+    with pytest.raises(Refused, match='the engine failed') as refused:
+        asyncio.run(_computed(waiting(caught.value)))
+    assert refused.value.status == 500 and capsys.readouterr().err == 'serve: m.onnx: out of memory\n'
+    with pytest.raises(InputError, match='^no image$'):
+        asyncio.run(_computed(waiting(InputError('no image'))))
