@@ -147,7 +147,7 @@ def color_bar(canvas: Image.Image, place: Tuple[int, int], width: int, top: floa
     pen = ImageDraw.Draw(canvas)
     bar = colored(top * np.linspace(0, 1, width)[None].repeat(14, 0) ** 2, top)
     canvas.paste(Image.fromarray(bar), (x, y))
-    marks = [0, *(mark for mark in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if 0.01 * top < mark < 0.85 * top), top]
+    marks = [0, *(mark for mark in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if 0.01 * top < mark < 0.75 * top), top]
     for mark in marks:
         at = x + round(math.sqrt(mark / top) * (width - 1))
         pen.line((at, y + 14, at, y + 18), '#1c2128')

@@ -75,7 +75,8 @@ def parse(arguments: Optional[List[str]]) -> Any:
     options = parser.parse_args(arguments)
     if options.model_dir:
         for name in ('pretrained', 'cfg', 'opts', 'class_id', 'faithfulness'):
-            if getattr(options, name) not in (None, False, []):
+            value = getattr(options, name)
+            if value is not None and value is not False and value != []:
                 raise InputError(f'-{name}: belongs to a checkpoint, found it beside -model_dir={options.model_dir}, '
                                  'expected one of them')
     elif not options.pretrained:
@@ -96,6 +97,7 @@ class Checkpoint:
     """Explanations by a model with weights: all blocks' matrices and their gradients are in memory."""
 
     def __init__(self, options: Any) -> None:
+        runtime.prepare()
         from CaiT.report.names import class_names
         from CaiT.run_config import config_for
         self.options = options
@@ -172,7 +174,6 @@ def _is_checkpoint(path: str) -> bool:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     options = parse(arguments)
-    runtime.prepare()
     from CaiT.data.lists import list_images
     from CaiT.report import attention_sheet
     source = Exported(options) if options.model_dir else Checkpoint(options)

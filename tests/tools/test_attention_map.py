@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -17,6 +18,7 @@ from CaiT.report import attention
 from CaiT.tools import attention_map
 from tests.models.small import small_model
 
+ROOT = Path(__file__).resolve().parents[2]
 OPTS = ['MODEL.NAME', 'cait', 'DATA.IMAGE_SIZE', '32', 'MODEL.PATCH_SIZE', '8', 'MODEL.EMBED_DIM', '24',
         'MODEL.DEPTH', '3', 'MODEL.NUM_HEADS', '3', 'MODEL.NUM_CLASSES', '5']
 
@@ -100,7 +102,7 @@ def test_an_exported_model_needs_no_paddle(tmp_path, words):
     code = ('import sys; from CaiT.tools import attention_map; attention_map.main(sys.argv[1:]); '
             'assert "paddle" not in sys.modules')
     subprocess.run([sys.executable, '-c', code, '-model_dir', str(tmp_path / 'infer'), *words[2:6]], check=True,
-                   timeout=60, capture_output=True)
+                   timeout=60, capture_output=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize('extra, match', [
