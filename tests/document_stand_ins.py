@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Callable, List, Tuple
 
@@ -109,9 +108,14 @@ def needed(lines: List[str]) -> List[str]:
     return found
 
 
-def make(folder: Path, paths: List[str]) -> None:
-    sys.path.insert(0, str(folder))
+def make(folder: Path, lines: List[str]) -> List[str]:
+    """Make what ``lines`` need; the paths."""
+    paths = needed(lines)
     for path, maker in STAND_INS:
         if path in paths and not (folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             maker(folder / path)
+            if any(f'make_lists {path}' in line for line in lines):  # the page writes them
+                for file in (folder / path).glob('*_list.txt'):
+                    file.unlink()
+    return paths

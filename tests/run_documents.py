@@ -98,10 +98,11 @@ class Server:
     """A program of a page that runs until it is stopped."""
 
     def __init__(self, line: str, folder: Path) -> None:
+        variables = environment(folder)
         self.log = folder / '.tools/server.log'
         with open(self.log, 'w', encoding='utf-8') as log:
             self.process = subprocess.Popen(['bash', '-c', f'exec {line}'], cwd=folder, stdout=log, stderr=log,
-                                            env=environment(folder), start_new_session=True)
+                                            env=variables, start_new_session=True)
 
     def wait(self) -> Tuple[int, str]:
         """(0 when it is ready, output so far)"""
@@ -169,8 +170,7 @@ def run_page(page: str, epochs: int, report: Callable[[str], None] = print) -> L
         runnable = [line for _, line, why in found if not why]
         if page not in ('README.md', 'README_cn.md') and runnable:
             prepare(folder, runnable, epochs)
-        stand_ins = document_stand_ins.needed(runnable)
-        document_stand_ins.make(folder, stand_ins)
+        stand_ins = document_stand_ins.make(folder, runnable)
         for number, line, why in found:
             if why:
                 report(f'{page}:{number}: not run, {why}: {line}')

@@ -67,9 +67,9 @@ def test_one_image(tmp_path, words):
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['one.png']
 
 
-@pytest.mark.parametrize('kind, kept', [('cait_xxs24_224', {'attention'}),
+@pytest.mark.parametrize('kind, maps', [('cait_xxs24_224', {'attention'}),
                                         ('deit_tiny_distilled_patch16_224', {'attention', 'rollout'})])
-def test_an_exported_model(tmp_path, words, capsys, kind, kept):
+def test_an_exported_model(tmp_path, words, capsys, kind, maps):
     """The values of the checkpoint but for what needs gradients, without Paddle's model."""
     pytest.importorskip('onnxruntime')
     from CaiT.deploy import parity
@@ -84,9 +84,9 @@ def test_an_exported_model(tmp_path, words, capsys, kind, kept):
     for name in ('a/one', 'b/one'):
         said = attention.explain(model, eval_transform(data)(str(tmp_path / f'images/{name}.png'))[None])
         with np.load(tmp_path / 'out' / ('one.npz' if name[0] == 'a' else 'one-2.npz')) as saved:
-            assert set(saved) == {'path', 'probs', 'class_id', 'prefix', *kept}
+            assert set(saved) == {'path', 'probs', 'class_id', 'prefix', *maps}
             assert saved['prefix'] == said.prefix and saved['class_id'] == said.class_ids[0]
-            for key in ('probs', *kept):
+            for key in ('probs', *maps):
                 np.testing.assert_allclose(saved[key], getattr(said, key)[0], atol=1e-5)
     assert (tmp_path / 'out/contact.png').is_file()
 
