@@ -11,7 +11,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from CaiT.deploy.graph import EPS, Array, Network, compute, compute_with_attention
+from CaiT.deploy.graph import compute, compute_with_attention
+from CaiT.deploy.network import EPS, Array, Network
 
 OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.17 writes
 
