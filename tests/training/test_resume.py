@@ -250,3 +250,9 @@ def test_weights_without_a_training_state_are_not_compared(trained, capsys):
         path.unlink()
     exported(trained)
     assert 'settings' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['', 'last', 'last.pdstate', 'last.pdparams'])
+def test_names_of_a_checkpoint(trained, name):
+    """A run's folder, a path without extension, the file, the weights beside it."""
+    assert checkpoint.find(str(trained / name), 'elsewhere') == trained / 'last.pdstate'
