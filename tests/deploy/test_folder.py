@@ -194,3 +194,15 @@ def test_other_names_of_the_classes_are_another_run(exported):
     found = predictor.identity()
     assert found['class_names'] == [f'name, {index}' for index in range(10)]
     assert set(found) == {'model', 'weights', 'data', 'files', 'class_names', 'backend', 'precision', 'input'}
+
+
+def test_a_file_of_an_earlier_version_keeps_its_columns(tmp_path):
+    """It had no columns of the five best classes."""
+    path = tmp_path / 'r.csv'
+    path.write_text('path,class_id,class_name,prob\na,3,three,0.5\n')
+    results = ResultFile(str(path), 1, True)
+    assert results.done == {'a'}
+    results.write(Prediction('b', [(2, 0.75), (1, 0.2)]), str)
+    results.close()
+    assert list(csv.DictReader(path.open(newline='')))[1] == {
+        'path': 'b', 'class_id': '2', 'class_name': '2', 'prob': '0.75'}

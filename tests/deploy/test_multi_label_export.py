@@ -97,3 +97,12 @@ def test_the_program(exported, images, tmp_path, monkeypatch, capsys):
     (other / 'metadata.json').write_text(json.dumps(changed))
     with pytest.raises(InputError, match='was written with thresholds'):
         program(other, f'--output={table}', '--resume')
+
+
+def test_other_thresholds_are_another_export(cait, checks, tmp_path):
+    for kind, thresholds in (('float', np.full(10, 0.5)), ('uint8', np.full(10, 0.25))):
+        export(cait, tmp_path, 'x', small_data(), checks, {'file': 'w', 'sha256': ''}, [('paddle', 'fp32', kind)],
+               thresholds=thresholds)
+    found = metadata.read(tmp_path)
+    assert [artifact.key for artifact in found.artifacts] == [('paddle', 'fp32', 'uint8')]
+    assert found.thresholds == [0.25] * 10
