@@ -6,7 +6,8 @@ from typing import List, Sequence
 
 import numpy as np
 
-from CaiT.deploy.graph import Graph, Network, Ops, Tensor
+from CaiT.deploy.graph import Graph, Ops, Tensor
+from CaiT.deploy.network import Network
 
 
 def compute_outputs(net: Network, ops: Ops, x: Tensor, names: Sequence[str]) -> List[Tensor]:

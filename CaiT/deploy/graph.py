@@ -1,61 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inference graph of CaiT, ViT and DeiT, defined once for all engines.
 
-A ``Network`` is a trained model as named arrays plus options for its graph; ``compute`` builds the graph from the
-operations of ``Ops``, which are implemented for Paddle and for ONNX (engines/paddle_ops.py, onnx_ops.py). A term whose
-arrays are absent is omitted from the graph: a rewrite in simplify.py folds an array into its neighbors and removes it.
+``compute`` builds the graph of a ``Network`` from the operations of ``Ops``, which are implemented for Paddle and for
+ONNX (engines/paddle_ops.py, onnx_ops.py). A term whose arrays are absent is omitted from the graph: a rewrite in
+simplify.py folds an array into its neighbors and removes it.
 
 Shapes: B images, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
 """
 from __future__ import annotations
 
-import dataclasses
-import re
 from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-EPS = 1e-6  # of every LayerNorm, as CaiT.models.layers.LayerNorm sets it
-Array = np.ndarray
+from CaiT.deploy.network import Array, Network
+
 Tensor = Any  # of the engine
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A model's weights and graph options. ``arrays`` are float64 under public names, Linear weights [in, out].
-
-    ``attention`` selects the formulation: 'linear' as in the papers (heads moved to the last axis for the talking
-    heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]), 'folded' (the same, each reshape
-    next to a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
-    is 'float' (normalized NCHW) or 'uint8' (raw NHWC). With ``last_on_prefix`` the last block computes only the prefix
-    tokens, which are the head's input.
-    """
-    family: str
-    image_size: int
-    patch_size: int
-    num_heads: int
-    prefix: Tuple[str, ...]
-    arrays: Dict[str, Array]
-    attention: str = 'linear'
-    input: str = 'float'
-    last_on_prefix: bool = False
-
-    @property
-    def dim(self) -> int:
-        return self.arrays['patch_embed.proj.weight'].shape[0]
-
-    @property
-    def patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    def depth(self, stack: str) -> int:
-        """Number of blocks in 'blocks' or 'blocks_token_only'."""
-        found = {int(m.group(1)) for m in (re.match(rf'{stack}\.(\d+)\.', name) for name in self.arrays) if m}
-        return len(found)
-
-    def with_arrays(self, **changes: Any) -> Network:
-        """A copy with changed fields; ``arrays`` is a shallow copy unless it is given."""
-        return dataclasses.replace(self, **{'arrays': dict(self.arrays), **changes})
 
 
 class Ops(Protocol):

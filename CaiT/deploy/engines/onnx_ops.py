@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from CaiT.deploy.attention_outputs import compute_outputs
-from CaiT.deploy.graph import EPS, Array, Network
+from CaiT.deploy.network import EPS, Array, Network
 
 OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.17 writes
 
