@@ -128,8 +128,8 @@ class Trainer:
                     refresh()
                 if state.epoch <= epochs and preemption.any_rank():
                     self._exit_preempted(preemption, save=False)
-        for writer in self.writers:
-            writer.close()
+        for part in (*self.writers, self.loader, self.val_loader):
+            part.close()
         return state
 
     def _stops_early(self) -> bool:
@@ -158,6 +158,8 @@ class Trainer:
         self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
                         TensorBoardWriter(self.folder, self.config.TRAIN.TENSORBOARD and active))
         self.logger.info(f'Start training from epoch {self.state.epoch}.')
+        self.loader.start()  # now: what this process has in memory later is not in the workers
+        self.val_loader.start()
 
     def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
         """Run the remaining updates of the current epoch; returns its log.jsonl record."""
