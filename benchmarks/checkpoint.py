@@ -22,13 +22,14 @@ from typing import Any, Dict, List, Optional, Sequence
 
 ROOT = Path(os.environ.get('CAIT_CHECKOUT', Path(__file__).resolve().parents[1]))
 if __name__ == '__main__':  # run by path: the package need not be installed
-    sys.path[:1] = [str(ROOT), str(Path(__file__).resolve().parent)]
+    sys.path[0] = str(ROOT)
+    sys.path.append(str(Path(__file__).resolve().parent))
 
-from process_memory import status
+from process_memory import status  # noqa: E402
 
-from CaiT import runtime
-from CaiT.cli import Parser
-from CaiT.errors import InputError, run
+from CaiT import runtime  # noqa: E402
+from CaiT.cli import Parser  # noqa: E402
+from CaiT.errors import InputError, run  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / 'results' / 'checkpoint.json'
 PARTS = 4  # weights, average, two moments

@@ -97,7 +97,11 @@ def measure(checkout: Path, ranks: int, steps: int) -> Dict[str, float]:
     if done.returncode or not lines:
         raise InputError(f'{checkout}: the job of {ranks} processes ended with status {done.returncode}: '
                          f'{done.stdout[-500:]}')
-    found = json.loads(lines[-1])
+    return figures(json.loads(lines[-1]))
+
+
+def figures(found: Dict[str, Any]) -> Dict[str, float]:
+    """Of the seconds of each step together and alone, and reads per step."""
     together, alone = (statistics.median(found[name]) for name in ('together', 'alone'))
     return {'ms together': round(1000 * together, 1), 'ms alone': round(1000 * alone, 1),
             'communication': round(max(0.0, 1 - alone / together), 3), 'host reads per step': round(found['reads'], 2)}

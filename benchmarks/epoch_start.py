@@ -23,9 +23,9 @@ ROOT = Path(os.environ.get('CAIT_CHECKOUT', Path(__file__).resolve().parents[1])
 if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path[0] = str(ROOT)
 
-from CaiT import runtime
-from CaiT.cli import Parser
-from CaiT.errors import InputError, run
+from CaiT import runtime  # noqa: E402
+from CaiT.cli import Parser  # noqa: E402
+from CaiT.errors import InputError, run  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / 'results' / 'epoch_start.json'
 IMAGES, BATCH = 256, 8

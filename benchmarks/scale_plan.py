@@ -156,8 +156,8 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
         'log lines of rank 0 in an epoch; in 400 epochs': f'{steps // report + 2}; {EPOCHS * (steps // report + 2):,}',
         'images of a device in an evaluation of 50,000': f'{val[1]} or {val[0]}' if val[0] != val[1] else f'{val[0]}',
         'restart: state read by rank 0; sent to the others; seconds of rank 0':
-            f'{state / GB:.2f} GB; {(case.devices - 1) * state / GB:,.0f} GB; {loading:.1f} + {tars["later start"]["seconds"]:.1f} (index) + '
-            f'{order["seconds"]:.1f} (order)',
+            f'{state / GB:.2f} GB; {(case.devices - 1) * state / GB:,.0f} GB; {loading:.1f} + '
+            f'{tars["later start"]["seconds"]:.1f} (index) + {order["seconds"]:.1f} (order)',
         'lost by a kill at worst, SAVE_STEPS 0': f'an epoch ({steps:,} steps)'}
 
 

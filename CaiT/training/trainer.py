@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -111,7 +112,7 @@ class Trainer:
         """
         epochs, state = self.config.TRAIN.EPOCHS, self.state
         self._start()
-        with PreemptionSignal() as preemption, self.background:
+        with PreemptionSignal() as preemption, self.background, closing(self.loader), closing(self.val_loader):
             while state.epoch <= epochs and not self._stops_early():
                 record, is_best = self._train_epoch(preemption), False
                 if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
@@ -128,8 +129,8 @@ class Trainer:
                     refresh()
                 if state.epoch <= epochs and preemption.any_rank():
                     self._exit_preempted(preemption, save=False)
-        for part in (*self.writers, self.loader, self.val_loader):
-            part.close()
+        for writer in self.writers:
+            writer.close()
         return state
 
     def _stops_early(self) -> bool:
