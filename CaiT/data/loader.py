@@ -103,10 +103,10 @@ def _close(idle: List[_Batches]) -> None:
 class _Batches:
     """The batches of epoch after epoch, with workers that are started by the constructor.
 
-    Paddle's own ``persistent_workers`` is not used: it waits half a second or more for each epoch, for ever when a
-    worker has died, and keeps batches of an epoch that was not read to its end (``_reset`` in Paddle 3.3.1's
-    ``io/dataloader/dataloader_iter.py``). Here Paddle sees one endless epoch. Between two of ours, the workers pass on
-    pauses in place of batches, as many as Paddle asks for in advance.
+    Paddle's own ``persistent_workers`` is not used: it sleeps at least half a second before each epoch, and after an
+    epoch that was not read to its end the next one fails (IndexError) or waits forever: ``_reset`` in Paddle 3.3.1's
+    ``io/dataloader/dataloader_iter.py`` forgets batches that its reader still holds. Here Paddle sees one endless
+    epoch. Between two of ours, the workers pass on pauses in place of batches, as many as Paddle asks for in advance.
     """
 
     def __init__(self, sampler: Any, options: Dict[str, Any]) -> None:

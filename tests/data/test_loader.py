@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 import weakref
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -101,12 +102,20 @@ def epoch_of(loader) -> tuple:
     return indices, set(pids)
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not just waiting for its parent to ask for its status."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def gone(pids: set) -> bool:
     """Whether the processes end, within seconds."""
     end = time.monotonic() + 10
-    while any(os.path.exists(f'/proc/{pid}') for pid in pids) and time.monotonic() < end:
+    while any(map(runs, pids)) and time.monotonic() < end:
         time.sleep(0.02)
-    return not any(os.path.exists(f'/proc/{pid}') for pid in pids)
+    return not any(map(runs, pids))
 
 
 @pytest.mark.parametrize('how', ['close', 'garbage'])
@@ -130,7 +139,7 @@ def test_workers_stay_until_the_loader_is_closed(workers, shared, how):
     loader.close()
 
 
-def test_an_epoch_that_is_left_or_inside_of_another(folder):
+def test_an_epoch_that_is_left_or_inside_of_another():
     """Neither leaves a batch behind for the next epoch, or takes one of the other."""
     loader = build_loader(Workers(), EvalSampler(12, 2), 2, False)
     loader.start()
@@ -266,7 +275,7 @@ def test_no_worker_outlives_the_program(tmp_path, how, name):
     lines = [process.stdout.readline() for _ in range(2)]
     pids = {int(word) for line in lines for word in line.split()[1:]}
     if name:
-        assert len(pids) == 2 and all(os.path.exists(f'/proc/{pid}') for pid in pids)
+        assert len(pids) == 2 and all(map(runs, pids))
         process.send_signal(signal.Signals[name])
     process.communicate(timeout=60)
     assert process.returncode == (-signal.Signals[name] if name else 0) and gone(pids)
