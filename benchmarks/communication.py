@@ -36,6 +36,8 @@ BATCH, WARM_UP = 4, 4
 
 def process(steps: int) -> None:
     """One process of the job; the first prints the seconds of each step together and alone, and reads per step."""
+    from CaiT.training.launchers import join_job
+    join_job(os.environ)
     runtime.prepare()
     import numpy as np
     import paddle
@@ -84,19 +86,20 @@ def process(steps: int) -> None:
 
 
 def measure(checkout: Path, ranks: int, steps: int) -> Dict[str, float]:
-    """The figures of a job of ``ranks`` processes with the package of ``checkout``."""
-    with tempfile.TemporaryDirectory() as logs:
-        command = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(ranks), '--log_dir', logs,
-                   __file__, '--process', str(steps)]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
-        environment.update(CAIT_CHECKOUT=str(checkout), PYTHONPATH=str(checkout),
-                           OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        log = (Path(logs) / 'workerlog.0').read_text()
-        lines = [line for line in log.splitlines() if line.startswith('{"together"')]
-    if done.returncode or not lines:
-        raise InputError(f'{checkout}: the job of {ranks} processes ended with status {done.returncode}: '
-                         f'{done.stdout[-500:]}')
+    """The figures of a job of ``ranks`` processes, started as by mpirun, with the package of ``checkout``."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
+    environment.update(CAIT_CHECKOUT=str(checkout), PYTHONPATH=str(checkout), OMPI_COMM_WORLD_SIZE=str(ranks),
+                       OMPI_COMM_WORLD_LOCAL_SIZE=str(ranks), OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
+    processes = [subprocess.Popen(
+        [sys.executable, __file__, '--process', str(steps)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**environment, 'OMPI_COMM_WORLD_RANK': str(rank), 'OMPI_COMM_WORLD_LOCAL_RANK': str(rank)})
+        for rank in range(ranks)]
+    outputs = [process.communicate() for process in processes]
+    lines = [line for line in outputs[0][0].splitlines() if line.startswith('{"together"')]
+    status = max(abs(process.returncode) for process in processes)
+    if status or not lines:
+        raise InputError(f'{checkout}: the job of {ranks} processes ended with status {status}: '
+                         f'{outputs[0][1].strip()[-500:]}')
     return figures(json.loads(lines[-1]))
 
 
