@@ -76,9 +76,9 @@ def write(folder: Path, shapes: Dict[str, List[int]]) -> Dict[str, float]:
 def read(folder: Path, _: Any) -> Dict[str, float]:
     """The state alone is not part of 'peak MB above'."""
     from CaiT.training import checkpoint
-    kept: List[Any] = []
-    found = measured(lambda: kept.append(checkpoint.read(folder / 'last.pdstate')))
-    size = sum(array.nbytes for part in ('model', 'ema', 'optimizer') for array in kept[0][part].values())
+    states: List[Any] = []
+    found = measured(lambda: states.append(checkpoint.read(folder / 'last.pdstate')))
+    size = sum(array.nbytes for part in ('model', 'ema', 'optimizer') for array in states[0][part].values())
     return {**found, 'peak MB above': round(found['peak MB above'] - size / (1 << 20))}
 
 
