@@ -17,6 +17,7 @@ sys.path.append(str(ROOT / 'benchmarks'))
 import checkpoint as checkpoint_benchmark  # noqa: E402
 import communication  # noqa: E402
 import data_pipeline  # noqa: E402
+import epoch_start  # noqa: E402
 import reduced_decode  # noqa: E402
 
 SHAPES = {'a.weight': [30, 20], 'b.bias': [7]}
@@ -77,6 +78,12 @@ def test_committed_result_of_checkpoints():
         assert set(found['results'][side]['read']) == {'seconds', 'CPU seconds', 'peak MB above'}
     before, now = (found['results'][side]['write']['peak MB above'] for side in ('before', 'now'))
     assert now < 0.1 * found['state MB'] < before
+
+
+def test_committed_result_of_the_start_of_epochs():
+    found = result('epoch_start')
+    assert set(found['results']) == {f'{workers} workers, {size} GB' for workers, size in epoch_start.CASES}
+    assert all(set(sides) == {'before', 'now'} for sides in found['results'].values())
 
 
 def test_reduced_decode(tmp_path):
