@@ -26,6 +26,7 @@ if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path.append(str(Path(__file__).resolve().parent))
 
 from process_memory import status  # noqa: E402
+from sides import sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -106,10 +107,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from CaiT.files import write_json
     from CaiT.models.registry import create_model
     from CaiT.tools.benchmark import processor, versions
+    checkouts = sides(flags.before, ROOT)
     shapes = {name: list(one.shape) for name, one in create_model(flags.model).named_parameters()}
-    sides = {**({'before': Path(flags.before).resolve()} if flags.before else {}), 'now': ROOT}
     results: Dict[str, Any] = {}
-    for name, checkout in sides.items():
+    for name, checkout in checkouts.items():
         with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
             for work in ('write', 'read'):
                 results.setdefault(name, {})[work] = in_process(checkout, work, folder, shapes)

@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 ROOT = Path(os.environ.get('CAIT_CHECKOUT', Path(__file__).resolve().parents[1]))
-sys.path[0] = str(ROOT)
+if __name__ == '__main__':  # run by path: the package need not be installed
+    sys.path[0] = str(ROOT)
+    sys.path.append(str(Path(__file__).resolve().parent))
+
+from sides import sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -123,10 +127,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
         return
     from CaiT.files import write_json
     from CaiT.tools.benchmark import processor
-    sides = {'now': ROOT, **({'before': Path(flags.before).resolve()} if flags.before else {})}
     results: Dict[str, Any] = {}
     for ranks in flags.ranks:
-        for name, checkout in sides.items():
+        for name, checkout in sides(flags.before, ROOT).items():
             results.setdefault(str(ranks), {})[name] = found = measure(checkout, ranks, flags.steps)
             print(f'{ranks} processes, {name}: {found}', flush=True)
     write_json(flags.output, {'processor': processor(), 'cores': runtime.cores(), 'batch per process': BATCH,

@@ -22,6 +22,9 @@ from typing import Any, Dict, List, Optional, Sequence
 ROOT = Path(os.environ.get('CAIT_CHECKOUT', Path(__file__).resolve().parents[1]))
 if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path[0] = str(ROOT)
+    sys.path.append(str(Path(__file__).resolve().parent))
+
+from sides import sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -80,11 +83,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return
     from CaiT.files import write_json
     from CaiT.tools.benchmark import processor, versions
-    sides = {**({'before': Path(flags.before).resolve()} if flags.before else {}), 'now': ROOT}
     results: Dict[str, Any] = {}
     for workers, gigabytes in CASES:
         case = f'{workers} workers, {gigabytes} GB'
-        for name, checkout in sides.items():
+        for name, checkout in sides(flags.before, ROOT).items():
             environment = {**os.environ, 'CAIT_CHECKOUT': str(checkout), 'PYTHONPATH': str(checkout)}
             done = subprocess.run([sys.executable, __file__, '--process', str(workers), str(gigabytes), '--epochs',
                                    str(flags.epochs)], env=environment, capture_output=True, text=True, check=False)

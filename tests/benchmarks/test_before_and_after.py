@@ -35,12 +35,12 @@ def test_the_part_of_communication():
     assert communication.figures({**found, 'alone': [0.3]})['communication'] == 0.0
 
 
-@pytest.mark.parametrize('measure', [
-    lambda folder: communication.measure(folder, 2, 1),
-    lambda folder: checkpoint_benchmark.in_process(folder, 'write', str(folder), SHAPES)])
-def test_a_checkout_without_the_package_is_one_line(tmp_path, measure):
-    with pytest.raises(InputError, match='ended with status 1'):
-        measure(tmp_path)
+@pytest.mark.parametrize('program', [communication, checkpoint_benchmark, epoch_start])
+def test_a_folder_that_is_no_checkout_is_one_line(tmp_path, program):
+    """Otherwise the installed package would be measured in its place."""
+    with pytest.raises(InputError, match=f'--before {tmp_path}: no checkout of this project'):
+        program.main(['--before', str(tmp_path), '--output', str(tmp_path / 'x.json')])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('links', [True, False])
