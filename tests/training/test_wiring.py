@@ -2,7 +2,9 @@
 """Each setting arrives where it acts, at values that are not its default; what is reported is right by number."""
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from CaiT import create_model
 from CaiT.data.train_transforms import TrainTransform
+from CaiT.errors import NonFiniteError
 from CaiT.training import jobs
 from CaiT.training.data import build_prediction_loader, build_train_loader, build_train_transform, build_val_loader
 from CaiT.training.logger import RunLogger
@@ -34,6 +37,21 @@ def targets_of_epochs(config, epochs=3):
         sampler.set_epoch(epoch)
         found += [targets.numpy() for _, targets in loader]
     return found
+
+
+@pytest.mark.parametrize('ends', [True, False])
+def test_data_workers_of_a_run(config, tmp_path, ends):
+    """Started once, for training and for validation; gone at the end, also when an error ends the run."""
+    job, seen = trainer(config('DATA.NUM_WORKERS', 1, epochs=3), tmp_path), []
+
+    def refresh():
+        seen.append({child.pid for child in multiprocessing.active_children()})
+        if len(seen) == 2 and not ends:
+            raise NonFiniteError('val_loss is nan')
+    with contextlib.nullcontext() if ends else pytest.raises(NonFiniteError):
+        job.fit(refresh)
+    assert len(seen) == (3 if ends else 2) and len(seen[0]) == 2 and all(pids == seen[0] for pids in seen)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.3])
