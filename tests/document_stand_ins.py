@@ -103,7 +103,8 @@ def needed(lines: List[str]) -> List[str]:
     for path, _ in STAND_INS:
         pattern = rf'(?<![\w/.]){re.escape(path)}(?![\w-])(?!\.(?!pdparams))'
         first = next((line for line in lines if re.search(pattern, line)), '')
-        if first and f'-output_dir={Path(path).parent}' not in ' '.join(lines[:lines.index(first)]):
+        run = path[:-len('/best')] if path.endswith('/best') else path
+        if first and not re.search(rf'-output_dir={re.escape(run)}(?!\S)', '\n'.join(lines[:lines.index(first)])):
             found.append(path)
     return found
 

@@ -61,6 +61,7 @@ def test_what_a_page_needs_is_made(tmp_path):
         'python infer.py --model-dir=output/my.jpg.d'])
     assert found == ['dataset/flowers', 'images']  # the run is made by a line of the page
     assert document_stand_ins.needed(['x -pretrained=output/xxs24/best']) == ['output/xxs24/best']
+    assert document_stand_ins.needed(['x -output_dir=output/eval', 'report output/RUN']) == ['output/RUN']
     assert len(list(tmp_path.glob('dataset/flowers/*/*.jpg'))) == 306 and len(list(tmp_path.glob('images/*.jpg'))) == 3
 
 
