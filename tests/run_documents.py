@@ -41,7 +41,7 @@ NOT_RUN = (
     (r'^(git|source|cd|pip|docker)\b|-m venv|YOUR_FORK|REPOSITORY', 'sets up an environment: .ci/run does it'),
     (r'^make\b', 'a target of its own, most of them in .ci/run'),
     (r'^(mpirun|srun|ssh)\b', 'needs MPI or Slurm'),
-    (r'^cait serve|curl|--port', 'runs until it is stopped: tests/serving'),
+    (r'^cait serve|curl|--port', 'runs until it is stopped: tests/serve'),
     (r'http\.server|^python app\.py', 'runs until it is stopped: make web-test, make gradio-test'),
     (r'^npm|^tar|--ort-web', 'needs a package of npm: make web-test'),
     (r'benchmarks/|tools\.benchmark|tools\.figures|tests/faults|pytest|make_shards', 'a long measurement or test'),

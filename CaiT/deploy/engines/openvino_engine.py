@@ -167,6 +167,17 @@ class Engine(BaseEngine):
         with contextlib.suppress(InputError):  # without memory for it: padded as before
             self._model(plan)
 
+    def prepare(self, images: int) -> None:
+        self._model(self._fitting(images))
+
+    def whole(self, images: int) -> int:
+        return next(count for count in range(images, 0, -1) if self._is_whole(count))
+
+    def _is_whole(self, images: int) -> bool:
+        fitting = self._fitting(images)
+        plan = fitting if fitting in self.models else self._padded(images)
+        return images % (plan.part * plan.streams) == 0
+
     def check(self, images: np.ndarray) -> None:
         self._model(self._padded(len(images)))  # the shape is known by the model that is needed anyway
         super().check(images)
