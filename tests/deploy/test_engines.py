@@ -276,6 +276,15 @@ def test_how_many_images_openvino_computes_without_padding(exported, threads, ba
     assert [engine.whole(images) for images in range(1, batch + 1)] == after
 
 
+@pytest.mark.parametrize('streams, pinned', [(1, True), (2, False), (3, False)])
+def test_openvino_models_that_run_side_by_side_are_not_pinned(exported, streams, pinned):
+    need('openvino')
+    engine = Predictor(exported[1], 'openvino', Options('fp32', 'float', 1, 4, streams=streams)).engine
+    engine.prepare(2)
+    engine.prepare(1)
+    assert [one.get_property('ENABLE_CPU_PINNING') for one in engine.models.values()] == [pinned] * 2
+
+
 def test_a_size_that_cannot_be_compiled_stays_padded(exported, checks, monkeypatch):
     need('openvino')
     from CaiT.deploy.engines import openvino_engine

@@ -111,7 +111,10 @@ class Engine(BaseEngine):
             self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
-                         'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit}
+                         'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit,
+                         # The streams of each model are pinned from the first core on: a run of one image and one of
+                         # two, which are two models, would share a core beside an idle one.
+                         'ENABLE_CPU_PINNING': self.lanes.limit == 1}
         self.set_streams(max(1, min(options.threads, self.chunk // PART)))
 
     def set_streams(self, streams: int) -> None:
