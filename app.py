@@ -5,7 +5,7 @@
     python app.py --model-dir=model --host=0.0.0.0     in a container; a Space says the same in its environment
 
 Classes and probabilities are infer.py's. The page also shows what the class token attends to in the last block, when
-the model was exported with --client gradio and ONNX Runtime is installed.
+the model was exported with --attention (or --client gradio) and ONNX Runtime is installed.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
+from CaiT.deploy.attention import Attention
 from CaiT.deploy.clients import gradio as attention_of
 from CaiT.deploy.engines import Options, backends
 from CaiT.deploy.metadata import PRECISIONS
@@ -55,7 +56,7 @@ class Result(NamedTuple):
 class Classifier:
     """Any number of threads may call it."""
 
-    def __init__(self, predictor: Predictor, attention: Optional[attention_of.Attention]) -> None:
+    def __init__(self, predictor: Predictor, attention: Optional[Attention]) -> None:
         self.predictor, self.attention = predictor, attention
 
     def __call__(self, path: Optional[str]) -> Result:
@@ -70,7 +71,7 @@ class Classifier:
         if isinstance(prediction, InputError):
             return Result(None, None, f'This file {str(prediction).split(": ", 1)[1]}.')
         milliseconds = 1000 * (time.perf_counter() - started)
-        shown = attention_of.overlay(*self.attention(content)) if self.attention else None
+        shown = attention_of.overlay(*attention_of.last_block(self.attention, content)) if self.attention else None
         return Result(self.names(prediction.best), shown, f'{milliseconds:.0f} ms.')
 
     def names(self, best: List[Tuple[int, float]]) -> Dict[str, float]:
@@ -139,10 +140,11 @@ def main() -> None:
     predictor = Predictor(args.model_dir, args.backend, Options(args.precision, threads=threads))
     print('app: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     list(predictor.predict([Image.new('RGB', (8, 8))]))  # engines compile their kernels in the first run
-    attention = attention_of.find(args.model_dir, predictor.meta.data, threads)
-    if attention is None:
-        print(f'app: no attention is shown; export_model.py --client gradio --save-inference-dir={args.model_dir} '
-              'adds it')
+    attention = None
+    try:
+        attention = Attention(args.model_dir, predictor.meta, threads)
+    except InputError as error:
+        print(f'app: no attention is shown: {error}')
     with tempfile.TemporaryDirectory() as folder:
         blocks = page(Classifier(predictor, attention), examples(Path(folder)), max(1, runtime.cores() // threads))
         options: Dict[str, Any] = {'server_name': args.host, 'server_port': args.port or None, 'share': False,

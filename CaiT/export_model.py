@@ -53,8 +53,10 @@ def parser() -> Parser:
     flags.flag('precision', nargs='+', default=['fp32'], metavar='NAME', help=f'{" ".join(PRECISIONS)}; default fp32')
     flags.flag('input', nargs='+', default=['float'], metavar='NAME', help='float: normalized NCHW (default), uint8: '
                'raw NHWC, the graph normalizes')
+    flags.switch('attention', help='also write attention.onnx, from which attention maps are made (cait attention '
+                 '-model_dir=FOLDER)')
     flags.flag('client', nargs='+', default=[], metavar='NAME', help=f'{" ".join(clients.CLIENTS)}: also write a '
-               'folder of that name, which PaddleX loads or which is a web page')
+               'folder of that name, which PaddleX loads or which is a web page; gradio: --attention, for app.py')
     flags.flag('ort_web', default='', metavar='FOLDER', help='with --client web: the npm package onnxruntime-web')
     flags.flag('layout', nargs='+', default=[], metavar='NAME', help=f'{" ".join(layouts.LAYOUTS)}: also write a model '
                'repository of that server, in a folder of that name')
@@ -144,7 +146,8 @@ def main() -> int:
     calibration = parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
                       {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
-                      calibration, thresholds)
+                      calibration, thresholds,
+                      '--attention' if args.attention else '--client gradio' if 'gradio' in programs else '')
     print('\n'.join(summary(args.save_inference_dir, metadata)))
     precision = 'int8' if any(target[1] == 'int8' for target in targets) else 'fp32'
     request = clients.Request(model, args.save_inference_dir, metadata, checks, precision, calibration, args.ort_web)

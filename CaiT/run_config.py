@@ -7,10 +7,11 @@ from typing import Any, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from CaiT.config import FLAGS, get_config, with_values
+from CaiT.config import get_config, with_values
 from CaiT.data.datasets import CLASS_FILE
 from CaiT.data.lists import read_label_map
 from CaiT.errors import InputError
+from CaiT.settings import FLAGS
 from CaiT.weights.readers import resolve
 
 # What a run's file says of that run alone: where it wrote, on what it ran, which weights it began with and how those

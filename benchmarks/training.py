@@ -4,6 +4,7 @@ r"""Training experiments on a small machine: run them, store their logs, print t
 python benchmarks/training.py imagenette -data_path dataset/imagenette -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
+python benchmarks/training.py cait_grown_mixed -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
 python benchmarks/training.py digits -data_path dataset/digits [-amp]
 python benchmarks/training.py cait_grown_distilled -data_path dataset/imagenette \
@@ -42,6 +43,7 @@ EXPERIMENTS = {
     'imagenette': (['imagenette'], [0]),
     'cait_grown': (['cait_grown'], [0]),
     'cait_grown_frozen': (['cait_grown_frozen'], [0]),
+    'cait_grown_mixed': (['cait_grown_mixed'], [0]),
     'cait_grown_distilled': (['cait_grown_distilled'], [0]),
     'cifar10': (['cifar10'], [0]),
     'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),

@@ -24,6 +24,7 @@ from CaiT.__main__ import COMMANDS
 from CaiT.cli import Parser
 from CaiT.config_layers import find_file
 from CaiT.errors import InputError
+from CaiT.settings import FLAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Paths of the user's files, which are not in the repository.
@@ -163,7 +164,7 @@ def _configuration(flags: Dict[str, Any]) -> None:
     try:
         config.get_config(str(file) if file else None, flags['opts'],
                           **{name: str(value) if isinstance(value, Path) else value
-                             for name, value in flags.items() if name in config.FLAGS})
+                             for name, value in flags.items() if name in FLAGS})
     except InputError as error:
         raise Fault(str(error)) from None
 

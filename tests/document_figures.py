@@ -30,8 +30,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / 'tests/document_figures.tsv'
 # Pages whose figures must all be in the table. Not looked at: code blocks, `code`, addresses of links, the model table,
-# headings and versions.
-PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/results.md', 'docs/speed.md')
+# tables after a comment that names the test that compares them, headings and versions.
+PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/results.md', 'docs/scale.md',
+         'docs/serving.md', 'docs/speed.md')
+COMPARED = r'<!-- compared by tests/\S+\.py -->\n(?:\|[^\n]*\n)+'
 HOLE = r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?'
 VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv'
            r'|Apache)[ -]'
@@ -176,8 +178,8 @@ def untraced(page: str, text: str) -> List[str]:
     for line in lines():
         if line.page == page:
             text = line.pattern().sub(blank, text)
-    for pattern in (r'<!-- model-table:start -->.*?<!-- model-table:end -->', r'^```.*?^```', r'`[^`\n]+`', r'^#.*?$',
-                    r'\]\([^)\s]+\)', r'<!--.*?-->', VERSION):
+    for pattern in (r'<!-- model-table:start -->.*?<!-- model-table:end -->', COMPARED, r'^```.*?^```', r'`[^`\n]+`',
+                    r'^#.*?$', r'\]\([^)\s]+\)', r'<!--.*?-->', VERSION):
         text = re.sub(pattern, blank, text, flags=re.M | re.S)
     return [f'{page}:{text[:match.start()].count(chr(10)) + 1}: {match.group()}' for match in FIGURE.finditer(text)]
 

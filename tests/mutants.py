@@ -78,13 +78,14 @@ def copy(folder: str) -> Path:
     return root
 
 
-def run_tests(root: Path, arguments: Sequence[str], timeout: Optional[float] = TIMEOUT) -> int:
-    """pytest's exit status in that copy; 1 when it takes more than ``timeout`` seconds."""
+def run_tests(root: Path, arguments: Sequence[str], timeout: Optional[float] = TIMEOUT,
+              output: Optional[int] = subprocess.DEVNULL) -> int:
+    """pytest's exit status in that copy; 1 when it takes more than ``timeout`` seconds. ``output``: of pytest."""
     command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *arguments]
     environment = {**os.environ, 'PYTHONPATH': str(root), 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
-        return subprocess.run(command, cwd=root, env=environment, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, timeout=timeout).returncode
+        return subprocess.run(command, cwd=root, env=environment, stdout=output, stderr=output,
+                              timeout=timeout).returncode
     except subprocess.TimeoutExpired:
         return 1
 
@@ -117,7 +118,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 2 if problems else 0
     if not options.unchecked:
         with tempfile.TemporaryDirectory(prefix='mutant-') as folder:
-            if run_tests(copy(folder), sorted({word for fault in faults for word in fault.arguments}), None):
+            words = sorted({word for fault in faults for word in fault.arguments})
+            if run_tests(copy(folder), ['-n', str(options.jobs), '--dist', 'loadfile', *words], None, None):
                 print('the tests fail without any fault')
                 return 2
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:

@@ -2,28 +2,33 @@
 """Run the ``bash`` blocks of the documents, in order, each page in a fresh copy of the repository.
 
     python tests/run_documents.py                             all pages (hours on two cores: trainings run to their end)
-    python tests/run_documents.py docs/data.md --epochs 1     one page, its trainings cut to an epoch
-    python tests/run_documents.py --list                      what is not run, and why
+    python tests/run_documents.py docs/data.md --epochs 2     one page, its trainings cut to two epochs
+    python tests/run_documents.py --epochs 2 --write          what ran, when, and what did not: tests/run_documents.tsv
+    python tests/run_documents.py --list=True                 what is not run, and why
 
-A line is run by bash; its status must be 0 or the one of STATUS. What needs data, weights or devices that a fresh copy
-lacks is in NOT_RUN with the reason. Pages that use the results of the README's five commands get them.
+A line is run by bash; its status must be 0 or the one of STATUS. A server runs until the page ends or the next one
+starts. In the place of weights and datasets that a reader brings there are random weights and made images
+(document_stand_ins.py). What has no such place is in NOT_RUN with the reason. Pages that use the results of the
+README's five commands get them.
 """
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT.cli import Parser
+from tests import document_stand_ins
 from tests.commands import ROOT, blocks
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for pattern in
@@ -31,22 +36,23 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for pattern in
                for path in ROOT.glob(pattern) if '```bash' in path.read_text(encoding='utf-8'))
 # (pattern of a line, why it is not run)
 NOT_RUN = (
-    (r'--devices|gpu_check|gpu-check|paddlepaddle-gpu|requirements-gpu|float16|fleet|normal_amp', 'needs a GPU'),
-    (r'LSVRC2012|dataset/(wds|imagenet-1k|goldens)', 'needs ImageNet or published golden values'),
-    (r'(dataset|output)/(flowers|imagenette|imagenet_val|cifar|coco)|dataset=cifar|Downloads|(my|dog)\.jpg|=images\b|=IMAGES|photos|other\.csv',
-     "needs the user's images"),
-    (r'weights/|=zoo|weights get|weights verify|CaiT/vit_tiny|resnet152', 'needs published weights'),
-    (r'[Pp]eer|make_peers|-live|paddle2onnx|quantiz', 'needs packages beside those of the tests; hours'),
-    (r'output/(RUN|xxs24|benchmark|meanpool|paddle2|other)', "needs the user's run"),
+    (r'launch --devices|gpu_check|gpu-check|paddlepaddle-gpu|requirements-gpu|float16|fleet|normal_amp', 'needs a GPU'),
+    (r'dataset/(wds|imagenet-1k|goldens)', 'needs shards of ImageNet, or published golden values'),
+    (r'(dataset|output)/(imagenette|imagenet_val|cifar)|dataset=cifar|Downloads', 'needs a dataset to be downloaded'),
+    (r'=zoo|weights get|resnet152', 'needs a network'),
+    (r'[Pp]eer|make_peers|-live|paddle2onnx|quantiz|paddleclas', 'needs packages beside those of the tests; hours'),
+    (r'output/(benchmark/|meanpool|paddle2\b)|shipped_model', "needs the reader's own model"),
     (r'^(git|source|cd|pip|docker)\b|-m venv|YOUR_FORK|REPOSITORY', 'sets up an environment: .ci/run does it'),
     (r'^make\b', 'a target of its own, most of them in .ci/run'),
     (r'^(mpirun|srun|ssh)\b', 'needs MPI or Slurm'),
-    (r'^cait serve|curl|--port', 'runs until it is stopped: tests/serve'),
-    (r'http\.server|^python app\.py', 'runs until it is stopped: make web-test, make gradio-test'),
-    (r'^npm|^tar|--ort-web', 'needs a package of npm: make web-test'),
-    (r'benchmarks/|tools\.benchmark|tools\.figures|tests/faults|pytest|make_shards', 'a long measurement or test'),
-    (r'test_tipc/(test_|benchmark_|prepare|compare)|lite_data', 'a certification chain: make tipc, make tipc-all'),
+    (r'^python app\.py', 'needs Gradio: make gradio-test'),
+    (r'^npm|^tar|--ort-web|infer/web', 'needs a package of npm: make web-test'),
+    (r'benchmarks/|tests/faults|pytest|whole_train|benchmark_train|tools\.benchmark', 'a long measurement or test'),
 )
+SERVER = r'^(cait serve|python -m http\.server)\b'
+READY = r'serve: ready|Serving HTTP'
+SECONDS = 120  # for a server to be ready
+TABLE = ROOT / 'tests/run_documents.tsv'
 STATUS = {r'-perturb': 1, r'tools\.memory': (0, 1)}  # lines that are to fail, or may
 FIVE = 5  # lines of the README's first block that make output/digits
 
@@ -68,19 +74,49 @@ def reason(line: str) -> Optional[str]:
     return next((why for pattern, why in NOT_RUN if re.search(pattern, line)), None)
 
 
-def run(line: str, folder: Path, epochs: int) -> Tuple[int, str]:
-    """(status, output) of a line in ``folder``."""
-    if epochs and re.search(r'main_(single|multi)_gpu\.py|cait train', line) and not re.search('-eval|-pred', line):
-        head, opts, rest = line.partition(' -opts ')
-        line = f'{head} -epochs={epochs}{opts}{rest}'
+def environment(folder: Path) -> Dict[str, str]:
+    """With this interpreter as ``python`` and the copy's command ``cait``."""
     tools = folder / '.tools'
     tools.mkdir(exist_ok=True)
     for name, command in (('python', sys.executable), ('cait', f'{sys.executable} -m CaiT')):
         (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding='utf-8')
         (tools / name).chmod(0o755)
+    return {**os.environ, 'PATH': f'{tools}:{os.environ["PATH"]}', 'PYTHONPATH': str(folder), 'PYTHONUNBUFFERED': '1'}
+
+
+def run(line: str, folder: Path, epochs: int) -> Tuple[int, str]:
+    """(status, output) of a line in ``folder``."""
+    if epochs and re.search(r'main_(single|multi)_gpu\.py|cait train', line) and not re.search('-eval|-pred', line):
+        head, opts, rest = line.partition(' -opts ')
+        line = f'{head} -epochs={epochs}{opts}{rest}'
     done = subprocess.run(['bash', '-c', line], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, 'PATH': f'{tools}:{os.environ["PATH"]}', 'PYTHONPATH': str(folder)})
+                          env=environment(folder))
     return done.returncode, done.stdout
+
+
+class Server:
+    """A program of a page that runs until it is stopped."""
+
+    def __init__(self, line: str, folder: Path) -> None:
+        variables = environment(folder)
+        self.log = folder / '.tools/server.log'
+        with open(self.log, 'w', encoding='utf-8') as log:
+            self.process = subprocess.Popen(['bash', '-c', f'exec {line}'], cwd=folder, stdout=log, stderr=log,
+                                            env=variables, start_new_session=True)
+
+    def wait(self) -> Tuple[int, str]:
+        """(0 when it is ready, output so far)"""
+        until = time.time() + SECONDS
+        while time.time() < until and self.process.poll() is None:
+            if re.search(READY, self.log.read_text(encoding='utf-8')):
+                return 0, ''
+            time.sleep(0.2)
+        return self.process.poll() or 124, self.log.read_text(encoding='utf-8')
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(30)
 
 
 def is_expected(line: str, status: int) -> bool:
@@ -108,34 +144,69 @@ def uses_digits(found: List[str]) -> bool:
 def prepare(folder: Path, found: List[str], epochs: int) -> None:
     """What the README's five commands leave: the dataset, and output/digits if the page uses it."""
     five = [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:FIVE]
-    for line in five if uses_digits(found) else five[:1]:
+    for line in five if uses_digits(found) or any('output/RUN' in line for line in found) else five[:1]:
         status, output = run(line, folder, epochs)
         if status:
             raise SystemExit(f'{line}\n{output}')
 
 
-def run_page(page: str, epochs: int, report=print) -> int:
-    """Run a page's lines; the number of those that failed."""
-    failed = 0
+class Outcome(NamedTuple):
+    """Of a line: what happened ('ran', 'ran on stand-ins', 'STATUS n', 'not run: why'), on which day, in how many s."""
+    page: str
+    result: str
+    day: str
+    seconds: str
+    line: str
+
+
+def run_page(page: str, epochs: int, report: Callable[[str], None] = print) -> List[Outcome]:
+    """Run a page's lines."""
     found = [(number, line, reason(line)) for number, line in lines(page)]
+    outcomes, server = [], None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / 'CaiT'
         folder.mkdir()
         copy(folder)
-        if page not in ('README.md', 'README_cn.md') and any(not why for _, _, why in found):
-            prepare(folder, [line for _, line, why in found if not why], epochs)
+        runnable = [line for _, line, why in found if not why]
+        if page not in ('README.md', 'README_cn.md') and runnable:
+            prepare(folder, runnable, epochs)
+        stand_ins = document_stand_ins.make(folder, runnable)
         for number, line, why in found:
             if why:
                 report(f'{page}:{number}: not run, {why}: {line}')
+                outcomes.append(Outcome(page, f'not run: {why}', '', '', line))
                 continue
             started = time.time()
-            status, output = run(line, folder, epochs)
-            good = is_expected(line, status)
-            failed += not good
-            report(f'{page}:{number}: {"ran" if good else f"STATUS {status}"}, {time.time() - started:.0f} s: {line}')
+            if re.search(SERVER, line):
+                if server:
+                    server.stop()
+                server = Server(line, folder)
+                status, output = server.wait()
+            else:
+                status, output = run(line, folder, epochs)
+            good, seconds = is_expected(line, status), f'{time.time() - started:.0f}'
+            made = ' on stand-ins' if document_stand_ins.needed([line]) and stand_ins else ''
+            result = f'ran{made}' if good else f'STATUS {status}'
+            outcomes.append(Outcome(page, result, time.strftime('%Y-%m-%d'), seconds, line))
+            report(f'{page}:{number}: {result}, {seconds} s: {line}')
             if not good:
                 report('\n'.join(output.splitlines()[-15:]))
-    return failed
+        if server:
+            server.stop()
+    return outcomes
+
+
+def recorded() -> List[Outcome]:
+    text = TABLE.read_text(encoding='utf-8') if TABLE.is_file() else ''
+    return [Outcome(*row.split('\t', 4)) for row in text.splitlines() if row and not row.startswith('#')]
+
+
+def record(pages: List[str], outcomes: List[Outcome]) -> None:
+    """Put the outcomes of ``pages`` into the table."""
+    rows = [one for one in recorded() if one.page not in pages and one.page in PAGES] + outcomes
+    rows.sort(key=lambda one: PAGES.index(one.page))  # stable: lines stay in order
+    header = '# page, result, day, seconds, command; written by: python tests/run_documents.py --epochs 2 --write\n'
+    TABLE.write_text(header + ''.join('\t'.join(one) + '\n' for one in rows), encoding='utf-8')
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -143,6 +214,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument('pages', nargs='*', default=[], help='default: all')
     parser.flag('epochs', type=int, default=0, metavar='N', help='cut trainings to N epochs; 0: not')
     parser.switch('list', help='only list what is not run')
+    parser.switch('write', help=f'record the outcomes in {TABLE.name}')
     options = parser.parse_args(arguments)
     failed = 0
     for page in options.pages or PAGES:
@@ -150,8 +222,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
             for number, line in lines(page):
                 if reason(line):
                     print(f'{page}:{number}: {reason(line)}: {line}')
-        else:
-            failed += run_page(page, options.epochs, lambda text: print(text, flush=True))
+            continue
+        outcomes = run_page(page, options.epochs, lambda text: print(text, flush=True))
+        failed += sum(one.result.startswith('STATUS') for one in outcomes)
+        if options.write:
+            record([page], outcomes)
     print(f'{failed} lines failed' if failed else 'no line failed')
     return 1 if failed else 0
 

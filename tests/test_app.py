@@ -18,6 +18,7 @@ from small_models import need, small, small_data
 
 import app
 from CaiT.deploy import clients, parity
+from CaiT.deploy.attention import Attention
 from CaiT.deploy.clients import gradio as attention_of
 from CaiT.deploy.engines import Options
 from CaiT.deploy.export import export
@@ -36,17 +37,16 @@ def exported(tmp_path_factory) -> str:
     need('onnxruntime')
     folder, network, checks = tmp_path_factory.mktemp('app'), small('cait'), parity.synthetic(small_data(), 4)
     meta = export(network, folder, 'small', small_data(), checks, {'file': 'w', 'sha256': ''},
-                  [('paddle', 'fp32', 'float')], NAMES)
-    lines = clients.write(['gradio'], clients.Request(network, folder, meta, checks))
-    assert re.fullmatch(rf'{folder}/gradio: fp32 graph with attention, largest difference to the dynamic model .* of '
-                        rf'max.logit.; python app.py --model-dir={folder}', lines[0])
+                  [('paddle', 'fp32', 'float')], NAMES, attention='--client gradio')
+    assert clients.write(['gradio'], clients.Request(network, folder, meta, checks)) == [
+        f'python app.py --model-dir={folder}: a page with classes and attention']
     return str(folder)
 
 
 @pytest.fixture(scope='module')
 def model(exported) -> app.Classifier:
     predictor = Predictor(exported, 'paddle', Options())
-    return app.Classifier(predictor, attention_of.find(exported, predictor.meta.data))
+    return app.Classifier(predictor, Attention(exported, predictor.meta))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_classes_of_one_name_are_both_shown(model):
 
 def test_the_attention_is_that_of_the_model(model, image):
     from CaiT.data.transforms import eval_transform
-    pixels, values = model.attention(image)
+    pixels, values = attention_of.last_block(model.attention, image)
     said = explain(small('cait'), eval_transform(small_data())(image)[None])
     np.testing.assert_allclose(values.ravel(), said.attention[0, -1].mean(0)[1:], atol=1e-5)
     assert pixels.shape == (32, 32, 3)
@@ -111,10 +111,6 @@ def test_sample_photographs(tmp_path):
     found = app.examples(tmp_path)
     assert [Path(one).name for one in found] == ['china.jpg', 'flower.jpg']
     assert Image.open(found[0]).size == (640, 427)
-
-
-def test_an_export_without_attention_graph(tmp_path):
-    assert attention_of.find(tmp_path, small_data()) is None
 
 
 @pytest.mark.parametrize('words, message', [

@@ -17,7 +17,7 @@ LAYERS = {'models': {'weights'}, 'config.py': {'models', 'weights'}, 'data': set
           'deploy': {'models', 'config', 'data', 'weights', 'accelerate'},
           'serve': {'config', 'data', 'weights', 'deploy'}}
 BASE_MODULES = {'checks', 'errors', 'files', 'cli', 'runtime', 'config_layers', 'pickled_objects', 'safe_json',
-                'safe_pickle', 'safe_yaml', '__version__'}
+                'safe_pickle', 'safe_yaml', 'settings', '__version__'}
 
 
 def imports(path: Path) -> set:

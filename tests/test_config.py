@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from CaiT import build_model, get_config
-from CaiT.config import DEFAULTS, FLAGS, data_config
+from CaiT.config import data_config
 from CaiT.errors import InputError
+from CaiT.settings import DEFAULTS, FLAGS
 from tests.settings import leaves
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from CaiT import get_config
-from CaiT.config import DEFAULTS
 from CaiT.errors import InputError
+from CaiT.settings import DEFAULTS
 from tests.settings import leaves
 
 EXPECTED_DEFAULTS = {

@@ -2,6 +2,8 @@
 """Every measured figure of the documents is the one in its result file: tests/document_figures.py and its table."""
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests import document_figures
@@ -21,6 +23,17 @@ def test_the_documents_say_what_the_results_say():
 @pytest.mark.parametrize('page', PAGES)
 def test_every_figure_has_a_source(page):
     assert untraced(page, text_of(page)) == [], HOW
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_a_table_that_a_test_compares_is_in_that_test(page):
+    for file in re.findall(r'<!-- compared by (\S+) -->', text_of(page)):
+        assert page in (ROOT / file).read_text(encoding='utf-8')
+
+
+def test_tables_that_a_test_compares_are_left_to_it():
+    table = '<!-- compared by tests/x.py -->\n| 1.5 |\n|--|\n| 2.5 |\n\n3.5\n\n| 4.5 |\n'
+    assert untraced('p.md', table) == ['p.md:6: 3.5', 'p.md:8: 4.5']
 
 
 @pytest.mark.parametrize('line', [line for line in lines() if line.file == '-'], ids=lambda line: line.text[:30])

@@ -19,6 +19,7 @@ import yaml
 import CaiT.models
 from CaiT import config
 from CaiT.models import registry
+from CaiT.settings import DEFAULTS
 from tests.commands import NOT_OURS, ROOT, Fault, blocks, check, commands
 
 DOCUMENTS = sorted(
@@ -108,12 +109,12 @@ def test_files_and_keys_named_in_the_text_exist(document):
     text = text_of(document)
     files = re.findall(r'`([\w.-]+/[\w./-]+\.(?:py|sh|md|yaml|txt|ipynb))`', text)
     assert [name for name in files if not name.startswith(NOT_OURS) and not (ROOT / name).exists()] == []
-    sections = '|'.join(name for name, value in config.DEFAULTS.items() if isinstance(value, dict))
+    sections = '|'.join(name for name, value in DEFAULTS.items() if isinstance(value, dict))
     node = config.get_config()
     for key in re.findall(rf'`((?:{sections})\.[A-Z0-9_.]+)', text):
         level = node
         for part in key.rstrip('.').split('.'):
-            assert part in level, f'{document} names {key}, which is no key of CaiT/config.py'
+            assert part in level, f'{document} names {key}, which is no key of CaiT/settings.py'
             level = level[part]
 
 

@@ -16,7 +16,8 @@ from paddle import nn
 import CaiT
 from CaiT import runtime
 from CaiT.data.transforms import DataConfig
-from CaiT.deploy import parity
+from CaiT.deploy import attention_graph, parity
+from CaiT.deploy.attention import GRAPH
 from CaiT.deploy.engines import Options, engine_class, reason
 from CaiT.deploy.folder import check_space, renamed_into
 from CaiT.deploy.metadata import FILE, Artifact, Metadata, check_content, check_files, read, sha256
@@ -51,15 +52,18 @@ def reference_logits(model: nn.Layer, images: np.ndarray) -> np.ndarray:
 def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, checks: parity.CheckSet,
            weights: Dict[str, str], targets: Sequence[Target], class_names: Optional[List[str]] = None,
            threads: int = 1, calibration: Optional[parity.CheckSet] = None,
-           thresholds: Optional[Sequence[float]] = None) -> Metadata:
+           thresholds: Optional[Sequence[float]] = None, attention: str = '') -> Metadata:
     """Write ``model`` for every target into ``folder`` with its metadata. When the logits of one target differ from the
     dynamic model's by more than its tolerance, InputError is raised and nothing is written.
 
     ``weights`` goes into the metadata ({'file', 'sha256'}); ``calibration`` are the images for int8 calibration. An
     existing export of the same weights in ``folder`` is extended; one of other weights is replaced. ``thresholds``
-    [classes]: of a model for images of several classes, whose probabilities are sigmoids.
+    [classes]: of a model for images of several classes, whose probabilities are sigmoids. ``attention``: the flag that
+    asks for the graph of attention_graph.py too.
     """
     plain = obstacle(model)
+    if attention:
+        attention_graph.check(model, name, attention)
     for target in targets:
         check_target(target, name, plain, calibration is not None)
     model.eval()
@@ -82,6 +86,12 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
             sizes = {file.name: file.stat().st_size for file in files}
             metadata.sha256.update({file.name: sha256(file) for file in files if file.name not in metadata.sha256})
             metadata.artifacts.append(Artifact(backend, precision, input_kind, sizes, measured))
+        if attention:
+            file = temporary / GRAPH
+            measured = attention_graph.write(model, file, data, checks, reference, attention)
+            metadata.sha256[GRAPH] = sha256(file)
+            metadata.attention = Artifact('onnxruntime', 'fp32', 'uint8', {GRAPH: file.stat().st_size},
+                                          {**measured, 'source': checks.source})
         stale = _merge_existing(metadata, folder)
         metadata.write(temporary / FILE)
     for file in stale:
@@ -145,11 +155,17 @@ def _merge_existing(metadata: Metadata, folder: PathLike) -> List[str]:
     for artifact in earlier.artifacts if same else ():
         if artifact.key not in keys and _is_whole(folder, artifact, earlier.sha256):
             metadata.artifacts.append(artifact)
-            for name in artifact.files:
-                metadata.sha256.setdefault(name, earlier.sha256[name])
-    listed = {file for artifact in metadata.artifacts for file in artifact.files}
-    return sorted({file for artifact in earlier.artifacts for file in artifact.files if file not in listed
+    if same and not metadata.attention and earlier.attention and _is_whole(folder, earlier.attention, earlier.sha256):
+        metadata.attention = earlier.attention
+    listed = {file for artifact in _all(metadata) for file in artifact.files}
+    for name in listed & set(earlier.sha256):
+        metadata.sha256.setdefault(name, earlier.sha256[name])
+    return sorted({file for artifact in _all(earlier) for file in artifact.files if file not in listed
                    and Path(file).suffix in ENDINGS and (Path(folder) / file).is_file()})
+
+
+def _all(metadata: Metadata) -> List[Artifact]:
+    return [*metadata.artifacts, *([metadata.attention] if metadata.attention else [])]
 
 
 def _is_whole(folder: PathLike, artifact: Artifact, hashes: Dict[str, str]) -> bool:
@@ -178,4 +194,8 @@ def summary(folder: PathLike, metadata: Metadata) -> List[str]:
                      f'{artifact.input}, largest difference to the dynamic model {measured["relative"]:.1e} of '
                      f'max|logit|, same class on {measured["argmax_agreement"]} of {measured["images"]} images '
                      f'({measured["source"]})' + (f'; graph: {measured["graph"]}' if 'graph' in measured else ''))
+    if metadata.attention:
+        graph, measured = next(iter(metadata.attention.files)), metadata.attention.parity
+        lines.append(f'{Path(folder) / graph}: graph with attention, largest difference to the dynamic model '
+                     f'{measured["relative"]:.1e} of max|logit|, {measured["max_map_difference"]:.1e} in the maps')
     return lines

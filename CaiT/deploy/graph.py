@@ -1,61 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inference graph of CaiT, ViT and DeiT, defined once for all engines.
 
-A ``Network`` is a trained model as named arrays plus options for its graph; ``compute`` builds the graph from the
-operations of ``Ops``, which are implemented for Paddle and for ONNX (engines/paddle_ops.py, onnx_ops.py). A term whose
-arrays are absent is omitted from the graph: a rewrite in simplify.py folds an array into its neighbors and removes it.
+``compute`` builds the graph of a ``Network`` from the operations of ``Ops``, which are implemented for Paddle and for
+ONNX (engines/paddle_ops.py, onnx_ops.py). A term whose arrays are absent is omitted from the graph: a rewrite in
+simplify.py folds an array into its neighbors and removes it.
 
 Shapes: B images, P patches, T prefix tokens (class, distillation), N = T + P tokens, C channels, H heads, d = C / H.
 """
 from __future__ import annotations
 
-import dataclasses
-import re
 from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-EPS = 1e-6  # of every LayerNorm, as CaiT.models.layers.LayerNorm sets it
-Array = np.ndarray
+from CaiT.deploy.network import Array, Network
+
 Tensor = Any  # of the engine
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A model's weights and graph options. ``arrays`` are float64 under public names, Linear weights [in, out].
-
-    ``attention`` selects the formulation: 'linear' as in the papers (heads moved to the last axis for the talking
-    heads' Linear), 'matmul' (talking heads as one small matmul on [B, H, N*N]), 'folded' (the same, each reshape
-    next to a transpose) or 'leading' (heads are the first axis and talking heads are sums of scaled slices). ``input``
-    is 'float' (normalized NCHW) or 'uint8' (raw NHWC). With ``last_on_prefix`` the last block computes only the prefix
-    tokens, which are the head's input.
-    """
-    family: str
-    image_size: int
-    patch_size: int
-    num_heads: int
-    prefix: Tuple[str, ...]
-    arrays: Dict[str, Array]
-    attention: str = 'linear'
-    input: str = 'float'
-    last_on_prefix: bool = False
-
-    @property
-    def dim(self) -> int:
-        return self.arrays['patch_embed.proj.weight'].shape[0]
-
-    @property
-    def patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    def depth(self, stack: str) -> int:
-        """Number of blocks in 'blocks' or 'blocks_token_only'."""
-        found = {int(m.group(1)) for m in (re.match(rf'{stack}\.(\d+)\.', name) for name in self.arrays) if m}
-        return len(found)
-
-    def with_arrays(self, **changes: Any) -> Network:
-        """A copy with changed fields; ``arrays`` is a shallow copy unless it is given."""
-        return dataclasses.replace(self, **{'arrays': dict(self.arrays), **changes})
 
 
 class Ops(Protocol):
@@ -80,24 +40,18 @@ class Ops(Protocol):
 
 def compute(net: Network, ops: Ops, x: Tensor) -> Tensor:
     """Images to logits [B, classes]."""
-    return _Graph(net, ops).logits(x)
+    return Graph(net, ops).logits(x)
 
 
-def compute_with_attention(net: Network, ops: Ops, x: Tensor) -> Tuple[Tensor, Tensor]:
-    """Images to logits and the class token's attention in the last block, [B, H, N]. Of a ViT's network after
-    ``last_block_on_prefix``."""
-    graph, count, tokens = _Graph(net, ops), len(net.prefix), len(net.prefix) + net.patches
-    logits, attn = graph.logits(x), graph.last_attn
-    if graph.is_low_rank:  # [B, count * H, N], the class token's rows first
-        return logits, graph.first(attn, net.num_heads, count * net.num_heads)
-    rows = attn if count == 1 else ops.split(attn, 2, [1, count - 1])[0]  # of [B, H, count, N]
-    return logits, ops.reshape(rows, [-1, net.num_heads, tokens])
+class Graph:
+    """The layers of ``net`` as methods. With ``keep`` attention is kept: of blocks with all tokens as queries
+    [B, H, N, N] in ``matrices``, of each ``few_queries``, and whether it is low rank, in ``few_rows`` (see
+    attention_outputs.py)."""
 
-
-class _Graph:
-    def __init__(self, net: Network, ops: Ops) -> None:
-        self.net, self.ops, self.arrays = net, ops, net.arrays
-        self.last_attn, self.is_low_rank = None, False  # of the last few_queries
+    def __init__(self, net: Network, ops: Ops, keep: bool = False) -> None:
+        self.net, self.ops, self.arrays, self.keep = net, ops, net.arrays, keep
+        self.matrices: List[Tensor] = []
+        self.few_rows: List[Tuple[Tensor, bool]] = []
 
     def logits(self, x: Tensor) -> Tensor:
         patches = self.embed(x)
@@ -229,6 +183,8 @@ class _Graph:
         else:
             scores = self.mix(scores, f'{name}.proj_l', tokens)
             attn = self.mix(self.ops.softmax(scores), f'{name}.proj_w', tokens)
+        if self.keep:
+            self.matrices.append(attn)
         y = self.ops.transpose(self.ops.matmul(attn, v), [0, 2, 1, 3])  # [B, N, H, d]
         return self.linear(self.ops.reshape(y, [-1, tokens, self.net.dim]), f'{name}.proj')
 
@@ -297,7 +253,8 @@ class _Graph:
             rows = self.linear(query_tokens, f'{name}.query')  # [B, count, H*C]
             q = self.ops.reshape(rows, [-1, count * self.net.num_heads, self.net.dim])
             attn = self.ops.softmax(self.ops.matmul(q, u, transpose_y=True))  # [B, count*H, N]
-            self.last_attn, self.is_low_rank = attn, True
+            if self.keep:
+                self.few_rows.append((attn, True))
             y = self.ops.reshape(self.ops.matmul(attn, u), [-1, count, self.net.num_heads * self.net.dim])
             return self.linear(y, f'{name}.value')
         if f'{name}.qkv.weight' in self.arrays:
@@ -308,7 +265,8 @@ class _Graph:
             k, v = (self.heads(self.linear(u, f'{name}.{part}'), tokens) for part in 'kv')
         scores = self.mul(self.ops.matmul(q, k, transpose_y=True), f'{name}.scale')  # [B, H, count, N]
         attn = self.ops.softmax(scores)
-        self.last_attn, self.is_low_rank = attn, False
+        if self.keep:
+            self.few_rows.append((attn, False))
         y = self.ops.transpose(self.ops.matmul(attn, v), [0, 2, 1, 3])  # [B, count, H, d]
         return self.linear(self.ops.reshape(y, [-1, count, self.net.dim]), f'{name}.proj')
 

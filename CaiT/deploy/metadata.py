@@ -55,6 +55,7 @@ class Metadata:
     sha256: Dict[str, str] = dataclasses.field(default_factory=dict)  # of every file; empty in exports before 0.2
     activation: str = 'softmax'  # of logits to probabilities; sigmoid: images have any number of classes
     thresholds: Optional[List[float]] = None  # with sigmoid: the probability from which each class is predicted
+    attention: Optional[Artifact] = None  # a graph with more outputs, see attention_graph.py
 
     def artifact(self, engine: str, precision: str, input_kind: str) -> Optional[Artifact]:
         """The artifact of that engine, precision and input, None when it was not exported."""
@@ -65,8 +66,11 @@ class Metadata:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values['data'] = self.data.as_dict()
         values['artifacts'] = [dataclasses.asdict(one) for one in self.artifacts]
+        values['attention'] = dataclasses.asdict(self.attention) if self.attention else None
         if self.activation == 'softmax':  # the only one that earlier versions know
             del values['activation'], values['thresholds']
+        if self.attention is None:
+            del values['attention']
         return {'format': FORMAT, **values}
 
     def write(self, path: PathLike) -> None:
@@ -84,6 +88,7 @@ def read(folder: PathLike) -> Metadata:
             raise ValueError(f'its format is not {FORMAT}')
         values['data'] = _data(values['data'])
         values['artifacts'] = [_artifact(one) for one in _typed('artifacts', values['artifacts'], list)]
+        values['attention'] = _artifact(values['attention']) if values.get('attention') is not None else None
         return _checked(Metadata(**values))
     except FileNotFoundError:
         if any(Path(folder).glob('*.pdmodel')) or any(Path(folder).glob('*.pdiparams')):

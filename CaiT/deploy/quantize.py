@@ -11,7 +11,7 @@ from typing import Dict, List
 
 import numpy as np
 
-from CaiT.deploy.graph import Array, Network
+from CaiT.deploy.network import Array, Network
 from CaiT.deploy.simplify import attentions
 
 ALPHA = 0.8  # migration strength; best of 0.5, 0.65 and 0.8 on a trained ViT-Tiny

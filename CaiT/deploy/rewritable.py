@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can a model be written as a ``graph.Network``? Only what is known to the last layer can: everything else is exported
+"""Can a model be written as a ``Network``? Only what is known to the last layer can: everything else is exported
 as its plain Paddle graph, which is slower and says the same whatever the model does.
 """
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, Set, Tuple
 from paddle import nn
 
 from CaiT.accelerate.layers import FAST
-from CaiT.deploy.graph import EPS
+from CaiT.deploy.network import EPS
 from CaiT.models import cait, layers, vit
 
 # What a network's numbers come from; who overrides one of them computes something else.

@@ -13,7 +13,7 @@ from typing import Any, List, Sequence
 
 import numpy as np
 
-from CaiT.deploy.graph import Array, Network
+from CaiT.deploy.network import Array, Network
 from CaiT.errors import InputError
 
 LOW_RANK_BYTES = 16 << 20  # its two matrices must fit into the last-level cache to be faster

@@ -161,10 +161,11 @@ class DistilledDeiT(DeiT):
 
 
 _SIZES = {'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12), 'large': (1024, 24, 16)}
+_AUGREG = f'{TIMM}, ImageNet-21K first'  # source of published accuracies
 
 
-def _row(model: type, size: str, patch: int, image_size: int, statistics: Dict[str, tuple], top1: float, top5: float,
-         source: str) -> Variant:
+def _row(model: type, size: str, patch: int, image_size: int, top1: float, top5: float,
+         statistics: Dict[str, tuple] = IMAGENET, source: str = TIMM) -> Variant:
     dim, depth, heads = _SIZES[size]
     arch = dict(patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, drop_path_rate=0.1)
     crop = 0.9 if image_size == 224 else 1.0
@@ -172,34 +173,25 @@ def _row(model: type, size: str, patch: int, image_size: int, statistics: Dict[s
                    dict(top1=top1, top5=top5, source=source, distilled=model is DistilledDeiT))
 
 
-def _vit(size: str, patch: int, image_size: int, top1: float, top5: float,
-         source: str = f'{TIMM}, ImageNet-21K first') -> Variant:
-    return _row(ViT, size, patch, image_size, HALF, top1, top5, source)
-
-
-def _deit(model: type, size: str, image_size: int, top1: float, top5: float) -> Variant:
-    return _row(model, size, 16, image_size, IMAGENET, top1, top5, TIMM)
-
-
 # Accuracies: timm's, of facebookresearch/deit's weights and of its own augreg weights (vit_….augreg_in21k_ft_in1k).
 VARIANTS = {
-    'deit_tiny_patch16_224': _deit(DeiT, 'tiny', 224, 72.19, 91.10),
-    'deit_small_patch16_224': _deit(DeiT, 'small', 224, 79.86, 95.06),
-    'deit_base_patch16_224': _deit(DeiT, 'base', 224, 81.98, 95.74),
-    'deit_tiny_distilled_patch16_224': _deit(DistilledDeiT, 'tiny', 224, 74.54, 91.90),
-    'deit_small_distilled_patch16_224': _deit(DistilledDeiT, 'small', 224, 81.20, 95.38),
-    'deit_base_distilled_patch16_224': _deit(DistilledDeiT, 'base', 224, 83.38, 96.49),
-    'deit_base_patch16_384': _deit(DeiT, 'base', 384, 83.11, 96.38),
-    'deit_base_distilled_patch16_384': _deit(DistilledDeiT, 'base', 384, 85.44, 97.33),
-    'vit_tiny_patch16_224': _vit('tiny', 16, 224, 75.45, 92.86),
-    'vit_small_patch16_224': _vit('small', 16, 224, 81.40, 96.15),
-    'vit_base_patch16_224': _vit('base', 16, 224, 84.53, 97.30),
-    'vit_base_patch32_224': _vit('base', 32, 224, 80.73, 95.57),
-    'vit_large_patch16_224': _vit('large', 16, 224, 85.86, 97.82),
-    'vit_large_patch32_224': _vit('large', 32, 224, 73.71, 90.92, 'MindCV'),
-    'vit_base_patch16_384': _vit('base', 16, 384, 86.01, 98.00),
-    'vit_base_patch32_384': _vit('base', 32, 384, 83.36, 96.83),
-    'vit_large_patch16_384': _vit('large', 16, 384, 87.10, 98.30),
+    'deit_tiny_patch16_224': _row(DeiT, 'tiny', 16, 224, 72.19, 91.10),
+    'deit_small_patch16_224': _row(DeiT, 'small', 16, 224, 79.86, 95.06),
+    'deit_base_patch16_224': _row(DeiT, 'base', 16, 224, 81.98, 95.74),
+    'deit_tiny_distilled_patch16_224': _row(DistilledDeiT, 'tiny', 16, 224, 74.54, 91.90),
+    'deit_small_distilled_patch16_224': _row(DistilledDeiT, 'small', 16, 224, 81.20, 95.38),
+    'deit_base_distilled_patch16_224': _row(DistilledDeiT, 'base', 16, 224, 83.38, 96.49),
+    'deit_base_patch16_384': _row(DeiT, 'base', 16, 384, 83.11, 96.38),
+    'deit_base_distilled_patch16_384': _row(DistilledDeiT, 'base', 16, 384, 85.44, 97.33),
+    'vit_tiny_patch16_224': _row(ViT, 'tiny', 16, 224, 75.45, 92.86, HALF, _AUGREG),
+    'vit_small_patch16_224': _row(ViT, 'small', 16, 224, 81.40, 96.15, HALF, _AUGREG),
+    'vit_base_patch16_224': _row(ViT, 'base', 16, 224, 84.53, 97.30, HALF, _AUGREG),
+    'vit_base_patch32_224': _row(ViT, 'base', 32, 224, 80.73, 95.57, HALF, _AUGREG),
+    'vit_large_patch16_224': _row(ViT, 'large', 16, 224, 85.86, 97.82, HALF, _AUGREG),
+    'vit_large_patch32_224': _row(ViT, 'large', 32, 224, 73.71, 90.92, HALF, 'MindCV'),
+    'vit_base_patch16_384': _row(ViT, 'base', 16, 384, 86.01, 98.00, HALF, _AUGREG),
+    'vit_base_patch32_384': _row(ViT, 'base', 32, 384, 83.36, 96.83, HALF, _AUGREG),
+    'vit_large_patch16_384': _row(ViT, 'large', 16, 384, 87.10, 98.30, HALF, _AUGREG),
 }
 
 # MindCV's names. Its ViTs are trained and evaluated with ImageNet's statistics, timm's of the same shape with 0.5.
@@ -208,10 +200,6 @@ ALIASES = {
     'deit_tiny': 'deit_tiny_patch16_224',
     'deit_small': 'deit_small_patch16_224',
     'deit_base': 'deit_base_patch16_224',
-    **{f'vit_{size[0]}_{patch}': Alias(f'vit_{size}_patch{patch}_224', _MINDCV)
-       for size in ('base', 'large') for patch in (16, 32)},
-    'vit_b_16_224': Alias('vit_base_patch16_224', _MINDCV),
-    'vit_b_32_224': Alias('vit_base_patch32_224', _MINDCV),
-    'vit_l_16_224': Alias('vit_large_patch16_224', _MINDCV),
-    'vit_l_32_224': Alias('vit_large_patch32_224', _MINDCV),
+    **{f'vit_{size[0]}_{patch}{end}': Alias(f'vit_{size}_patch{patch}_224', _MINDCV)
+       for size in ('base', 'large') for patch in (16, 32) for end in ('', '_224')},
 }

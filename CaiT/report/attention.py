@@ -15,26 +15,14 @@ distillation token), N = side * side patches in rows.
 from __future__ import annotations
 
 import contextlib
-import math
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from CaiT.accelerate import restore
-
-LAST, ROLLOUT, WEIGHTED = 'attention, last block', 'rollout', 'gradient-weighted'  # names of maps
-
-
-class Explanation(NamedTuple):
-    """Arrays of B images. Rows are over all T tokens, the prefix first: they sum to 1 in attention and rollout."""
-    probs: np.ndarray              # [B, K]
-    class_ids: np.ndarray          # [B], the classes of ``relevance``
-    attention: np.ndarray          # [B, blocks, H, T]
-    rollout: Optional[np.ndarray]  # [B, T], None for CaiT
-    relevance: np.ndarray          # [B, T], not normalized
-    prefix: int                    # tokens before the patches
+from CaiT.report.attention_maps import Explanation
 
 
 def attending_layers(model: nn.Layer) -> List[nn.Layer]:
@@ -128,30 +116,3 @@ def _cait_relevance(weighted: Sequence[np.ndarray], depth: int) -> np.ndarray:
     for matrix in reversed(weighted[:depth]):
         patches = patches + patches @ matrix
     return np.concatenate([row[:, 0, :1], patches[:, 0]], axis=1)
-
-
-def times_even(rows: np.ndarray, prefix: int, over_patches: bool = False) -> np.ndarray:
-    """Rows [..., T] to maps [..., side, side] in multiples of an even distribution.
-
-    1 is what each token would get were all T alike; with ``over_patches`` (relevance, which has no fixed sum) what each
-    patch would get of the patches' sum.
-    """
-    patches = np.asarray(rows, np.float64)[..., prefix:]
-    side = math.isqrt(patches.shape[-1])
-    if over_patches:
-        total = patches.sum(-1, keepdims=True)
-        values = np.divide(patches * patches.shape[-1], total, out=np.zeros_like(patches), where=total > 0)
-    else:
-        values = patches * rows.shape[-1]
-    return values.reshape(*values.shape[:-1], side, side)
-
-
-def patch_maps(explanation: Explanation, index: int) -> Dict[str, np.ndarray]:
-    """{name: map [side, side]} of image ``index``, one map per method: attention of the last block with its heads
-    averaged, rollout where there is one, gradient-weighted relevance."""
-    prefix = explanation.prefix
-    maps = {LAST: times_even(explanation.attention[index, -1].mean(0), prefix)}
-    if explanation.rollout is not None:
-        maps[ROLLOUT] = times_even(explanation.rollout[index], prefix)
-    maps[WEIGHTED] = times_even(explanation.relevance[index], prefix, True)
-    return maps

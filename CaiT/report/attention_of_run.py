@@ -11,7 +11,7 @@ from PIL import Image
 from CaiT.config import build_model, data_config, get_config
 from CaiT.data.datasets import build_dataset
 from CaiT.data.transforms import DataConfig, eval_transform
-from CaiT.report import attention, attention_sheet
+from CaiT.report import attention, attention_maps, attention_sheet
 from CaiT.weights.translate import load_weights
 
 
@@ -38,8 +38,8 @@ def tiles_of(config_file: Path, weights: Path, count: int) -> List[Image.Image]:
         prob = '' if config.DATA.MULTI_LABEL else f' {100 * found.probs[0, best]:.1f}%'  # a softmax, of one class
         captions.append((f'{names[best] if names else f"class {best}"}{prob}',
                          f'label: {", ".join(names[i] if names else str(i) for i in ids) or "none"}'))
-        shown = attention.patch_maps(found, 0)
-        maps.append([(name, shown[name]) for name in (attention.LAST, attention.WEIGHTED)])
+        shown = attention_maps.patch_maps(found, 0)
+        maps.append([(name, shown[name]) for name in (attention_maps.LAST, attention_maps.WEIGHTED)])
     top = attention_sheet.common_scale([values for one in maps for _, values in one])
     tiles = [attention_sheet.tile(*one, top) for one in zip(images, captions, maps)]
     return [*tiles, attention_sheet.bar(top)]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps laid over images as one PNG: a common scale with a color bar, titles, head numbers, contact sheets.
 
-Values are multiples of an even distribution (see ``attention.times_even``): dark is 0, a model that looks everywhere
-alike gives one even color at 1. Colors follow the square root of the value, so that small ones can be told apart too.
+Values are multiples of an even distribution (see ``attention_maps.times_even``): dark is 0, a model that looks
+everywhere alike gives one even color at 1. Colors follow the square root of the value, so that small ones can be told
+apart too.
 """
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from CaiT.report.attention import ROLLOUT, WEIGHTED, Explanation, times_even
+from CaiT.report.attention_maps import ROLLOUT, WEIGHTED, Explanation, times_even
 
 CELL, SMALL = 224, 150      # pixels of a cell's side, of a contact sheet's
 GAP, MARGIN, LINE = 6, 14, 18
@@ -39,10 +40,15 @@ def rows_of(explanation: Explanation, index: int, class_name: str) -> List[Row]:
         name = f'class-attention block {block}' if cait else 'last block, attention of the class token'
         rows.append(Row(f'{name}; {100 * own:.1f}% stays with the tokens before the patches',
                         [('mean of heads', maps.mean(0)), *((f'head {h}', one) for h, one in enumerate(maps, 1))]))
-    last = [(WEIGHTED, times_even(explanation.relevance[index], prefix, True))]
+    titles, last = [], []
     if not cait:
-        last.insert(0, (ROLLOUT, times_even(explanation.rollout[index], prefix)))
-    rows.append(Row(f'{"" if cait else "all blocks: rollout, and "}relevance for class {class_name}', last))
+        titles.append('rollout')
+        last.append((ROLLOUT, times_even(explanation.rollout[index], prefix)))
+    if explanation.relevance is not None:
+        titles.append(f'relevance for class {class_name}')
+        last.append((WEIGHTED, times_even(explanation.relevance[index], prefix, True)))
+    if last:
+        rows.append(Row(('' if cait else 'all blocks: ') + ', and '.join(titles), last))
     return rows
 
 
@@ -141,7 +147,7 @@ def color_bar(canvas: Image.Image, place: Tuple[int, int], width: int, top: floa
     pen = ImageDraw.Draw(canvas)
     bar = colored(top * np.linspace(0, 1, width)[None].repeat(14, 0) ** 2, top)
     canvas.paste(Image.fromarray(bar), (x, y))
-    marks = [0, *(mark for mark in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if 0.01 * top < mark < 0.85 * top), top]
+    marks = [0, *(mark for mark in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if 0.01 * top < mark < 0.75 * top), top]
     for mark in marks:
         at = x + round(math.sqrt(mark / top) * (width - 1))
         pen.line((at, y + 14, at, y + 18), '#1c2128')

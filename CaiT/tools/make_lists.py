@@ -7,7 +7,8 @@
     python -m CaiT.tools.make_lists dataset/flowers --val-split 0.2       no valid/ folder: a fifth goes to validation
     python -m CaiT.tools.make_lists dataset/ten --classes synset_words.txt    some classes, with ImageNet's ids
 
-Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (or val/). A class id is the place of
+Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (or val/); without these folders for
+DATA_PATH/<class>/<image>, all of it training images but for --val-split. A class id is the place of
 the folder's name in sorted order, from 0, or with --classes its place in that label map, by WordNet id or by name.
 Writes train_list.txt, val_list.txt and test_list.txt (the validation images' paths, for -pred) into DATA_PATH, and
 classes.txt (the names of the classes). Lists and names that are there already are kept unless --force, which renames
@@ -54,7 +55,8 @@ def class_images(root: Path, split: str, left_out: LeftOut) -> ClassImages:
                 raise InputError(f'{quoted(entry.path)}: found no images in this class folder')
             classes[entry.name] = [Path(path).relative_to(root).as_posix() for path in found]
     if not classes:
-        raise InputError(f'{quoted(root / split)}: found no class folders, expected {split}/<class>/<image>')
+        raise InputError(f'{quoted(root / split)}: found no class folders, expected {split or "train"}/<class>/<image>'
+                         + ('' if split else ', or <class>/<image>'))
     return classes
 
 
@@ -143,7 +145,7 @@ def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[st
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
-    parser.add_argument('data_path', help='folder with train/ and, when there is one, valid/ or val/')
+    parser.add_argument('data_path', help='folder with train/ and, when there is one, valid/ or val/; or of classes')
     parser.flag('fraction', type=float, default=1.0, help='fraction of each class to list, in (0, 1]')
     parser.flag('per_class', type=int, default=None, help='largest number of images to list for each class')
     parser.flag('val_split', type=float, default=0.0, help='fraction of train/ that becomes the validation list')
@@ -154,20 +156,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
 
     root = Path(args.data_path)
-    if not (root / 'train').is_dir():
-        raise InputError(f'{root / "train"}: no such folder, expected {root}/train/<class>/<image>')
+    val_folder = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
+    split = 'train' if (root / 'train').is_dir() or val_folder or not root.is_dir() else ''
+    if not (root / split).is_dir():
+        raise InputError(f'{root / "train"}: no such folder, expected {root}/train/<class>/<image>, or '
+                         f'{root}/<class>/<image>')
     if not 0 < args.fraction <= 1:
         raise InputError(f'--fraction: found {args.fraction}, expected a number above 0, at most 1')
     if args.per_class is not None and args.per_class < 1:
         raise InputError(f'--per-class: found {args.per_class}, expected at least 1')
     if not 0 <= args.val_split < 1:
         raise InputError(f'--val-split: found {args.val_split}, expected a number from 0 to below 1')
-    val_folder = next((name for name in ('valid', 'val') if (root / name).is_dir()), None)
     if args.val_split and val_folder:
         raise InputError(f'--val-split: there is a folder {root / val_folder} already, expected one or the other')
 
     left_out = LeftOut()
-    train = class_images(root, 'train', left_out)
+    train = class_images(root, split, left_out)
     ids, names = ids_of(train, args.classes)
     valid = class_images(root, val_folder, left_out) if val_folder else {}
     if args.val_split:
@@ -193,7 +197,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'{len(train)} of the {len(names)} classes of {quoted(args.classes)} have images')
     print(f'{len(names)} classes; train with -data_path={quoted(root)} -num_classes={len(names)}')
     if not valid:
-        print('no valid/ folder: no validation list (--val-split 0.2 takes a fifth of train/)')
+        print(f'no valid/ folder: no validation list (--val-split 0.2 takes a fifth of {split or quoted(root)}/)')
     return 0
 
 

@@ -5,7 +5,7 @@
     python -m CaiT.tools.settings_page --write    write them between the markers of docs/configuration.md
     python -m CaiT.tools.settings_page --check    exit 1 when the page has others
 
-Meanings are the comments of ``DEFAULTS`` in CaiT/config.py: behind a key, or above it as ``KEY, KEY: meaning; KEY: …``
+Meanings are the comments of ``DEFAULTS`` in CaiT/settings.py: behind a key, or above it as ``KEY, KEY: meaning; …``
 where several share a line; those of a model's shape are in the docstring of ``CaiT.models.cait.CaiT``.
 """
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from CaiT import checks, config, errors
+from CaiT import checks, errors, settings
 from CaiT.cli import Parser
 from CaiT.errors import InputError
 from CaiT.models.cait import CaiT
@@ -34,8 +34,8 @@ MORE_CHOICES = {'AUG.ERASE_MODE': checks.ERASE_MODES}
 
 
 def comments() -> Dict[str, str]:
-    """{full name of a setting: its comment} from the source of CaiT/config.py."""
-    source = Path(config.__file__).read_text(encoding='utf-8')
+    """{full name of a setting: its comment} from the source of CaiT/settings.py."""
+    source = Path(settings.__file__).read_text(encoding='utf-8')
     lines = source[source.index('DEFAULTS: Dict'):source.index('\nCHOICES = ')].splitlines()
     found: Dict[str, str] = {}
     section, above = '', ''
@@ -73,9 +73,9 @@ def shape() -> Dict[str, str]:
     return {f'MODEL.{name.upper()}': meaning for name, meaning in re.findall(r'^    (\w+): (.*)$', text, re.M)}
 
 
-def settings() -> Iterator[Tuple[str, Any]]:
-    """(full name, default) of every setting, in the order of CaiT/config.py."""
-    variant = get_variant(config.DEFAULTS['MODEL']['NAME'])
+def defaults() -> Iterator[Tuple[str, Any]]:
+    """(full name, default) of every setting, in the order of CaiT/settings.py."""
+    variant = get_variant(settings.DEFAULTS['MODEL']['NAME'])
     more = {'DATA': {name.upper(): OF_THE_MODEL for name in variant.data},
             'MODEL': {name.upper(): OF_THE_MODEL for name in variant.arch}}
 
@@ -85,18 +85,18 @@ def settings() -> Iterator[Tuple[str, Any]]:
                 yield from walk({**value, **more.get(prefix + key, {})}, f'{prefix}{key}.')
             else:
                 yield prefix + key, value
-    return walk(config.DEFAULTS, '')
+    return walk(settings.DEFAULTS, '')
 
 
 def values(name: str, default: Any) -> str:
     """What a setting may be, in a table's cell."""
-    choices = {**config.CHOICES, **MORE_CHOICES}.get(name)
+    choices = {**settings.CHOICES, **MORE_CHOICES}.get(name)
     if choices:
         return ', '.join(f'`{choice}`' for choice in choices)
-    if name in config.FRACTIONS:
+    if name in settings.FRACTIONS:
         return 'from 0 to 1'
-    if name in config.AT_LEAST:
-        return f'{config.AT_LEAST[name]} or more'
+    if name in settings.AT_LEAST:
+        return f'{settings.AT_LEAST[name]} or more'
     return '`True`, `False`' if isinstance(default, bool) else ''
 
 
@@ -110,11 +110,11 @@ def printed(value: Any) -> str:
 
 def tables() -> List[str]:
     """The page's lines. InputError when a setting has no meaning."""
-    meanings, flags = {**comments(), **shape()}, {key: flag for flag, key in config.FLAGS.items()}
+    meanings, flags = {**comments(), **shape()}, {key: flag for flag, key in settings.FLAGS.items()}
     rows: Dict[str, List[str]] = {section: [] for section in SECTIONS}
-    for name, default in settings():
+    for name, default in defaults():
         if name not in meanings:
-            raise InputError(f'CaiT/config.py: {name} has no comment, expected its meaning')
+            raise InputError(f'CaiT/settings.py: {name} has no comment, expected its meaning')
         section = name.split('.')[0] if '.' in name else ''
         flag = f'`-{flags[name]}`' if name in flags else ''
         rows[section].append(f'| `{name}` | {printed(default)} | {values(name, default)} | {flag} | '

@@ -10,9 +10,9 @@ import numpy as np
 from yacs.config import CfgNode
 
 from CaiT import safe_yaml
-from CaiT.config import DEFAULTS
 from CaiT.errors import InputError
 from CaiT.files import PathLike
+from CaiT.settings import DEFAULTS
 from CaiT.training import checkpoint, distributed
 from CaiT.training.broadcast import from_first
 from CaiT.training.checkpoint import SUFFIX

@@ -17,26 +17,18 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 import paddle
 from yacs.config import CfgNode
 
-from CaiT.config import build_model, with_data_of
 from CaiT.errors import NonFiniteError
 from CaiT.training import checkpoint, distributed, resume, retention
-from CaiT.training.acceleration import accelerate_for
-from CaiT.training.amp import Amp
 from CaiT.training.background import Background
-from CaiT.training.class_weights import class_weights
-from CaiT.training.data import build_train_loader, build_val_loader
-from CaiT.training.distill import build_teacher
-from CaiT.training.ema import Ema
+from CaiT.training.build import build
 from CaiT.training.evaluator import criterion_name, evaluate
-from CaiT.training.freeze import freeze
 from CaiT.training.logger import RunLogger
-from CaiT.training.losses import build_loss, num_correct
+from CaiT.training.losses import num_correct
 from CaiT.training.meter import Meter, report_freq
-from CaiT.training.notices import training_notices
-from CaiT.training.optim import build_optimizer, build_schedule, clip_gradients
+from CaiT.training.optim import clip_gradients
 from CaiT.training.pending import Pending
 from CaiT.training.preemption import Preempted, PreemptionSignal
-from CaiT.training.run_state import restore, restore_weights, snapshot
+from CaiT.training.run_state import snapshot
 from CaiT.training.tensorboard_writer import TensorBoardWriter
 from CaiT.training.train_state import TrainState, step_seed
 from CaiT.training.visualdl_writer import VisualDLWriter
@@ -57,49 +49,12 @@ class Trainer:
 
     def __init__(self, config: CfgNode, folder: Path, logger: RunLogger) -> None:
         self.config, self.folder, self.logger = config, Path(folder), logger
-        distill, self.criterion_name = config.TRAIN.DISTILL, criterion_name(config.DATA.MULTI_LABEL)
-        self.resumed = resume.find_checkpoint(config, self.folder)
-        paddle.seed(config.SEED)
-        self.model = build_model(config, pretrained=not self.resumed)  # a resumed run does without that file
-        self.model.set_grad_checkpointing(config.TRAIN.RECOMPUTE)
-        if config.MODEL.PRETRAINED and not self.resumed:
-            report = self.model.load_report
-            logger.info('\n'.join(report.lines()))
-            _, line = with_data_of(config, report.data, report.data_source)
-            if line:
-                logger.info(f'note: training uses its own data config; of these weights: {line}')
-        freeze_line = freeze(self.model, config.TRAIN.FREEZE)
-        self.loader, self.sampler = build_train_loader(config)
-        self.val_loader = build_val_loader(config)
-        for note in dict.fromkeys(self.loader.notes + self.val_loader.notes):  # each once
-            logger.info(note)
-        weights, weights_line = class_weights(config, self.loader.dataset.labels)
-        self.loss = build_loss(config.TRAIN.LOSS, config.TRAIN.LABEL_SMOOTHING,
-                               distill.TYPE, distill.ALPHA, distill.TAU, weights)
-        self.teacher = build_teacher(config) if distill.TYPE != 'none' else None
-        self.optimizer, weight_decay_line = build_optimizer(self.model, config)
-        self.schedule, lr_line = build_schedule(
-            config, config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER * distributed.world_size())
-        self.amp = Amp(config)
-        self.state = TrainState(epoch=config.TRAIN.LAST_EPOCH + 1)
-        notices = training_notices(config, self.schedule, self.loader.dataset, self.sampler, self.resumed)
-        for line in filter(None, (freeze_line, weight_decay_line, lr_line, weights_line, *notices, self.amp.note,
-                                  self.teacher and self.teacher.note)):
-            logger.info(line)
-        if self.resumed:
-            restore_weights(self.resumed, self.model, config)
-        self.amp.decorate(self.model, self.optimizer)
-        if self.resumed:
-            state = self.state = restore(self.resumed, self.optimizer, self.model, self.amp, len(self.sampler))
-            logger.info(f'resumed from {self.resumed.path}: epoch {state.epoch}, step {state.step}, '
-                        f'best {self.criterion_name} {state.best_top1:.4f} (epoch {state.best_epoch})')
-        self.ema = Ema(self.model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
-        if self.ema and self.resumed and self.resumed.state['ema']:
-            self.ema.restore(self.resumed.state['ema'])
-        logger.info(accelerate_for(config, self.model))
-        # backend=None: the default on a GPU is CINN, whose numbers nobody has compared with those of eager mode.
-        net = paddle.jit.to_static(self.model, full_graph=True, backend=None) if config.TRAIN.TO_STATIC else self.model
-        self.net = distributed.wrap(net)
+        self.criterion_name = criterion_name(config.DATA.MULTI_LABEL)
+        parts = build(config, self.folder, logger)
+        self.model, self.net, self.teacher, self.loss = parts.model, parts.net, parts.teacher, parts.loss
+        self.loader, self.sampler, self.val_loader = parts.loader, parts.sampler, parts.val_loader
+        self.optimizer, self.schedule, self.amp, self.ema = parts.optimizer, parts.schedule, parts.amp, parts.ema
+        self.state, self.resumed = parts.state, parts.resumed
         self.background = Background(config.SAVE.BACKGROUND, logger.info)
         self.pending, self.report_freq = Pending(), report_freq(config, len(self.sampler))
 

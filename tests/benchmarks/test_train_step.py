@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'train_step.py'
 
 
+@pytest.mark.slow
 def test_one_step_per_request():
     result = subprocess.run([sys.executable, str(SCRIPT), '--serve', 'ours', '--batches', '2'], text=True, check=True,
                             input='\n\n', capture_output=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from CaiT.data.cifar import ARCHIVES, read_cifar
+from CaiT.data.datasets import build_dataset
 from CaiT.errors import InputError
 
 
@@ -52,6 +53,13 @@ def test_packed_and_unpacked_archives_are_the_same(tmp_path, rng, name):
     assert packed.class_names[3] == 'name 3' and packed.sources[1].endswith(f'{archive.files["train"][0]}#1')
     test = read_cifar(name, str(tmp_path), 'val')
     assert len(test.labels) == 2 and not np.array_equal(test.pixels, packed.pixels[:2])
+
+
+@pytest.mark.parametrize('num_classes, has_names', [(10, True), (12, False)])
+def test_names_of_classes_belong_to_a_head_of_as_many(tmp_path, rng, num_classes, has_names):
+    pack(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py', files('cifar10', rng))
+    found = build_dataset('cifar10', str(tmp_path), 'val', None, num_classes).class_names
+    assert found == ([f'name {index}' for index in range(10)] if has_names else None)
 
 
 ROW = np.zeros((1, 3072), np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CaiT.data.decode import decode_fast, load_image
+from CaiT.data.decode import ImageBytes, decode_fast, load_image
 from CaiT.errors import InputError
 
 
@@ -82,3 +82,11 @@ def test_broken_images_are_one_line_naming_the_file(pixels, tmp_path, decode):
         assert '\n' not in str(error.value)
     with pytest.raises(InputError, match='none.jpg: no such file'):
         decode(tmp_path / 'none.jpg')
+
+
+def test_the_largest_number_of_pixels(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    content, size = (tmp_path / 'a.png').read_bytes(), pixels.shape[0] * pixels.shape[1]
+    assert np.array_equal(load_image(ImageBytes('', content, size)), pixels)
+    with pytest.raises(InputError, match=f'are more than {size - 1} pixels'):
+        load_image(ImageBytes('', content, size - 1))

@@ -72,6 +72,10 @@ def test_names_that_begin_with_a_number_may_be_ids(tmp_path):
     assert read_label_map(write(tmp_path / 'b.txt', '0 0 degrees\n1 5 o clock\n'), 2) == ['0 degrees', '5 o clock']
 
 
+def test_numbers_before_one_name_are_the_names(tmp_path):
+    assert read_label_map(write(tmp_path / 'a.txt', '0 degrees\n90 degrees\n'), 2) == ['0 degrees', '90 degrees']
+
+
 @pytest.mark.parametrize('name,text', [('a.json', '{'), ('b.json', '{"1": "x"}'), ('c.json', '3')])
 def test_broken_label_maps_are_one_line(tmp_path, name, text):
     with pytest.raises(InputError, match=name) as error:

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from CaiT.data.datasets import build_dataset
-from CaiT.data.loader import build_loader
+from CaiT.data.loader import build_loader, worker_failures
 from CaiT.data.mixing import Mixing
 from CaiT.data.sampler import EvalSampler, TrainSampler
 from CaiT.data.train_transforms import TrainOptions, train_transform
 from CaiT.data.transforms import DataConfig, eval_transform
-from CaiT.errors import InputError
+from CaiT.errors import InputError, WorkerError
 
 DATA = DataConfig(16, 1.0, 'bicubic', (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPTIONS = TrainOptions(auto_augment='rand-m9-mstd0.5-inc1', erase_prob=0.5)
@@ -117,6 +117,26 @@ def test_a_broken_image_is_the_same_error_from_any_process(folder, workers):
         for images, _ in build_loader(data, EvalSampler(len(data), 4), workers, True):
             seen += len(images)
     assert seen == 16 and '\n' not in str(error.value)
+
+
+def test_too_little_memory_for_a_batch_says_what_to_change():
+    class Data(list):
+        def __getitem__(self, index):
+            raise MemoryError
+
+    with pytest.raises(InputError, match='^not enough memory for a batch of images; try a smaller -batch_size or fewer '
+                                         '-num_workers$'):
+        list(build_loader(Data([0]), EvalSampler(1, 1), 0, True))
+
+
+@pytest.mark.parametrize('error, is_a_worker', [
+    (SystemError('DataLoader process (pid 7) exited unexpectedly'), True),
+    (OSError('(External) the data reader thread raised an exception'), True),
+    (OSError(28, 'No space left on device'), False), (SystemError('bad argument'), False)])
+def test_the_two_messages_of_a_worker_that_died(error, is_a_worker):
+    with pytest.raises(WorkerError if is_a_worker else type(error)) as caught, worker_failures():
+        raise error
+    assert isinstance(caught.value, WorkerError) == is_a_worker
 
 
 SCRIPT = """

@@ -155,14 +155,14 @@ def test_invalid_arguments():
 @pytest.mark.parametrize('block', [0, 100])
 def test_a_thousand_ranks_read_the_batches_of_one_process(block):
     """World size 1,024: steps at the start and at the end, every sample with its seed once."""
-    world_size, length = 1024, 50_000
+    world_size, length = 1024, 12_000
     alone = list(TrainSampler(length, 2 * world_size, seed=3, block=block))
-    assert len(alone) == 24
-    for step in (0, 1, 23):
+    assert len(alone) == 5
+    for step in (0, 1, 4):
         found = []
         for rank in range(world_size):
             sampler = TrainSampler(length, 2, seed=3, block=block, rank=rank, world_size=world_size)
             sampler.set_epoch(0, step)
             found.append(next(iter(sampler)))
         assert [one[place] for place in range(2) for one in found] == alone[step]
-    assert len({index for batch in alone for index, _ in batch}) == 24 * 2048
+    assert len({index for batch in alone for index, _ in batch}) == 5 * 2048

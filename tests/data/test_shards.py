@@ -390,3 +390,17 @@ def test_the_datasets_package_reads_and_writes(lists, tmp_path):
                                       {b'huggingface': b'{"info": 3}'}])
 def test_parquet_files_without_readable_class_names(metadata):
     assert parquet_shards._class_names(metadata, 'label') == []
+
+
+def test_members_that_are_no_data_and_images_without_a_label(tmp_path):
+    """WebDataset's own members, hidden files, a JSON file that has no label."""
+    shard = tar(tmp_path / 'val.tar', ('__key__', b'x'), ('__0.png__', encoded(2)), ('.a.png', encoded(3)),
+                ('a.png', encoded(1)), ('a.json', b'{"width": 24}'))
+    scan = TarShards().scan(str(shard))
+    assert (scan.labels.tolist(), scan.left_out) == ([-1], 0)
+
+
+@pytest.mark.parametrize('limit, expected', [(100, 50), (1 << 20, 4096), (-1, 4096)])
+def test_half_of_the_open_files_are_left_to_others(monkeypatch, limit, expected):
+    monkeypatch.setattr('resource.getrlimit', lambda kind: (limit, limit))
+    assert TarShards()._max_open == expected

@@ -76,30 +76,6 @@ def test_nothing_on_the_page_comes_from_another_host():
             r'^\s*//.*$', '', path.read_text(encoding='utf-8'), flags=re.M)), path.name
 
 
-@pytest.mark.parametrize('family, more', [('cait', {}), ('vit', {}), ('distilled', {}), ('vit', {'rank': 0}),
-                                          ('distilled', {'rank': 0})])
-def test_the_second_output_is_the_attention_of_the_class_token(family, more, monkeypatch, checks):
-    """As the dynamic model's attention layers have it, with and without low-rank rewriting."""
-    need('onnxruntime')
-    import onnxruntime
-
-    from CaiT.deploy import simplify
-    from CaiT.deploy.engines.onnx_ops import onnx_model
-    from CaiT.report.attention import explain
-    if more:
-        monkeypatch.setattr(simplify, 'LOW_RANK_BYTES', 0)
-    model = small(family)
-    net = simplify.simplify(simplify.from_model(model), 'matmul', True)
-    session = onnxruntime.InferenceSession(onnx_model(net, attention=True).SerializeToString())
-    pixels = checks.array('float')
-    logits, attention = session.run(None, {'x': pixels})
-    said = explain(model, pixels)
-    assert [one.name for one in session.get_outputs()] == ['logits', 'attention']
-    assert attention.shape == (7, 4, 16 + len(net.prefix))
-    np.testing.assert_allclose(attention, said.attention[:, -1], atol=1e-5)
-    np.testing.assert_allclose(logits.argmax(1), said.class_ids)
-
-
 @pytest.mark.parametrize('words, message', [
     ((['web'], ''), r'^--client web: needs onnxruntime-web, which is not part of this package; get it with: npm pack '
      r'onnxruntime-web@1\.30\.0 && tar xzf onnxruntime-web-1\.30\.0\.tgz, then --ort-web=package$'),

@@ -17,6 +17,9 @@ from CaiT.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+FP32 = ('paddle', 'fp32', 'float')
+
+
 def targets(backends, precisions):
     return list(itertools.product(backends, precisions, ['float']))
 
@@ -47,6 +50,15 @@ def test_a_missing_library_and_a_processor_without_bf16(cait, monkeypatch):
     found, lines = possible(targets(['paddle', 'openvino'], ['fp32', 'bf16']), cait, 'x', False)
     assert found == [('paddle', 'fp32', 'float')] and len(lines) == 3
     assert 'this processor has no AVX512-BF16' in lines[0] and 'openvino is not installed' in lines[1]
+
+
+@pytest.mark.parametrize('flags, good', [
+    (set(), []), ({'amx_bf16'}, ['openvino']), ({'avx512_bf16'}, ['paddle', 'openvino'])])
+def test_the_instructions_that_each_engine_needs_for_bf16(cait, monkeypatch, flags, good):
+    monkeypatch.setattr(runtime, 'cpu_flags', lambda: flags)
+    found, lines = possible(targets(['paddle', 'openvino'], ['bf16']) + [FP32], cait, 'x', False)
+    assert [target[0] for target in found[:-1]] == good and found[-1] == FP32
+    assert len(lines) == 2 - len(good) and all('this processor has no AVX512-BF16' in line for line in lines)
 
 
 def test_nothing_possible_is_an_error(cait):

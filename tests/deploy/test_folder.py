@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from small_models import small_data
 
+from CaiT import infer as infer_script
 from CaiT.data.transforms import eval_transform
 from CaiT.deploy import feed
 from CaiT.deploy.engines import Options
@@ -173,3 +174,35 @@ def test_memory_is_flat_over_twenty_thousand_images(exported, images):
             with open('/proc/self/statm', encoding='ascii') as file:
                 memory[index] = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') >> 20
     assert memory[19999] - memory[2000] < 20  # MiB
+
+
+def test_a_file_has_the_five_most_probable_classes_without_topk(exported, images, tmp_path, monkeypatch):
+    """``--topk`` adds columns; the columns top5_… are always whole."""
+    table = tmp_path / 'r.csv'
+    monkeypatch.setattr(sys, 'argv', ['infer', f'--model-dir={exported}', '--img-path', images[0],
+                                      f'--output={table}'])
+    assert infer_script.main() == 0
+    row, = csv.DictReader(table.open(newline=''))
+    expected, = Predictor(exported, 'paddle', Options()).predict([images[0]], topk=5)
+    assert row['top5_class_ids'] == ' '.join(str(class_id) for class_id, _ in expected.best)
+    assert len(row['top5_probs'].split()) == 5 and 'class_id_2' not in row
+
+
+def test_other_names_of_the_classes_are_another_run(exported):
+    """A resumed file would hold two names for one class."""
+    predictor = Predictor(exported, 'paddle', Options())
+    found = predictor.identity()
+    assert found['class_names'] == [f'name, {index}' for index in range(10)]
+    assert set(found) == {'model', 'weights', 'data', 'files', 'class_names', 'backend', 'precision', 'input'}
+
+
+def test_a_file_of_an_earlier_version_keeps_its_columns(tmp_path):
+    """It had no columns of the five best classes."""
+    path = tmp_path / 'r.csv'
+    path.write_text('path,class_id,class_name,prob\na,3,three,0.5\n')
+    results = ResultFile(str(path), 1, True)
+    assert results.done == {'a'}
+    results.write(Prediction('b', [(2, 0.75), (1, 0.2)]), str)
+    results.close()
+    assert list(csv.DictReader(path.open(newline='')))[1] == {
+        'path': 'b', 'class_id': '2', 'class_name': '2', 'prob': '0.75'}

@@ -108,6 +108,8 @@ def test_a_graph_of_paddle_3_with_a_configuration(exported, cait, checks, tmp_pa
 
 @pytest.mark.parametrize('flag, message', [
     ('--cpu-threads=100000', '--cpu-threads: found 100000, expected at most'),
+    ('--topk=-1', '--topk: found -1, expected at least 0'),
+    ('--batch-size=0', '--batch-size: found 0, expected at least 1'),
     ('--cpu-threads=4097', '--cpu-threads: found 4097, expected at most'),
     ('--use-tensorrt=True', '--use-tensorrt True: has no effect on a CPU'),
     ('--precision=fp16', "--precision: found 'fp16'")])

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from small_models import small_data
 
+from CaiT import infer
 from CaiT.deploy import metadata
 from CaiT.deploy.engines import Options
 from CaiT.deploy.export import export
 from CaiT.deploy.predictor import Predictor, top_classes
 from CaiT.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -73,18 +70,22 @@ def test_other_models_have_no_new_keys(cait, checks, tmp_path):
     assert metadata.read(tmp_path).activation == 'softmax'
 
 
-def test_the_program(exported, images, tmp_path):
+def test_the_program(exported, images, tmp_path, monkeypatch, capsys):
     """Lines on the screen, a column in the file; a resumed file is of the same thresholds."""
-    words = [sys.executable, 'infer.py', f'--model-dir={exported}', '--img-path', *images]
-    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    def program(folder, *more):
+        monkeypatch.setattr(sys, 'argv', ['infer', f'--model-dir={folder}', '--img-path', *images, *more])
+        status = infer.main()
+        return status, capsys.readouterr().out
+
+    status, shown = program(exported)
+    assert status == 0
     predictions = list(Predictor(str(exported), 'paddle', Options()).predict(images))
     lines = [line for line in shown.splitlines() if line.startswith('image_name: ')]
     assert lines == [f'image_name: {one.path}, class_id: {one.best[0][0]}, prob: {one.best[0][1]:.4f}, '
                      f'class_ids: {one.class_ids or "none"}' for one in predictions]
     table = tmp_path / 'r.csv'
     for more in ((), ('--resume',)):
-        done = subprocess.run([*words, f'--output={table}', *more], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert program(exported, f'--output={table}', *more)[0] == 0
     with open(table, newline='') as file:
         assert [row['class_ids'] for row in csv.DictReader(file)] == [one.class_ids for one in predictions]
     changed = json.loads((exported / 'metadata.json').read_text())
@@ -94,6 +95,14 @@ def test_the_program(exported, images, tmp_path):
     for path in exported.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     (other / 'metadata.json').write_text(json.dumps(changed))
-    words[2] = f'--model-dir={other}'
-    done = subprocess.run([*words, f'--output={table}', '--resume'], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and 'was written with thresholds' in done.stderr
+    with pytest.raises(InputError, match='was written with thresholds'):
+        program(other, f'--output={table}', '--resume')
+
+
+def test_other_thresholds_are_another_export(cait, checks, tmp_path):
+    for kind, thresholds in (('float', np.full(10, 0.5)), ('uint8', np.full(10, 0.25))):
+        export(cait, tmp_path, 'x', small_data(), checks, {'file': 'w', 'sha256': ''}, [('paddle', 'fp32', kind)],
+               thresholds=thresholds)
+    found = metadata.read(tmp_path)
+    assert [artifact.key for artifact in found.artifacts] == [('paddle', 'fp32', 'uint8')]
+    assert found.thresholds == [0.25] * 10

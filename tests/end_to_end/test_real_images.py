@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not os.environ.get('CAIT_REAL_DATA'), reason='CAIT_REAL_DATA is not set')
 
 
-@pytest.mark.parametrize('data, top1, top5', [
-    ('imagenet_ccby', 264, 295), pytest.param('imagenette_lite', 219, 286, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('data, top1, top5', [('imagenet_ccby', 264, 295), ('imagenette_lite', 219, 286)])
 def test_evaluate(data, top1, top5, tmp_path, capsys):
     workers = max(1, runtime.cores() - 1)
     main(['-cfg', str(ROOT / 'CaiT/configs/vit_tiny_patch16_224.yaml'), '-eval', '-pretrained', str(WEIGHTS),

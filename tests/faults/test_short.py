@@ -74,6 +74,7 @@ def test_writing_in_place_is_found(monkeypatch):
     assert failing_writes.campaign('checkpoint', errno.ENOSPC, 1)[1]
 
 
+@pytest.mark.slow
 def test_infer_killed_and_resumed():
     done = program('kills.py', 'infer', '--kills', 1, '--images', 100)
     assert done.returncode == 0 and 'nothing wrong' in done.stdout, done.stdout + done.stderr

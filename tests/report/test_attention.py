@@ -7,7 +7,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from CaiT.report import attention, attention_sheet, faithfulness
+from CaiT.report import attention, attention_maps, attention_sheet, faithfulness
 from tests.models.small import CLASSES, SIDE, small_model
 from tests.models.small import images as small_images
 
@@ -37,7 +37,7 @@ def test_rows_sum_to_one(case):
     assert found.attention.shape == (2, 2 if model.family == 'cait' else 1, heads, found.prefix + TOKENS)
     np.testing.assert_allclose(found.attention.sum(-1), 1, atol=1e-6)
     assert (found.attention[..., :found.prefix] > 0).all()
-    maps = attention.times_even(found.attention, found.prefix)
+    maps = attention_maps.times_even(found.attention, found.prefix)
     own = found.attention[..., :found.prefix].sum(-1)
     np.testing.assert_allclose(maps.sum((-1, -2)) / (found.prefix + TOKENS) + own, 1, atol=1e-6)
     np.testing.assert_allclose(maps[0, 0, 1, 1, 2], found.attention[0, 0, 1, found.prefix + SIDE + 2] *
@@ -190,7 +190,7 @@ def test_a_random_model_looks_random():
     paddle.seed(0)
     model = create_model('cait', image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=5)
     found = attention.explain(model, small_images(model)[:1].numpy())
-    maps = attention.times_even(found.attention[0], found.prefix)
+    maps = attention_maps.times_even(found.attention[0], found.prefix)
     assert np.abs(maps - 1).max() < 0.1
     rows = attention_sheet.rows_of(found, 0, 'x')[:2]
     top = attention_sheet.common_scale([values for row in rows for _, values in row.maps])

@@ -82,6 +82,8 @@ def test_run_that_goes_on(make_run, check_page, tmp_path):
     text, images = check_page(tmp_path / 'page.html')
     assert '2 of 3' in text and 'step 2 of 4' in text and 'no weights are saved yet' in text and not images
     assert 'http-equiv="refresh" content="60"' in (tmp_path / 'page.html').read_text()
+    run_page.write([make_run('b', 3), folder], tmp_path / 'both.html', images=0)
+    assert 'http-equiv="refresh" content="60"' in (tmp_path / 'both.html').read_text()
 
 
 def test_run_that_has_just_begun(make_run, check_page, tmp_path):

@@ -99,6 +99,22 @@ def test_requests_of_several_images_stay_whole_and_in_order():
     batcher.close()
 
 
+def test_the_window_of_an_image_begins_when_it_comes():
+    """One that has waited for the engine as long as the window does not wait once more."""
+    engine = Engine()
+    batcher = started(engine, window=1.0)
+    engine.go.clear()
+    first = put(batcher, 0.0)
+    while not first.running():
+        time.sleep(0.001)
+    second = put(batcher, 1.0)
+    time.sleep(1.0)
+    engine.go.set()
+    begun = time.monotonic()
+    assert second.result(10) == 2 and time.monotonic() - begun < 0.7
+    batcher.close()
+
+
 def test_a_failing_image_costs_the_others_nothing():
     engine = Engine()
     batcher = started(engine, window=0.2)

@@ -126,6 +126,7 @@ DATA = [0.5] * 3072
     ({'inputs': [{**X, 'data': [1e300] * 3072}]}, 'x: found values that are not finite'),
     ({'inputs': [{**X, 'data': [10 ** 90] * 3072}]}, 'x: found values that are no numbers'),
     ({'inputs': [{**X, 'shape': [-1, 3, 32, 32]}]}, 'x: found the shape [-1, 3, 32, 32], expected [N, 3, 32, 32]'),
+    ({'inputs': [{**X, 'shape': [0, 3, 32, 32], 'data': []}]}, 'x: found the shape [0, 3, 32, 32], expected [N, 3'),
     ({'inputs': [{**X, 'shape': [True, 3, 32, 32]}]}, 'x: found the shape [True, 3, 32, 32], expected'),
     ({'inputs': [{**X, 'parameters': {'binary_data_size': 12288}}]}, 'x: found 0 bytes and binary_data_size 12288'),
     ({'inputs': [{**X, 'data': DATA}], 'outputs': [{'name': 'z'}]}, "outputs: found 'z', expected 'logits' or"),

@@ -2,6 +2,7 @@
 """Hostile and unlucky clients: each gets one sentence or a closed connection, and nobody else loses an answer."""
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import struct
@@ -15,6 +16,9 @@ import pytest
 from served import TOKEN, assert_equal, counters, post, sent, status
 
 pytest.importorskip('fastapi')
+
+from CaiT.serve.guard import Guard, Limits
+from CaiT.serve.metrics import Metrics
 
 BEARER = f'Bearer {TOKEN}'
 
@@ -119,6 +123,37 @@ def test_slow_heads_and_bodies_are_cut_off(strict, server, neighbor):
     assert time.monotonic() - start < 5
     with strict.connect() as connection:
         assert connection.recv(1) == b''  # a connection without a byte
+
+
+def test_all_bodies_together_are_bounded():
+    """As many as sixteen of the largest; what an answered request held is free for others."""
+    async def ask(guard: Guard, sizes: list, go: asyncio.Event) -> int:
+        answers, chunks = [], [{'type': 'http.request', 'body': bytes(size), 'more_body': True} for size in sizes]
+
+        async def receive() -> dict:
+            if chunks:
+                return chunks.pop(0)
+            await go.wait()
+            return {'type': 'http.request', 'body': b'', 'more_body': False}
+
+        async def send(message: dict) -> None:
+            answers.append(message)
+        await guard({'type': 'http', 'method': 'POST', 'path': '/classify', 'headers': []}, receive, send)
+        return answers[0]['status']
+
+    async def app(scope: dict, receive: object, send: object) -> None:
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+
+    async def run() -> None:
+        guard, go = Guard(app, Limits(100, 30, 50), lambda: True, Metrics()), asyncio.Event()
+        waiting = [asyncio.ensure_future(ask(guard, [60, 40], go)) for _ in range(16)]
+        await asyncio.sleep(0.05)
+        assert guard.buffered == 1600
+        assert await ask(guard, [1], go) == 503 and guard.buffered == 1600
+        go.set()
+        assert await asyncio.gather(*waiting) == [200] * 16 and guard.buffered == 0
+        assert await ask(guard, [100], go) == 200
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize('head', [b'GET / HTTP/1.1\r\nx: ' + b'a' * 200_000, b'GET /' + b'a' * 200_000,

@@ -28,6 +28,7 @@ def files(folder):
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in found}
 
 
+@pytest.mark.slow
 def test_lite_data(bare):
     assert prepare(bare).status == 0
     folder = bare.root / 'dataset/lite_data'
@@ -51,6 +52,7 @@ def test_lite_data(bare):
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_whole_data_are_made_only_where_they_are_the_embedded_set(bare):
     assert prepare(bare, 'whole_train_whole_infer').status == 0
     assert len((bare.root / 'dataset/digits/train_list.txt').read_text(encoding='utf-8').splitlines()) == 1442

@@ -23,6 +23,7 @@ def logged(path) -> list:
     return [LINE.match(line).group(1) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
+@pytest.mark.slow
 def test_five_steps_pass_and_leave_their_logs(tmp_path, capsys):
     assert align.main(['-output_dir', str(tmp_path)]) == 0
     assert 'forward: passed, metric: passed, loss: passed, backward: passed, train: passed' in capsys.readouterr().out

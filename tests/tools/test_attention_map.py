@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -15,6 +18,7 @@ from CaiT.report import attention
 from CaiT.tools import attention_map
 from tests.models.small import small_model
 
+ROOT = Path(__file__).resolve().parents[2]
 OPTS = ['MODEL.NAME', 'cait', 'DATA.IMAGE_SIZE', '32', 'MODEL.PATCH_SIZE', '8', 'MODEL.EMBED_DIM', '24',
         'MODEL.DEPTH', '3', 'MODEL.NUM_HEADS', '3', 'MODEL.NUM_CLASSES', '5']
 
@@ -61,6 +65,61 @@ def test_one_image(tmp_path, words):
     words[3] += '/a/one.png'
     assert attention_map.main([*words, '-opts', *OPTS]) == 0
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['one.png']
+
+
+@pytest.mark.parametrize('kind, maps', [('cait_xxs24_224', {'attention'}),
+                                        ('deit_tiny_distilled_patch16_224', {'attention', 'rollout'})])
+def test_an_exported_model(tmp_path, words, capsys, kind, maps):
+    """The values of the checkpoint but for what needs gradients, without Paddle's model."""
+    pytest.importorskip('onnxruntime')
+    from CaiT.deploy import parity
+    from CaiT.deploy.export import export
+    model = small_model(kind, image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    data = DataConfig(32, 1.0, 'bicubic', (0.5,) * 3, (0.5,) * 3)
+    folder = tmp_path / 'infer'
+    export(model, folder, kind, data, parity.synthetic(data, 3), {'file': 'w.pdparams', 'sha256': ''},
+           [('paddle', 'fp32', 'float')], list('abcde'), attention='--attention')
+    assert attention_map.main(['-model_dir', str(folder), '-npz', *words[2:6]]) == 0
+    assert 'no gradient-weighted maps, since an exported model has no gradients' in capsys.readouterr().out
+    for name in ('a/one', 'b/one'):
+        said = attention.explain(model, eval_transform(data)(str(tmp_path / f'images/{name}.png'))[None])
+        with np.load(tmp_path / 'out' / ('one.npz' if name[0] == 'a' else 'one-2.npz')) as saved:
+            assert set(saved) == {'path', 'probs', 'class_id', 'prefix', *maps}
+            assert saved['prefix'] == said.prefix and saved['class_id'] == said.class_ids[0]
+            for key in ('probs', *maps):
+                np.testing.assert_allclose(saved[key], getattr(said, key)[0], atol=1e-5)
+    assert (tmp_path / 'out/contact.png').is_file()
+
+
+def test_an_exported_model_needs_no_paddle(tmp_path, words):
+    pytest.importorskip('onnxruntime')
+    from CaiT.deploy import parity
+    from CaiT.deploy.export import export
+    model = small_model('vit_tiny_patch16_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    data = DataConfig(32, 1.0, 'bicubic', (0.5,) * 3, (0.5,) * 3)
+    export(model, tmp_path / 'infer', 'v', data, parity.synthetic(data, 2), {'file': 'w', 'sha256': ''},
+           [('paddle', 'fp32', 'float')], attention='--attention')
+    code = ('import sys; from CaiT.tools import attention_map; attention_map.main(sys.argv[1:]); '
+            'assert "paddle" not in sys.modules')
+    subprocess.run([sys.executable, '-c', code, '-model_dir', str(tmp_path / 'infer'), *words[2:6]], check=True,
+                   timeout=60, capture_output=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize('extra, match', [
+    (['-pretrained', 'here'], '^-pretrained here: found the folder of an exported model, expected a checkpoint; for an '
+                              'exported model: -model_dir=here$'),
+    (['-model_dir', 'w'], '^-model_dir w: found a checkpoint, expected the folder of an exported model; for a '
+                          'checkpoint: -pretrained=w$'),
+    (['-model_dir', 'nowhere'], r'^nowhere/metadata.json: no such file; make the folder with: python export_model.py'),
+    *[(['-model_dir', 'here', *more], f'^{more[0]}: belongs to a checkpoint, found it beside -model_dir=here, expected '
+                                      'one of them$')
+      for more in (['-pretrained', 'w'], ['-faithfulness'], ['-class_id', '0'], ['-cfg', 'x'], ['-opts', 'A', '1'])]])
+def test_checkpoint_or_export(tmp_path, words, monkeypatch, extra, match):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'here').mkdir()
+    (tmp_path / 'here/metadata.json').write_text('{}')
+    with pytest.raises(InputError, match=match):
+        attention_map.main([*extra, '-img_path', 'images'])
 
 
 @pytest.mark.parametrize('extra, match', [

@@ -15,6 +15,7 @@ from CaiT.tools import benchmark
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_and_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, 'OURS', [('paddle', 'fp32')])
     command = 'benchmark -models deit_tiny_patch16_224 --batches 1 --threads 1 --rounds 3 --seconds 0.01 --json'

@@ -12,13 +12,11 @@ from CaiT.tools import check_goldens, goldens
 NAME = 'deit_tiny_patch16_224'
 
 
-def test_table_and_status(capsys, monkeypatch):
+def test_table_and_status(capsys):
+    """Of equal numbers; of others: test_thresholds."""
     assert check_goldens.main(['-models', NAME]) == 0
     head, row, last = capsys.readouterr().out.splitlines()
     assert row.split()[:3] == [NAME, '5717416', '1253683200'] and row.endswith('  ok') and last == 'all equal'
-    monkeypatch.setattr(check_goldens, 'TOLERANCE', 1e-9)
-    assert check_goldens.main(['-models', NAME]) == 1
-    assert capsys.readouterr().out.splitlines()[1:][-2].endswith('outside 1e-09')
 
 
 def test_another_count_fails(tmp_path, capsys):

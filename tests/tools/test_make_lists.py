@@ -113,3 +113,30 @@ def test_by_path_and_as_module(folder, tmp_path):
     result = subprocess.run([sys.executable, '-m', 'CaiT.tools.make_lists', str(folder)], cwd=ROOT,
                             capture_output=True, text=True, check=False)
     assert result.returncode == 2 and result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('words, train, val', [(['--val-split', '0.25'], 6, 2), ([], 8, 0)])
+def test_a_folder_of_classes_without_train(tmp_path, capsys, words, train, val):
+    for name in ('rose', 'aster'):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            (tmp_path / name / f'{index}.jpg').write_bytes(b'x')
+    assert make_lists.main([str(tmp_path), *words]) == 0
+    listed = (tmp_path / 'train_list.txt').read_text(encoding='utf-8').splitlines()
+    assert len(listed) == train and {line.split('/')[0] + line[-1] for line in listed} == {'aster0', 'rose1'}
+    assert (tmp_path / 'val_list.txt').is_file() is bool(val)
+    if val:
+        chosen = (tmp_path / 'val_list.txt').read_text(encoding='utf-8').splitlines()
+        assert len(chosen) == val and not set(chosen) & set(listed)
+    else:
+        assert f'(--val-split 0.2 takes a fifth of {tmp_path}/)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('folders, message', [
+    (['valid/a'], '/train: no such folder, expected .*/train/<class>/<image>, or .*/<class>/<image>$'),
+    ([], 'found no class folders, expected train/<class>/<image>, or <class>/<image>$')])
+def test_neither_train_nor_classes(tmp_path, folders, message):
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=message):
+        make_lists.main([str(tmp_path)])

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from CaiT import get_config
-from CaiT.config import CHOICES
 from CaiT.errors import InputError
+from CaiT.settings import CHOICES
 from CaiT.tools import settings_page
 from tests.settings import leaves
 

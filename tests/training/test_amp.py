@@ -203,6 +203,9 @@ def test_the_scale_of_a_checkpoint_that_paddle_wrote():
     scale = LossScale()
     scale.load_state_dict({'scale': np.float32([1024]), 'incr_ratio': 2.0, 'incr_count': 7, 'decr_count': 0})
     assert (scale.factor, scale.good) == (1024.0, 7)
+    scale.load_state_dict({'scale': np.float32([8]), 'incr_count': 5000})  # of a longer interval
+    scale.update(True)
+    assert (scale.factor, scale.good) == (16.0, 0)
     for bad in ({'scale': np.float32([0]), 'incr_count': 1}, {'scale': np.float32([np.nan]), 'incr_count': 1},
                 {'incr_count': 1}, {'scale': [], 'incr_count': 0}):
         with pytest.raises(InputError, match='^scaler: found '):

@@ -113,7 +113,8 @@ def command(stripes, folder):
             *OPTS]
 
 
-@pytest.mark.parametrize('name, status', [('SIGTERM', 143), pytest.param('SIGKILL', -9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGKILL', -9)])
 def test_stopped_it_goes_on_to_the_same_end(stripes, tmp_path, name, status):
     """Asked to stop, the run waits for what it writes; killed in the middle, it leaves the file of before."""
     process = subprocess.Popen(command(stripes, tmp_path / 'run'), cwd=ROOT, stdout=subprocess.PIPE,

@@ -47,6 +47,11 @@ def test_training_writes_the_class_names(run):
     assert read_label_map(run / 'classes.txt', 3) == NAMES
 
 
+def test_names_of_several_lines_are_written_as_one(config, tmp_path):
+    jobs._write_class_names(config(), tmp_path, ['a\nb', 'c  d ', '3 e'], True)
+    assert read_label_map(tmp_path / 'classes.txt', 3) == ['a b', 'c d', '3 e']
+
+
 def test_the_datasets_own_file_is_left_alone(config, stripes, tmp_path):
     data = shutil.copytree(stripes, tmp_path / 'data')
     (data / 'classes.txt').write_text('0 a\n1 b\n2 c\n', encoding='utf-8')

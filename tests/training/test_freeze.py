@@ -56,3 +56,10 @@ def test_frozen_weights_keep_their_bits_and_the_run_resumes(config, trained_once
     assert changed == {name for pattern in wanted for name in fnmatch.filter(start, pattern)}
     assert {key.split('/')[0] for key in state['optimizer']} == changed
     assert 'frozen: ' in (tmp_path / 'log_train.txt').read_text()
+
+
+def test_the_line_counts_tensors_and_values():
+    model = create_model('vit', embed_dim=16, depth=1, num_heads=2, image_size=32, num_classes=3)
+    total = sum(int(parameter.size) for parameter in model.parameters())
+    assert freeze(model, PROBE) == (f'frozen: {len(model.parameters()) - 2} of {len(model.parameters())} tensors; '
+                                    f'51 of {total:,} values are trained: head.weight, head.bias')

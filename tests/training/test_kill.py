@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from CaiT.tools import make_shards
-from CaiT.training import checkpoint
+from CaiT.training import checkpoint, jobs
 from CaiT.training.logger import RunLogger
 from tests.training.conftest import CAIT, SMALL
 
@@ -87,6 +87,7 @@ def whole(stripes, tmp_path_factory):
     return result(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bits(stripes, whole, tmp_path):
     """SIGKILL again and again, at moments spread over the run (start-up, steps, writing, evaluation), then to the end.
 
@@ -142,7 +143,8 @@ def test_killed_on_shards_it_ends_with_the_bits_of_the_lists(stripes, whole, tmp
 
 
 @pytest.mark.parametrize('group, name, status', [
-    (False, 'SIGTERM', 143), (True, 'SIGINT', 130), pytest.param(False, 'SIGHUP', 129, marks=pytest.mark.slow),
+    (False, 'SIGTERM', 143), pytest.param(True, 'SIGINT', 130, marks=pytest.mark.slow),
+    pytest.param(False, 'SIGHUP', 129, marks=pytest.mark.slow),
     pytest.param(True, 'SIGTERM', 143, marks=pytest.mark.slow),
     pytest.param(False, 'SIGINT', 130, marks=pytest.mark.slow),
     pytest.param(True, 'SIGHUP', 129, marks=pytest.mark.slow)])
@@ -161,6 +163,7 @@ def test_a_signal_saves_and_leaves(stripes, whole, tmp_path, group, name, status
     assert_same_run(result(folder), whole)
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_ignored(stripes, tmp_path):
     """As under nohup."""
     folder = tmp_path / 'run'
@@ -197,9 +200,9 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert seen == [before]
 
 
-@pytest.mark.parametrize('shell', [
-    '"$@" | head -n 1', '"$@" > /dev/full', pytest.param('"$@" >&-', marks=pytest.mark.slow),
-    pytest.param('"$@" 2>&- >&-', marks=pytest.mark.slow)], ids=['head', 'full', 'closed', 'both closed'])
+@pytest.mark.slow
+@pytest.mark.parametrize('shell', ['"$@" | head -n 1', '"$@" > /dev/full', '"$@" >&-', '"$@" 2>&- >&-'],
+                         ids=['head', 'full', 'closed', 'both closed'])
 def test_standard_output_that_is_gone_does_not_end_training(stripes, tmp_path, shell):
     folder = tmp_path / 'run'
     done = subprocess.run(['bash', '-c', f'set -o pipefail; {shell}', '-', *command(stripes, folder, 1)], cwd=ROOT,
@@ -224,13 +227,11 @@ def test_a_worker_that_dies_is_one_line(stripes, tmp_path):
     assert 'error: a data worker died' in output.splitlines()[-1]
 
 
-def test_an_incomplete_state_is_never_resumed(stripes, tmp_path):
+def test_an_incomplete_state_is_never_resumed(config, trained):
     """A crash while writing leaves a temporary file, which is not read and is removed."""
-    folder = tmp_path / 'run'
-    finish(command(stripes, folder, 1))
-    half = folder / '.last.pdstate.x1y2z3.tmp'
-    half.write_bytes((folder / 'last.pdstate').read_bytes()[:1000])
-    (folder / 'log.jsonl').write_text((folder / 'log.jsonl').read_text() + '{"epoch": 2, "train_lo')
-    finish(command(stripes, folder))
+    half = trained / '.last.pdstate.x1y2z3.tmp'
+    half.write_bytes((trained / 'last.pdstate').read_bytes()[:1000])
+    (trained / 'log.jsonl').write_text((trained / 'log.jsonl').read_text() + '{"epoch": 2, "train_lo')
+    jobs.train(config('TRAIN.EMA_DECAY', 0.5, epochs=3, output_dir=str(trained), resume='auto'))
     assert not half.exists()
-    assert [record['epoch'] for record in RunLogger(folder, 'x').records()] == [1, 2, 3]
+    assert [record['epoch'] for record in RunLogger(trained, 'x').records()] == [1, 2, 3]

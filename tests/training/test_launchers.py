@@ -138,10 +138,11 @@ def one(stripes, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('of_rank', [
     lambda rank: ompi(rank, 2, rank, 2),
-    pytest.param(lambda rank: slurm(rank, 2, LOCALID=rank, NODEID=0, TASKS_PER_NODE='2', JOB_NODELIST='localhost',
-                                    JOB_ID=os.getpid()), marks=pytest.mark.slow),
+    lambda rank: slurm(rank, 2, LOCALID=rank, NODEID=0, TASKS_PER_NODE='2', JOB_NODELIST='localhost',
+                       JOB_ID=os.getpid()),
 ], ids=['mpirun', 'srun'])
 def test_two_processes_with_these_variables_are_one_job(stripes, one, tmp_path, of_rank):
     flags = words('main_multi_gpu.py', stripes, tmp_path / 'two', 2, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 
 import pytest
 
@@ -52,3 +53,10 @@ def test_records_that_are_none_are_skipped(tmp_path):
     assert logger.records() == [{'epoch': 1}, {'epoch': 2}]
     logger.rewind(1)
     assert json.loads((tmp_path / 'log.jsonl').read_text()) == {'epoch': 1}
+
+
+def test_the_stamp_that_log_parsers_expect(tmp_path, monkeypatch):
+    afternoon, format_time = time.strptime('2026-05-06 14:32:54', '%Y-%m-%d %H:%M:%S'), time.strftime
+    monkeypatch.setattr('CaiT.training.logger.time.strftime', lambda text: format_time(text, afternoon))
+    RunLogger(tmp_path, 'log.txt').info('Now training epoch 100.')
+    assert (tmp_path / 'log.txt').read_text() == '0506 02:32:54 PM Now training epoch 100.\n'

@@ -91,8 +91,8 @@ def test_two_processes_with_weighted_and_balanced_classes_are_one(stripes, tmp_p
     assert_close(tmp_path / 'two', tmp_path / 'one')
 
 
-@pytest.mark.parametrize('images', ['', pytest.param('val/1/01.png', marks=pytest.mark.slow)],
-                         ids=['eleven images', 'one image'])
+@pytest.mark.slow
+@pytest.mark.parametrize('images', ['', 'val/1/01.png'], ids=['eleven images', 'one image'])
 def test_predictions_are_shared_and_merged(stripes, one, tmp_path, images):
     """Of eleven images one process gets six, the other five; of one image the second gets none."""
     data = stripes / images
@@ -114,6 +114,7 @@ def test_predictions_are_shared_and_merged(stripes, one, tmp_path, images):
             np.array(theirs['top5_probs'].split(), float), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_lines_of_an_evaluation_are_of_all_processes(stripes, one, tmp_path):
     """Two processes, two images a step: four images of both, then eight, then all eleven."""
     opts, more = ['REPORT_FREQ', '1', 'DATA.BATCH_SIZE_EVAL', '2'], ['-pretrained', str(one / 'best'), '-eval']
@@ -126,6 +127,7 @@ def test_lines_of_an_evaluation_are_of_all_processes(stripes, one, tmp_path):
     assert steps[-1][1] in re.findall(r'Validation Acc@1: (\d\.\d{4})', output)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stripes, one, tmp_path):
     folder = tmp_path / 'run'
     job = launch(stripes, folder, 2)
@@ -142,6 +144,7 @@ def test_a_process_that_dies_ends_the_job_which_goes_on_with_another_number(stri
     assert_close(folder, one)
 
 
+@pytest.mark.slow
 def test_an_error_of_any_process_is_on_the_screen(stripes, tmp_path):
     """The seventh image of the list is broken; whoever reads it, its line is shown and the job ends."""
     broken = tmp_path / 'broken'

@@ -13,7 +13,7 @@ import yaml
 
 from CaiT import export_model
 from CaiT.errors import InputError
-from CaiT.training import checkpoint, jobs
+from CaiT.training import checkpoint, jobs, resume
 from CaiT.training.logger import RunLogger
 
 EMA = ('TRAIN.EMA_DECAY', 0.5)
@@ -159,6 +159,16 @@ def test_batch_and_epochs_are_said(config, trained):
     assert 'warning: resumed for 3 epochs instead of 1: the learning rate jumps from 1e-05 to 0.00075\n' in said
 
 
+@pytest.mark.parametrize('opts, line', [
+    (['TRAIN.AMP.DTYPE', 'bfloat16'], "TRAIN.AMP.DTYPE is 'auto' there and 'bfloat16' in this run"),
+    (['TRAIN.AMP.LEVEL', 'O2'], "TRAIN.AMP.LEVEL is 'O1' there and 'O2' in this run"),
+    (['AMP', True], 'AMP is False there and True in this run'),
+    (['TRAIN.ACCUM_ITER', 2], 'TRAIN.ACCUM_ITER is 1 there and 2 in this run')])
+def test_what_may_differ_is_said(config, trained, opts, line):
+    saved = resume.read_config(checkpoint.read(trained / 'last.pdstate'))
+    assert resume.check_settings(saved, config(*EMA, *opts, epochs=1)) == f'resumed with other settings: {line}'
+
+
 def test_auto_without_a_folder_takes_the_newest_run_if_it_is_this_one(config, stripes, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained, 'output/train-20200101-00-00-00')
@@ -250,3 +260,17 @@ def test_weights_without_a_training_state_are_not_compared(trained, capsys):
         path.unlink()
     exported(trained)
     assert 'settings' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['', 'last', 'last.pdstate', 'last.pdparams'])
+def test_names_of_a_checkpoint(trained, name):
+    """A run's folder, a path without extension, the file, the weights beside it."""
+    assert checkpoint.find(str(trained / name), 'elsewhere') == trained / 'last.pdstate'
+
+
+def test_an_average_that_is_not_there_has_no_best(config, trained):
+    """Or no average of this run would ever be written: none is better than 1."""
+    change(trained / 'last.pdstate', lambda s: s['progress'].update(best_ema_top1=1.0))
+    (trained / 'best_ema.pdparams').unlink()
+    jobs.train(config(*EMA, output_dir=str(trained), resume='auto'))
+    assert (trained / 'best_ema.pdparams').is_file()

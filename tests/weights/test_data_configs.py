@@ -13,7 +13,8 @@ from CaiT.models.registry import create_model, get_variant
 from CaiT.models.vit import DeiT, DistilledDeiT, ViT
 from CaiT.tools import convert_weights
 from CaiT.weights.data_configs import HALF, IMAGENET
-from CaiT.weights.translate import load_weights
+from CaiT.weights.readers import read_checkpoint
+from CaiT.weights.translate import load_weights, rename
 from tests.weights import checkpoints as c
 from tests.weights.test_translate import TINY, reference
 
@@ -153,3 +154,11 @@ def test_default_cfg_follows_the_weights(tmp_path):
     model = create_model('vit', **TINY, pretrained=path)
     assert model.default_cfg['mean'] == IMAGENET['mean'] and model.default_cfg['crop_pct'] == 0.875
     assert model.default_cfg['num_classes'] == 4
+
+
+@pytest.mark.parametrize('model, expected', [(DistilledDeiT, IMAGENET), (ViT, HALF)])
+def test_a_distillation_token_means_deit(tmp_path, model, expected):
+    """PASSL evaluates its DeiTs and ViTs with other statistics; the file's own names count more than the model's."""
+    path = c.write_pdparams(tmp_path / 'w.pdparams', c.passl(c.paddle_layout(reference(model(**TINY)))))
+    _, report = rename(read_checkpoint(path), 'vit')
+    assert (report.source, report.data['mean']) == ('PASSL', expected['mean'])

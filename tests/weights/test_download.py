@@ -210,11 +210,14 @@ def test_an_answer_that_another_attempt_would_not_change(code, words):
 def test_too_many_requests_waits_as_long_as_the_server_says(monkeypatch):
     slept, said = [], []
     monkeypatch.setattr(download.time, 'sleep', slept.append)
+    monkeypatch.setattr(download, 'BACKOFF', 4)
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
-    with serve(status(429, Retry_After='7'), status(429, Retry_After=date), status(503), file(CONTENT)) as server:
+    answers = status(429, Retry_After='7'), status(429, Retry_After=date), status(503), status(503, Retry_After='5')
+    with serve(*answers, file(CONTENT)) as server:
         fetch(entry(server.url), say=said.append)
-        assert len(server.requests) == 4
-    assert slept[0] == 7 and 95 < slept[1] <= 100 and slept[2] == 0.04
+        assert len(server.requests) == 5
+    assert slept[0] == 7 and 95 < slept[1] <= 100
+    assert slept[2:] == [16, 32]  # the server may ask for more than the doubled pause, not for less
     assert said[0] == 'zoo: the server answers 429 Too Many Requests; next attempt in 7 s'
 
 

@@ -89,6 +89,7 @@ def test_published_accuracies_spot_checks():
     ('vit_small_patch16_224', None, 'vit_small_patch16_224.timm'),
     ('cait_s24_224', 'PASSL', 'cait_s24_224.passl'),
     ('cait_s24_224.passl', None, 'cait_s24_224.passl'),
+    ('cait_s24_224.passl', 'passl', 'cait_s24_224.passl'),
     ('deit_base_patch16_224', 'passl', 'deit_base_patch16_224.passl.1n8c-fp32'),
     ('deit_base_patch16_224', 'passl.2n16c-fp16o2', 'deit_base_patch16_224.passl.2n16c-fp16o2'),
     ('vit_b_32_224', 'mindcv', 'vit_base_patch32_224.mindcv.4a1c9d8e'),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders that other programs run as they are, written beside an export: ``--client``.
 
-Each client is one module with ``write(request) -> lines for the console`` and a folder of its own inside the export,
-because its graph is another one: PaddleX expects probabilities where the engines here give logits.
+Each client is one module with ``write(request) -> lines for the console``, most with a folder of their own inside the
+export, because their graph is another one: PaddleX expects probabilities where the engines here give logits.
 """
 from __future__ import annotations
 

@@ -1,54 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder ``gradio`` of an export: the graph that gives app.py the attention of the class token."""
+"""What app.py needs of an export: the graph of ``--attention``, which ``--client gradio`` asks for too."""
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 import numpy as np
 from PIL import Image
 
-from CaiT.data.transforms import DataConfig, ImageLike, eval_transform
+from CaiT.data.transforms import ImageLike
+from CaiT.deploy.attention import Attention
 from CaiT.deploy.clients import Request
-from CaiT.files import PathLike
 
-FOLDER, FILE = 'gradio', 'attention.onnx'
 HEAT = np.array([[13, 8, 135], [156, 23, 158], [237, 121, 83], [240, 249, 33]], np.float64)  # from none to the most
 
 
 def write(request: Request) -> List[str]:
-    """Write and check the folder; InputError, and nothing written, when the graph's logits are not the model's."""
-    from CaiT.deploy.clients import attention_graph  # Paddle: not for those who only read the graph
-    from CaiT.deploy.folder import renamed_into
-    folder = Path(request.folder) / FOLDER
-    with renamed_into(folder, FILE) as temporary:
-        _, measured = attention_graph.write(request, temporary / FILE, 'gradio')
-    return [f'{folder}: {request.precision} graph with attention, largest difference to the dynamic model '
-            f'{measured["relative"]:.1e} of max|logit|; python app.py --model-dir={request.folder}']
+    """Nothing more is written."""
+    return [f'python app.py --model-dir={request.folder}: a page with classes and attention']
 
 
-class Attention:
-    """The class token's attention in the last block, by ONNX Runtime; any number of threads may call it."""
-
-    def __init__(self, graph: PathLike, data: DataConfig, threads: int = 1) -> None:
-        from CaiT.deploy.engines import Options, engine_class
-        self.engine = engine_class('onnxruntime')(Path(graph), Options(input='uint8', threads=threads))
-        self.transform = eval_transform(data, normalize=False)
-
-    def __call__(self, image: ImageLike) -> Tuple[np.ndarray, np.ndarray]:
-        """(the crop that the model sees, uint8 [S, S, 3]; attention of its patches [side, side], the heads' mean)."""
-        pixels = self.transform(image)
-        session = self.engine.session
-        rows, = session.run(['attention'], {self.engine.input: pixels[None]})  # [1, H, N]
-        side = math.isqrt(rows.shape[-1])
-        return pixels, rows[0].mean(0)[-side * side:].reshape(side, side)
-
-
-def find(folder: PathLike, data: DataConfig, threads: int = 1) -> Optional[Attention]:
-    """The attention of an export, None when it has no graph for it."""
-    graph = Path(folder) / FOLDER / FILE
-    return Attention(graph, data, threads) if graph.is_file() else None
+def last_block(attention: Attention, image: ImageLike) -> Tuple[np.ndarray, np.ndarray]:
+    """(the crop that the model sees, uint8 [S, S, 3]; the class token's attention to its patches in the last block
+    [side, side], the heads' mean)."""
+    found = attention(image)
+    patches = found['attention'][-1].mean(0)[attention.prefix:]
+    side = math.isqrt(len(patches))
+    return found['pixels'], patches.reshape(side, side)
 
 
 def overlay(pixels: np.ndarray, values: np.ndarray) -> Image.Image:

@@ -13,7 +13,9 @@ from typing import Any, Dict, List
 
 import PIL
 
-from CaiT.deploy.clients import Request, attention_graph, ort_web
+from CaiT.deploy import attention_graph
+from CaiT.deploy.clients import Request, ort_web
+from CaiT.deploy.export import reference_logits
 from CaiT.deploy.folder import renamed_into
 
 FOLDER, PAGE = 'web', 'index.html'
@@ -24,15 +26,18 @@ HEADERS = '/*\n  Cross-Origin-Opener-Policy: same-origin\n  Cross-Origin-Embedde
 
 def write(request: Request) -> List[str]:
     """Write and check the folder; InputError, and nothing written, when its logits are not the model's."""
-    folder = Path(request.folder) / FOLDER
+    folder, flag = Path(request.folder) / FOLDER, f'--client {FOLDER}'
+    attention_graph.check(request.model, request.metadata.model, flag, request.precision)
     with renamed_into(folder, PAGE) as temporary:
         graph = temporary / 'model.onnx'
-        prefix, measured = attention_graph.write(request, graph, 'web')
+        reference = reference_logits(request.model, request.checks.array('float'))
+        measured = attention_graph.write(request.model, graph, request.metadata.data, request.checks, reference, flag,
+                                         request.precision, request.calibration)
         for file in sorted(SOURCE.iterdir()):
             shutil.copyfile(file, temporary / file.name)
         ort_web.copy(request.ort_web, temporary)
         (temporary / 'model.json').write_text(
-            json.dumps(description(request, graph.stat().st_size, prefix)), encoding='utf-8')
+            json.dumps(description(request, graph.stat().st_size, measured['prefix'])), encoding='utf-8')
         (temporary / '_headers').write_text(HEADERS, encoding='ascii')
     return [f'{folder}: {request.precision} page for any web server; largest difference to the dynamic model '
             f'{measured["relative"]:.1e} of max|logit|, same class on {measured["argmax_agreement"]} of '

@@ -55,7 +55,7 @@ class BaseEngine:
 
     @staticmethod
     def write(net: Any, folder: Path, options: Options, data: Any, calibration: Any) -> List[Path]:
-        """Write the ``graph.Network`` for this engine into ``folder``: returns the files, the graph to load first.
+        """Write the ``Network`` for this engine into ``folder``: returns the files, the graph to load first.
 
         ``data`` is the model's DataConfig; ``calibration`` a parity.CheckSet where ``options.precision`` is int8.
         """

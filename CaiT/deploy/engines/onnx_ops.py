@@ -11,7 +11,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from CaiT.deploy.graph import EPS, Array, Network, compute, compute_with_attention
+from CaiT.deploy.attention_outputs import compute_outputs
+from CaiT.deploy.network import EPS, Array, Network
 
 OPSET, IR = 20, 10  # Gelu is an operator since opset 20; IR 10 is what ONNX 1.17 writes
 
@@ -122,23 +123,20 @@ class OnnxOps:
         return self.node('Expand', [row, shape])
 
 
-def onnx_model(net: Network, quantized: Iterable[str] = (), attention: bool = False) -> ModelProto:
-    """``net`` as a validated ONNX model: input 'x' with dynamic batch, output 'logits'. ``quantized``: see OnnxOps.
-    With ``attention`` a second output of that name, see graph.compute_with_attention."""
+def onnx_model(net: Network, quantized: Iterable[str] = (), outputs: Sequence[str] = ('logits',)) -> ModelProto:
+    """``net`` as a validated ONNX model: input 'x' with dynamic batch, ``outputs`` as compute_outputs has them.
+    ``quantized``: see OnnxOps."""
     ops, size = OnnxOps(quantized), net.image_size
     raw = net.input == 'uint8'
     shape = ['batch', size, size, 3] if raw else ['batch', 3, size, size]
     images = helper.make_tensor_value_info('x', TensorProto.UINT8 if raw else TensorProto.FLOAT, shape)
-    last, attn = compute_with_attention(net, ops, 'x') if attention else (compute(net, ops, 'x'), None)
-    ops.nodes.append(helper.make_node('Identity', [last], ['logits'], name='logits'))
+    for name, last in zip(outputs, compute_outputs(net, ops, 'x', outputs)):
+        ops.nodes.append(helper.make_node('Identity', [last], [name], name=name))
     head = 'heads.weight' if 'heads.weight' in net.arrays else 'head.weight'
-    logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['batch', net.arrays[head].shape[1]])
-    outputs = [logits]
-    if attention:
-        ops.nodes.append(helper.make_node('Identity', [attn], ['attention'], name='attention'))
-        outputs.append(helper.make_tensor_value_info('attention', TensorProto.FLOAT, [
-            'batch', net.num_heads, len(net.prefix) + net.patches]))
-    graph = helper.make_graph(ops.nodes, 'CaiT', [images], outputs, [
+    blocks, tokens = net.depth('blocks_token_only') or 1, len(net.prefix) + net.patches
+    shapes = {'logits': [net.arrays[head].shape[1]], 'attention': [blocks, net.num_heads, tokens], 'rollout': [tokens]}
+    described = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ['batch', *shapes[name]]) for name in outputs]
+    graph = helper.make_graph(ops.nodes, 'CaiT', [images], described, [
         numpy_helper.from_array(value, name) for name, value in ops.initializers.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], producer_name='CaiT')
     model.ir_version = IR

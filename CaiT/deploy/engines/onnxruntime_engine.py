@@ -15,7 +15,7 @@ from CaiT.errors import InputError
 
 if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
     from CaiT.data.transforms import DataConfig
-    from CaiT.deploy.graph import Network
+    from CaiT.deploy.network import Network
     from CaiT.deploy.parity import CheckSet
 
 

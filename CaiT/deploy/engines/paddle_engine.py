@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # for export only: importing them would slow down the start o
     from paddle.nn import Layer
 
     from CaiT.data.transforms import DataConfig
-    from CaiT.deploy.graph import Network
+    from CaiT.deploy.network import Network
     from CaiT.deploy.parity import CheckSet
 
 

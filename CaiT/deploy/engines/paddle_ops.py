@@ -9,7 +9,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from CaiT.deploy.graph import EPS, Array, Network, compute
+from CaiT.deploy.graph import compute
+from CaiT.deploy.network import EPS, Array, Network
 
 
 class PaddleOps:

@@ -93,11 +93,11 @@ function softmax(logits) {
   return exponentials.map((value) => value / sum);
 }
 
-// Attention [1, heads, tokens] of the class token to one value per patch: the heads' mean.
-function patchMap({ data, dims: [, heads, tokens] }) {
+// Attention [1, blocks, heads, tokens] of the class token to one value per patch: the heads' mean in the last block.
+function patchMap({ data, dims: [, blocks, heads, tokens] }) {
   const map = new Float32Array(tokens - model.prefix);
-  for (let head = 0; head < heads; head++) {
-    for (let patch = 0; patch < map.length; patch++) map[patch] += data[head * tokens + model.prefix + patch] / heads;
+  for (let row = (blocks - 1) * heads; row < blocks * heads; row++) {
+    for (let patch = 0; patch < map.length; patch++) map[patch] += data[row * tokens + model.prefix + patch] / heads;
   }
   return map;
 }
