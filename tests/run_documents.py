@@ -151,7 +151,8 @@ def prepare(folder: Path, found: List[str], epochs: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """Of a line: what happened ('ran', 'ran on stand-ins', 'STATUS n', 'not run: why'), on which day, in how many s."""
+    """Of a line: what happened ('ran', 'ran on stand-ins', with ', on PAGE' for a line that ran on another page,
+    'STATUS n', 'not run: why', 'not run yet'), on which day, in how many seconds."""
     page: str
     result: str
     day: str

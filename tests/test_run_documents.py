@@ -2,6 +2,8 @@
 """The commands of the documents run in a fresh copy of the repository, or are listed with the reason why not."""
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests import document_stand_ins, run_documents
@@ -77,3 +79,11 @@ def test_outcomes_of_a_page_replace_its_rows(tmp_path, monkeypatch):
     run_documents.record(['README.md'], [row._replace(page='README.md')])
     run_documents.record(['docs/data.md'], [row])
     assert run_documents.recorded() == [row._replace(page='README.md'), row]
+
+
+def test_each_recorded_line_ran_or_has_a_reason():
+    found = run_documents.recorded()
+    assert {one.page for one in found} <= set(PAGES) and len(found) > 200
+    for one in found:
+        assert re.fullmatch(r'ran( on stand-ins)?(, on \S+\.md)?|not run: .+|not run yet', one.result), one
+        assert bool(one.day) is one.result.startswith('ran'), one

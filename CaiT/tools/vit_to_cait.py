@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a CaiT checkpoint from a ViT's or DeiT's, to fine-tune where no CaiT weights are at hand.
 
-    python -m CaiT.tools.vit_to_cait vit_tiny_patch16_224.safetensors grown_cait.pdparams --images dataset/flowers/train
+    python -m CaiT.tools.vit_to_cait vit_tiny_patch16_224.safetensors grown_cait.pdparams --images dataset/flowers
     python -m CaiT.tools.vit_to_cait deit_small_patch16_224.pth grown_cait.pdparams --class-stage fresh
 
 Copied: patch embedding, positions of the patches, blocks (norms, qkv, proj, MLP), last norm and head. The talking heads

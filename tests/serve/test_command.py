@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from served import ROOT, Served, counters, post, sent
+from served import BACKENDS, ROOT, Served, counters, post, sent
 
 from CaiT.errors import InputError
 from CaiT.serve import command
@@ -109,6 +109,16 @@ def test_the_last_answers_come_before_the_end(exported, images, number):
     assert server.lines[-1] == 'serve: ended' and not [line for line in server.lines if 'Traceback' in line]
     with pytest.raises(OSError):
         server.connect()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_every_engine_ends_with_status_0(exported, backend, number):
+    """Paddle sets signal handlers when it is imported, which is after the server's."""
+    server = Served(exported, f'--backend={backend}').ready()
+    server.process.send_signal(number)
+    assert server.process.wait(30) == 0
+    assert server.lines[-1] == 'serve: ended' and not [line for line in server.lines if 'Error' in line]
 
 
 def slowly(exported, seconds: float) -> tuple:

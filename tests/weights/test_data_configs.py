@@ -159,6 +159,6 @@ def test_default_cfg_follows_the_weights(tmp_path):
 @pytest.mark.parametrize('model, expected', [(DistilledDeiT, IMAGENET), (ViT, HALF)])
 def test_a_distillation_token_means_deit(tmp_path, model, expected):
     """PASSL evaluates its DeiTs and ViTs with other statistics; the file's own names count more than the model's."""
-    path = c.write_pdparams(tmp_path / 'w.pdparams', c.passl(c.paddle_layout(reference(model(**TINY)))))
+    path = c.write_pdparams(tmp_path / 'w.pdparams', c.passl(reference(model(**TINY))))
     _, report = rename(read_checkpoint(path), 'vit')
     assert (report.source, report.data['mean']) == ('PASSL', expected['mean'])
