@@ -92,10 +92,10 @@ def test_requests_of_several_images_stay_whole_and_in_order():
     first = put(batcher, 0.0)
     while not first.running():
         time.sleep(0.001)
-    found = [put(batcher, *values) for values in ([1.0, 2.0, 3.0], [4.0, 5.0], [6.0] * 7, [7.0])]
+    found = [put(batcher, *values) for values in ([1.0, 2.0, 3.0], [4.0, 5.0], [6.0] * 7, [7.0, 8.0], [9.0, 10.0])]
     engine.go.set()
-    assert [one.result(10)[:, 0].tolist() for one in found] == [[2, 4, 6], [8, 10], [12] * 7, [14]]
-    assert engine.sizes == [1, 3, 2, 7, 1]
+    assert [one.result(10)[:, 0].tolist() for one in found] == [[2, 4, 6], [8, 10], [12] * 7, [14, 16], [18, 20]]
+    assert engine.sizes == [1, 3, 2, 7, 4]
     batcher.close()
 
 
