@@ -135,6 +135,7 @@ def main() -> int:
     service = Service(lambda: Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options)),
                       batching, Metrics(), round(args.max_pixels * 1e6), args.model_name)
     limits = Limits(round(args.max_body * MEBIBYTE), args.body_seconds, args.queue, secret)
+    args.cpu_threads = options.threads
     return server.serve(service, limits, address, args)
 
 

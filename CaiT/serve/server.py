@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import uvicorn
 
+from CaiT import runtime
 from CaiT.serve.application import application
 from CaiT.serve.connection import Connection, Server
 from CaiT.serve.guard import Limits
@@ -31,21 +32,21 @@ def serve(service: Service, limits: Limits, address: socket.socket, args: Any) -
     shown = f'[{host}]' if ':' in host else host
     print(f'serve: http://{shown}:{port}, loading {args.model_dir}', flush=True)
     try:
-        asyncio.run(_run(server, service, address, args.backend))
+        asyncio.run(_run(server, service, address, args))
     finally:
         server.should_exit = True
     print('serve: ended', flush=True)
     return 0
 
 
-async def _run(server: Server, service: Service, address: socket.socket, backend: str) -> None:
+async def _run(server: Server, service: Service, address: socket.socket, args: Any) -> None:
     loading: Future = Future()
     loop = asyncio.get_running_loop()
 
     def take_signals() -> None:
         loop.call_soon_threadsafe(server.take_signals)
     # No thread of a pool: an end while the model is being loaded would wait for it.
-    threading.Thread(target=_load, args=(service, loading, backend, take_signals), daemon=True).start()
+    threading.Thread(target=_load, args=(service, loading, args, take_signals), daemon=True).start()
     serving = asyncio.ensure_future(server.serve(sockets=[address]))
     loaded = asyncio.wrap_future(loading)
     await asyncio.wait([loaded, serving], return_when=asyncio.FIRST_COMPLETED)
@@ -58,9 +59,10 @@ async def _run(server: Server, service: Service, address: socket.socket, backend
         await asyncio.get_running_loop().run_in_executor(None, service.close)
 
 
-def _load(service: Service, loading: Future, backend: str, take_signals: Callable[[], None]) -> None:
+def _load(service: Service, loading: Future, args: Any, take_signals: Callable[[], None]) -> None:
     try:
-        if backend == 'paddle':
+        if args.backend == 'paddle':
+            runtime.prepare(args.cpu_threads, 'gpu' if args.use_gpu else 'cpu')
             import paddle  # noqa: F401 - sets handlers of its own, which end the process with a message of an error
             take_signals()
         service.load()
