@@ -98,7 +98,7 @@ def fill_array(unpickler: Any, array: np.ndarray, state: Any) -> None:
 
 
 def _check_array(shape: Any, dtype: Any, data: Any) -> None:
-    if not isinstance(dtype, Dtype) or dtype.value is None or not isinstance(data, bytes):
+    if not isinstance(dtype, Dtype) or dtype.value is None or not isinstance(data, (bytes, bytearray)):
         raise pickle.UnpicklingError('an array of what are no numbers')
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
         raise pickle.UnpicklingError('an array whose shape is none')
@@ -111,10 +111,13 @@ def _reconstruct(unpickler: Any, *_: Any) -> np.ndarray:
 
 
 def _from_buffer(unpickler: Any, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    """Protocol 5. ``axes`` (NumPy 2.3): the array is one in C order, of this shape, transposed by them."""
+    """Protocol 5. ``axes`` (NumPy 2.3): the array is one in C order, of this shape, transposed by them.
+
+    The array is in the memory of a bytearray, which the unpickler keeps to its end anyway: a copy would double it.
+    """
     _check_array(shape, dtype, data)
     unpickler.spend(len(data))
-    array = np.frombuffer(bytearray(data), dtype.value)
+    array = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype.value)
     if axes is None:
         return array.reshape(shape, order='F' if order == 'F' else 'C')
     return array.reshape(shape).transpose(axes)

@@ -187,7 +187,7 @@ class Unpickler(pickle._Unpickler):
         self.append(pickle.decode_long(self.read(count)))
 
     def _bytearray(self) -> None:
-        self.append(self.read(int.from_bytes(self.read(8), 'little')))  # bytes do: nothing here changes them
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), 'little'))))
 
 
 def _counted(handler: Callable[[Unpickler], None]) -> Callable[[Unpickler], None]:

@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 ROOT = Path(os.environ.get('CAIT_CHECKOUT', Path(__file__).resolve().parents[1]))
-sys.path[0] = str(ROOT)
+if __name__ == '__main__':  # run by path: the package need not be installed
+    sys.path[0] = str(ROOT)
+    sys.path.append(str(Path(__file__).resolve().parent))
+
+from sides import sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -36,6 +40,8 @@ BATCH, WARM_UP = 4, 4
 
 def process(steps: int) -> None:
     """One process of the job; the first prints the seconds of each step together and alone, and reads per step."""
+    from CaiT.training.launchers import join_job
+    join_job(os.environ)
     runtime.prepare()
     import numpy as np
     import paddle
@@ -84,20 +90,25 @@ def process(steps: int) -> None:
 
 
 def measure(checkout: Path, ranks: int, steps: int) -> Dict[str, float]:
-    """The figures of a job of ``ranks`` processes with the package of ``checkout``."""
-    with tempfile.TemporaryDirectory() as logs:
-        command = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(ranks), '--log_dir', logs,
-                   __file__, '--process', str(steps)]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
-        environment.update(CAIT_CHECKOUT=str(checkout), PYTHONPATH=str(checkout),
-                           OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        log = (Path(logs) / 'workerlog.0').read_text()
-        lines = [line for line in log.splitlines() if line.startswith('{"together"')]
-    if done.returncode or not lines:
-        raise InputError(f'{checkout}: the job of {ranks} processes ended with status {done.returncode}: '
-                         f'{done.stdout[-500:]}')
-    found = json.loads(lines[-1])
+    """The figures of a job of ``ranks`` processes, started as by mpirun, with the package of ``checkout``."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
+    environment.update(CAIT_CHECKOUT=str(checkout), PYTHONPATH=str(checkout), OMPI_COMM_WORLD_SIZE=str(ranks),
+                       OMPI_COMM_WORLD_LOCAL_SIZE=str(ranks), OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
+    processes = [subprocess.Popen(
+        [sys.executable, __file__, '--process', str(steps)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**environment, 'OMPI_COMM_WORLD_RANK': str(rank), 'OMPI_COMM_WORLD_LOCAL_RANK': str(rank)})
+        for rank in range(ranks)]
+    outputs = [process.communicate() for process in processes]
+    lines = [line for line in outputs[0][0].splitlines() if line.startswith('{"together"')]
+    status = max(abs(process.returncode) for process in processes)
+    if status or not lines:
+        raise InputError(f'{checkout}: the job of {ranks} processes ended with status {status}: '
+                         f'{outputs[0][1].strip()[-500:]}')
+    return figures(json.loads(lines[-1]))
+
+
+def figures(found: Dict[str, Any]) -> Dict[str, float]:
+    """Of the seconds of each step together and alone, and reads per step."""
     together, alone = (statistics.median(found[name]) for name in ('together', 'alone'))
     return {'ms together': round(1000 * together, 1), 'ms alone': round(1000 * alone, 1),
             'communication': round(max(0.0, 1 - alone / together), 3), 'host reads per step': round(found['reads'], 2)}
@@ -116,10 +127,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
         return
     from CaiT.files import write_json
     from CaiT.tools.benchmark import processor
-    sides = {'now': ROOT, **({'before': Path(flags.before).resolve()} if flags.before else {})}
     results: Dict[str, Any] = {}
     for ranks in flags.ranks:
-        for name, checkout in sides.items():
+        for name, checkout in sides(flags.before, ROOT).items():
             results.setdefault(str(ranks), {})[name] = found = measure(checkout, ranks, flags.steps)
             print(f'{ranks} processes, {name}: {found}', flush=True)
     write_json(flags.output, {'processor': processor(), 'cores': runtime.cores(), 'batch per process': BATCH,

@@ -126,12 +126,11 @@ class Side:
                              ) from None
 
 
-def make_images(folder: Path, count: int) -> None:
-    """``count`` JPEG files, 500x375, quality 90: noise with the 1/f spectrum of photographs, and some edges."""
+def make_images(folder: Path, count: int, width: int = 500, height: int = 375) -> None:
+    """``count`` JPEG files, quality 90: noise with the 1/f spectrum of photographs, and some edges."""
     import cv2
     import numpy as np
     rng = np.random.Generator(np.random.PCG64(2021))
-    height, width = 375, 500
     frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width)
     amplitude = 1 / np.maximum(frequency, 1) ** 1.6
     for index in range(count):

@@ -139,8 +139,9 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
     return {
         'steps of an epoch; images left out of it': f'{steps:,}; {sampler.left_out:,}',
         'files opened in an epoch, lists': f'{used:,}',
-        f'files opened in an epoch, 1,000 or 2,000 tars ({MAX_OPEN} stay open in each of {WORKERS} workers)':
-            f'{workers * opened_tars(used / workers, shards):,.0f}',
+        f'files opened in the first epoch, in a later one; 1,000 or 2,000 tars ({MAX_OPEN} stay open in each of '
+        f'{WORKERS} workers)': f'{workers * opened_tars(used / workers, shards):,.0f}; '
+                               f'{used * max(0, shards - MAX_OPEN) / shards:,.0f}',
         'stat calls at the start, tars': f'{case.devices * shards:,}',
         'read in an epoch, lists and tars': f'{read / GB:,.0f} GB ({read / case.devices / GB:.2f} GB by a device)',
         'read in an epoch, parquet in random order':
@@ -154,9 +155,9 @@ def column(results: Dict[str, Any], case: Case) -> Dict[str, str]:
         f'checkpoint of {MODEL} with average, by rank 0': f'{checkpoint_bytes / GB:.2f} GB, {write:.1f} s',
         'log lines of rank 0 in an epoch; in 400 epochs': f'{steps // report + 2}; {EPOCHS * (steps // report + 2):,}',
         'images of a device in an evaluation of 50,000': f'{val[1]} or {val[0]}' if val[0] != val[1] else f'{val[0]}',
-        'restart: state read by all processes; seconds of one':
-            f'{case.devices * state / GB:,.0f} GB; {loading:.1f} + {tars["later start"]["seconds"]:.1f} (index) + '
-            f'{order["seconds"]:.1f} (order)',
+        'restart: state read by rank 0; sent to the others; seconds of rank 0':
+            f'{state / GB:.2f} GB; {(case.devices - 1) * state / GB:,.0f} GB; {loading:.1f} + '
+            f'{tars["later start"]["seconds"]:.1f} (index) + {order["seconds"]:.1f} (order)',
         'lost by a kill at worst, SAVE_STEPS 0': f'an epoch ({steps:,} steps)'}
 
 

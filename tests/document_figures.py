@@ -158,9 +158,24 @@ def largest(log: str, key: str = '', kind: str = 'max') -> float:
     return float(found[0]) if key else max(map(float, found))
 
 
+def fitting(report: Dict[str, Any]) -> List[float]:
+    """Of openvino_parts.json: how many times as fast as padded ones the parts are that the engine takes for sizes that
+    come often, in each case where it has others."""
+    from types import SimpleNamespace
+
+    from CaiT.deploy.engines.openvino_engine import Engine, Plan
+    found = []
+    for row in report['rows']:
+        streams = row['threads']
+        plan = Engine._fitting(SimpleNamespace(chunk=8, streams=streams, part=8 // streams), row['images'])
+        if plan != Plan(8 // streams, streams):
+            found.append(row['ratios']['whole' if plan.streams < streams else 'even'])
+    return found
+
+
 FUNCTIONS = {function.__name__: function for function in (
-    accuracies, against_best, at, engine, largest, len, mean, median, min, max, minutes, number, ratio, stdev,
-    re.findall)}
+    accuracies, against_best, at, engine, fitting, largest, len, mean, median, min, max, minutes, number, ratio, stdev,
+    sum, re.findall)}
 
 
 def differences() -> Iterator[Tuple[Line, List[Tuple[str, ...]], Tuple[str, ...]]]:

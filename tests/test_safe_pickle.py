@@ -50,6 +50,23 @@ def test_arrays_and_scalars_are_those_of_numpys_own_pickle(array, protocol):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize('protocol', [2, 4, 5])
+@pytest.mark.parametrize('order', ['C', 'F'])
+def test_arrays_are_in_memory_once(protocol, order):
+    """Of a checkpoint, which is as large as the memory of some machines; all of them can be written to."""
+    arrays = [np.asarray(np.full((1000, 250), number, np.float32), order=order) for number in range(20)]
+    file = io.BytesIO(pickle.dumps(arrays, protocol))
+    del arrays
+    tracemalloc.start()
+    found = Unpickler(file).load()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 20e6 < peak < {2: 46e6, 4: 22e6, 5: 23e6}[protocol]
+    for number, array in enumerate(found):
+        array[3] += 1
+        assert array[3, 7] == number + 1 and array[4, 7] == number and array.flags.f_contiguous == (order == 'F')
+
+
 @pytest.mark.parametrize('protocol', range(6))
 def test_plain_values(protocol):
     values = {'n': None, 'f': [True, False, 2.5, -3, 10 ** 20], 't': (1, ('x', b'y')), 3: {'é\n': 'z'}, ('a', 1): 0,

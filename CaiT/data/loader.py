@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import itertools
 import mmap
 import os
 import re
@@ -13,7 +14,8 @@ import signal
 import sys
 import threading
 import traceback
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+import weakref
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ import paddle
 
 from CaiT.errors import InputError, WorkerError
 
-JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of an epoch
+JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of the workers
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
 Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
 
@@ -42,10 +44,14 @@ def build_loader(dataset: Sequence, sampler: Any, num_workers: int, use_shared_m
 class Loader:
     """See ``build_loader``; ``len()`` is the number of batches of a whole epoch, ``notes`` are lines for the log.
 
+    With ``num_workers`` > 0 the first iteration, or ``start()``, starts Paddle's worker processes by the platform's
+    default start method (fork on Linux). They stay for the next epochs, until ``close()`` or until the loader is
+    garbage; after an epoch that was not read to its end others are started. The order of an epoch is the sampler's at
+    the time when the iteration begins.
+
     Process-wide effects: the constructor calls ``cv2.setNumThreads(0)``, because OpenCV's threads would compete with
     the workers and the model, and forked workers inherit the setting; the first Loader of a process registers an exit
-    handler. With ``num_workers`` > 0 each iteration starts Paddle's worker processes by the platform's default start
-    method (fork on Linux).
+    handler.
     """
 
     def __init__(self, dataset: Sequence, sampler: Any, num_workers: int, use_shared_memory: bool,
@@ -54,27 +60,91 @@ class Loader:
         self.num_workers = num_workers
         self.notes: List[str] = list(getattr(dataset, 'notes', []))
         cv2.setNumThreads(0)
-        self._batches = paddle.io.DataLoader(
-            _ErrorsAsValues(dataset), batch_sampler=_SamplerErrorsAsValues(sampler), collate_fn=_Collate(mixing),
-            num_workers=num_workers, use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
-            worker_init_fn=_WorkerInit(_exit_flag()))
+        self._options = dict(dataset=_ErrorsAsValues(dataset), collate_fn=_Collate(mixing), num_workers=num_workers,
+                             use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
+                             worker_init_fn=_WorkerInit(_exit_flag()))
+        self._idle: List[_Batches] = []  # workers between two epochs: one set at most
+        # At exit multiprocessing ends the workers; asking them for more then would wait forever.
+        weakref.finalize(self, _close, self._idle).atexit = False
 
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def start(self) -> None:
+        """Start the workers before the first epoch. A forked worker keeps the memory that this process has now."""
+        if self.num_workers and not self._idle:
+            self._idle.append(_Batches(self.sampler, self._options))
+
+    def close(self) -> None:
+        """End the workers that wait for an epoch. The loader can be used again."""
+        _close(self._idle)
+
     def __iter__(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
         with worker_failures():
-            batches = iter(self._batches)
-            for images, labels in batches:
-                if images.ndim == 1:  # not images but the message of an error, see _Failure
-                    message = images.numpy().tobytes().decode('utf-8', 'surrogateescape')
-                    raise InputError(message) if int(labels[0]) == _INPUT_ERROR else RuntimeError(message)
+            self.start()
+            # Nobody else reads from these workers meanwhile: an iteration inside of this one starts others.
+            batches = self._idle.pop() if self._idle else _Batches(self.sampler, self._options)
+            try:
+                yield from batches.epoch()
+            except BaseException:  # also when the reader leaves the epoch
+                batches.leave()
+                raise
+            _close(self._idle)
+            self._idle.append(batches)
+            if not self.num_workers:
+                self.close()
+
+
+def _close(idle: List[_Batches]) -> None:
+    while idle:
+        idle.pop().close()
+
+
+class _Batches:
+    """The batches of epoch after epoch, with workers that are started by the constructor.
+
+    Paddle's own ``persistent_workers`` is not used: it sleeps at least half a second before each epoch, and after an
+    epoch that was not read to its end the next one fails (IndexError) or waits forever: ``_reset`` in Paddle 3.3.1's
+    ``io/dataloader/dataloader_iter.py`` forgets batches that its reader still holds. Here Paddle sees one endless
+    epoch. Between two of ours, the workers pass on pauses in place of batches, as many as Paddle asks for in advance.
+    """
+
+    def __init__(self, sampler: Any, options: Dict[str, Any]) -> None:
+        self._order = _Order(sampler)
+        self._read = iter(paddle.io.DataLoader(batch_sampler=self._order, **options))
+        self._has_workers = options['num_workers'] > 0
+
+    def epoch(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
+        """The batches of one epoch of the sampler."""
+        self._order.epoch += 1
+        for images, labels in self._read:
+            if images.ndim > 1:
                 yield images, labels
-            # Paddle's reader thread may not have ended yet. If it holds a lock when the next epoch forks its workers,
-            # the lock stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
-            thread = getattr(batches, '_thread', None)
-            if thread is not None:
-                thread.join(JOIN_TIMEOUT)
+                continue
+            kind, content = int(labels[0]), images.numpy().tobytes()  # not images, see _Message
+            if kind != _PAUSE:
+                message = content.decode('utf-8', 'surrogateescape')
+                raise InputError(message) if kind == _INPUT_ERROR else RuntimeError(message)
+            if int(content) == self._order.epoch:
+                return  # otherwise a pause before this epoch
+
+    def leave(self) -> None:
+        """Have the workers end after the batches that they are loading, without waiting for it."""
+        if self._has_workers:
+            self._read._try_shutdown_all(0)
+
+    def close(self) -> None:
+        """End the workers, between two epochs."""
+        if self._has_workers:
+            self._read._try_shutdown_all()  # reading to the end would wait forever for a worker that has died
+        else:
+            self._order.closed = True
+            for _ in self._read:
+                pass
+        # Paddle's reader thread may not have ended yet. If it holds a lock when other workers are forked, the lock
+        # stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
+        if self._read._thread is not None:
+            self._read._thread.join(JOIN_TIMEOUT)
 
 
 class _WorkerInit:
@@ -136,26 +206,29 @@ def worker_failures() -> Iterator[None]:
                           'use -opts DATA.USE_SHARED_MEMORY False or -num_workers 0') from error
 
 
-_INPUT_ERROR, _OTHER_ERROR = 0, 1
+_INPUT_ERROR, _OTHER_ERROR, _PAUSE = 0, 1, 2
 
 
-class _Failure:
-    """An error as a value. Paddle would add a long traceback to one raised in a worker; one raised in the thread that
-    loads without workers would leave the main thread waiting forever."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.kind, self.message = _INPUT_ERROR, str(error)
-        if isinstance(error, MemoryError):
-            self.message = 'not enough memory for a batch of images; try a smaller -batch_size or fewer -num_workers'
-        elif not isinstance(error, InputError):
-            self.kind = _OTHER_ERROR
-            lines = traceback.format_exception(type(error), error, error.__traceback__)
-            self.message = 'loading the data failed:\n' + ''.join(lines)
+class _Message(NamedTuple):
+    """What takes the place of a batch: an error, or the pause after the epoch of that number."""
+    kind: int
+    text: str
 
     def batch(self) -> List[np.ndarray]:
-        """What takes the place of the batch: the message as bytes [N], and the kind [1]."""
-        message = self.message.encode('utf-8', 'surrogateescape')
-        return [np.frombuffer(message, np.uint8), np.array([self.kind], np.int64)]
+        """The text as bytes [N], and the kind [1]."""
+        return [np.frombuffer(self.text.encode('utf-8', 'surrogateescape'), np.uint8), np.array([self.kind], np.int64)]
+
+
+def _failure(error: BaseException) -> _Message:
+    """An error as a value. Paddle would add a long traceback to one raised in a worker; one raised in the thread that
+    loads without workers would leave the main thread waiting forever."""
+    if isinstance(error, MemoryError):
+        return _Message(_INPUT_ERROR, 'not enough memory for a batch of images; try a smaller -batch_size or fewer '
+                                      '-num_workers')
+    if isinstance(error, InputError):
+        return _Message(_INPUT_ERROR, str(error))
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return _Message(_OTHER_ERROR, 'loading the data failed:\n' + ''.join(lines))
 
 
 class _ErrorsAsValues(paddle.io.Dataset):
@@ -168,44 +241,52 @@ class _ErrorsAsValues(paddle.io.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, _Failure):
+        if isinstance(key, _Message):
             return key
         try:
             return (*self.dataset[key], key[1] if isinstance(key, tuple) else 0)
         except (Exception, SystemExit) as error:
-            return _Failure(error)
+            return _failure(error)
 
 
-class _SamplerErrorsAsValues:
-    """The sampler; an error becomes its last batch."""
+class _Order:
+    """The sampler's epochs, one behind the other: before each, pauses until ``epoch`` is its number; the first is 1.
+
+    An error becomes the last batch of an epoch.
+    """
 
     def __init__(self, sampler: Any) -> None:
-        self.sampler = sampler
+        self.sampler, self.epoch, self.closed = sampler, 0, False
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[List[Any]]:
-        try:
-            yield from self.sampler
-        except Exception as error:
-            yield [_Failure(error)]
+        for done in itertools.count():
+            while self.epoch == done and not self.closed:
+                yield [_Message(_PAUSE, str(done))]
+            if self.closed:
+                return
+            try:
+                yield from self.sampler
+            except Exception as error:
+                yield [_failure(error)]
 
 
 class _Collate:
-    """Samples (image, label, sample seed) to one batch; instead of it the first failure, if a sample failed."""
+    """Samples (image, label, sample seed) to one batch; instead of it the first message, if there is one."""
 
     def __init__(self, mixing: Optional[Mix]) -> None:
         self.mixing = mixing
 
     def __call__(self, samples: List[Any]) -> List[np.ndarray]:
         for sample in samples:
-            if isinstance(sample, _Failure):
+            if isinstance(sample, _Message):
                 return sample.batch()
         try:
             return self._stack(samples)
         except (Exception, SystemExit) as error:
-            return _Failure(error).batch()
+            return _failure(error).batch()
 
     def _stack(self, samples: List[Any]) -> List[np.ndarray]:
         images = np.stack([image for image, _, _ in samples])

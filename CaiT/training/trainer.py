@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -66,7 +67,7 @@ class Trainer:
         """
         epochs, state = self.config.TRAIN.EPOCHS, self.state
         self._start()
-        with PreemptionSignal() as preemption, self.background:
+        with PreemptionSignal() as preemption, self.background, closing(self.loader), closing(self.val_loader):
             while state.epoch <= epochs and not self._stops_early():
                 record, is_best = self._train_epoch(preemption), False
                 if state.epoch % self.config.VALIDATE_FREQ == 0 or state.epoch == epochs:
@@ -113,6 +114,8 @@ class Trainer:
         self.writers = (VisualDLWriter(self.folder, self.config.TRAIN.VISUALDL and active),
                         TensorBoardWriter(self.folder, self.config.TRAIN.TENSORBOARD and active))
         self.logger.info(f'Start training from epoch {self.state.epoch}.')
+        self.loader.start()  # now: what this process has in memory later is not in the workers
+        self.val_loader.start()
 
     def _train_epoch(self, preemption: PreemptionSignal) -> Dict[str, Any]:
         """Run the remaining updates of the current epoch; returns its log.jsonl record."""

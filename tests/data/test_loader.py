@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 import weakref
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -61,29 +63,112 @@ def test_workers_shared_memory_and_resuming_change_nothing(folder):
     assert not same(plain, train_batches(folder, 0, True))
 
 
+def test_kept_workers_give_the_batches_of_new_ones(folder):
+    """Epochs in any order, from any step, one that fails between them."""
+    mixing = Mixing(0.8, 1.0, 5, 5, mode='elem')
+    data = build_dataset('imagenet2012', str(folder), 'train', train_transform(DATA, OPTIONS), 5)
+    sampler = TrainSampler(len(data), 5, seed=1, repeats=3)
+
+    def batches(loader, epoch, step) -> list:
+        sampler.set_epoch(epoch, step)
+        return [(images.numpy(), labels.numpy()) for images, labels in loader]
+
+    loader = build_loader(data, sampler, 2, True, mixing)
+    for epoch, step, count in ((1, 0, 4), (2, 3, 1), (3, 4, 0), (3, 0, 4), (1, 2, 2)):
+        found = batches(loader, epoch, step)
+        assert len(found) == count and same(found, batches(build_loader(data, sampler, 0, False, mixing), epoch, step))
+    content = (folder / 'train/17.png').read_bytes()
+    (folder / 'train/17.png').write_bytes(b'')
+    with pytest.raises(InputError, match='17.png: cannot be decoded'):
+        batches(loader, 2, 0)
+    (folder / 'train/17.png').write_bytes(content)
+    assert same(batches(loader, 4, 0), batches(build_loader(data, sampler, 0, False, mixing), 4, 0))
+
+
+class Workers:
+    """A dataset whose labels are the process ids of the workers."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple:
+        return np.full((3, 4, 4), index, np.float32), np.int64(os.getpid())
+
+
+def epoch_of(loader) -> tuple:
+    """(indices of the images, process ids) of one epoch."""
+    batches = [(images.numpy()[:, 0, 0, 0], labels.numpy()) for images, labels in loader]
+    indices, pids = (np.concatenate(part).astype(int).tolist() for part in zip(*batches))
+    return indices, set(pids)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not just waiting for its parent to ask for its status."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(pids: set) -> bool:
+    """Whether the processes end, within seconds."""
+    end = time.monotonic() + 10
+    while any(map(runs, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(runs, pids))
+
+
+@pytest.mark.parametrize('how', ['close', 'garbage'])
+@pytest.mark.parametrize('workers, shared', [(2, True), (1, False)])
+def test_workers_stay_until_the_loader_is_closed(workers, shared, how):
+    loader = build_loader(Workers(), EvalSampler(12, 2), workers, shared)
+    loader.start()
+    first, again = epoch_of(loader), epoch_of(loader)
+    assert first[0] == again[0] == list(range(12))
+    assert first[1] == again[1] and len(first[1]) == workers and os.getpid() not in first[1]
+    if how == 'garbage':
+        del loader
+        gc.collect()
+        assert gone(first[1])
+        return
+    loader.close()
+    loader.close()
+    assert gone(first[1])
+    indices, others = epoch_of(loader)
+    assert indices == list(range(12)) and not others & first[1]
+    loader.close()
+
+
+def test_an_epoch_that_is_left_or_inside_of_another():
+    """Neither leaves a batch behind for the next epoch, or takes one of the other."""
+    loader = build_loader(Workers(), EvalSampler(12, 2), 2, False)
+    loader.start()
+    left = {worker.pid for worker in loader._idle[0]._read._workers}
+    for images, _ in loader:
+        assert images.numpy()[:, 0, 0, 0].tolist() == [0, 1]
+        break
+    assert len(left) == 2 and gone(left)
+    outer = []
+    for images, _ in loader:
+        outer += images.numpy()[:, 0, 0, 0].tolist()
+        if len(outer) == 4:
+            inner, pids = epoch_of(loader)
+    assert outer == inner == epoch_of(loader)[0] == list(range(12))
+    assert gone(pids - epoch_of(loader)[1])  # one set of workers stays
+    loader.close()
+
+
 @pytest.mark.parametrize('seconds', [0.03, 5.0])
-def test_an_epoch_waits_for_paddles_thread_with_a_timeout(folder, seconds):
-    """The next epoch forks its workers: locks that another thread holds then stay locked in them."""
-    class Batches(list):
-        def __iter__(self):
-            self._thread = Thread(target=time.sleep, args=(seconds,), daemon=True)
-            self._thread.start()
-            return Pass(self)
-
-    class Pass:
-        def __init__(self, batches):
-            self._thread, self.left = batches._thread, list.__iter__(batches)
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return next(self.left)
-    loader = build_loader(range(4), EvalSampler(4, 2), 0, False)
-    loader._batches = Batches([(np.zeros((2, 3, 4, 4)), np.zeros(2))] * 2)
+def test_close_waits_for_paddles_thread_with_a_timeout(seconds):
+    """Workers that are forked later inherit the locks that another thread holds: they stay locked in them."""
+    loader = build_loader(Workers(), EvalSampler(12, 2), 1, False)
+    loader.start()
+    read = loader._idle[0]._read
+    read._thread = thread = Thread(target=time.sleep, args=(seconds,), daemon=True)
+    thread.start()
     begun = time.monotonic()
-    assert len(list(loader)) == 2
-    assert loader._batches._thread.is_alive() == (seconds > 1) and time.monotonic() - begun < 2
+    loader.close()
+    assert thread.is_alive() == (seconds > 1) and time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -140,42 +225,77 @@ def test_the_two_messages_of_a_worker_that_died(error, is_a_worker):
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
 from CaiT import errors
 from CaiT.data.loader import build_loader, worker_failures
 from CaiT.data.sampler import EvalSampler
+
+how, epoch = sys.argv[1], int(sys.argv[2])
 
 class Data:
     def __len__(self):
         return 12
 
     def __getitem__(self, index):
-        if index == 7:
-            if sys.argv[1] == 'kill':
+        if index == 7 and os.path.exists('fail'):
+            if how == 'kill':
                 os.kill(os.getpid(), signal.SIGKILL)
             raise errors.InputError('list.txt, line 8: image x')
-        return np.zeros((3, 4, 4), np.float32), np.int64(0)
+        return np.zeros((3, 4, 4), np.float32), np.int64(os.getpid())
 
 @worker_failures()  # as the jobs do: the signal may come while a batch is being used
 def main():
-    for images, labels in build_loader(Data(), EvalSampler(12, 2), 2, True):
-        print(len(images))
+    loader = build_loader(Data(), EvalSampler(12, 2), 2, True)
+    for number in range(1, 4):
+        pids = set()
+        if number == epoch and how in ('raise', 'kill'):
+            open('fail', 'w').close()
+        for images, labels in loader:
+            pids |= set(labels.numpy().tolist())
+        print(number, *pids, flush=True)
+        if how == 'idle' and number == epoch:
+            os.kill(pids.pop(), signal.SIGKILL)
+            time.sleep(60)
+        if how == 'sleep' and number == epoch:
+            time.sleep(60)
 
 errors.run(main)
 """
 
 
-@pytest.mark.parametrize('how,message', [('raise', 'error: list.txt, line 8: image x'),
-                                         ('kill', 'error: a data worker died')])
-def test_errors_in_workers_end_the_program_with_one_line(tmp_path, how, message):
+def start(tmp_path, *words: str) -> subprocess.Popen:
     (tmp_path / 'script.py').write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'PYTHONWARNINGS': 'ignore',
                    'OMP_NUM_THREADS': '1'}  # with more, Paddle prints two lines of warnings
-    result = subprocess.run([sys.executable, str(tmp_path / 'script.py'), how], capture_output=True, text=True,
-                            timeout=120, check=False, env=environment)
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert result.returncode == 2, result.stderr
-    assert sum(line.startswith(message) for line in lines) == 1, result.stderr
+    return subprocess.Popen([sys.executable, str(tmp_path / 'script.py'), *words], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+
+
+@pytest.mark.parametrize('how, epoch, message', [
+    ('raise', 1, 'error: list.txt, line 8: image x'), ('kill', 1, 'error: a data worker died'),
+    ('kill', 3, 'error: a data worker died'), ('idle', 2, 'error: a data worker died')])
+def test_errors_in_workers_end_the_program_with_one_line(tmp_path, how, epoch, message):
+    """In the first epoch, in one with kept workers, or while they wait between two epochs."""
+    process = start(tmp_path, how, str(epoch))
+    output, errors = process.communicate(timeout=120)
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert process.returncode == 2, errors
+    assert sum(line.startswith(message) for line in lines) == 1, errors
+    assert len(output.splitlines()) == (epoch if how == 'idle' else epoch - 1)
     if how == 'raise':
-        assert len(lines) == 1, result.stderr
+        assert len(lines) == 1, errors
+    assert gone({int(word) for line in output.splitlines() for word in line.split()[1:]})
+
+
+@pytest.mark.parametrize('how, name', [('end', None), ('sleep', 'SIGTERM'), ('sleep', 'SIGKILL')])
+def test_no_worker_outlives_the_program(tmp_path, how, name):
+    """Which ends with workers that wait for an epoch, by itself or killed."""
+    process = start(tmp_path, how, '0' if how == 'end' else '2')
+    lines = [process.stdout.readline() for _ in range(2)]
+    pids = {int(word) for line in lines for word in line.split()[1:]}
+    if name:
+        assert len(pids) == 2 and all(map(runs, pids))
+        process.send_signal(signal.Signals[name])
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.Signals[name] if name else 0) and gone(pids)

@@ -219,7 +219,7 @@ def test_a_worker_that_dies_is_one_line(stripes, tmp_path):
     process = start(command(stripes, folder, 50))
     assert wait_for(process, folder / 'last.pdstate')
     victims = []
-    while not victims and process.poll() is None:  # between two epochs there are none
+    while not victims and process.poll() is None:
         victims = children(process)
     os.kill(victims[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
