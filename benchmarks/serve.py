@@ -143,7 +143,7 @@ def folder_run(words: List[str], paths: List[str]) -> Tuple[float, List[Answer]]
     """(images per second, answers) of infer.py."""
     with tempfile.TemporaryDirectory() as folder:
         output, images = Path(folder) / 'r.jsonl', Path(folder) / 'list.txt'
-        images.write_text('\n'.join(paths) + '\n', encoding='utf-8')
+        images.write_text('\n'.join(map(os.path.abspath, paths)) + '\n', encoding='utf-8')  # a list's are its folder's
         done = subprocess.run([sys.executable, str(HERE.parent / 'infer.py'), *words, f'--img-path={images}',
                                f'--output={output}'], capture_output=True, text=True)
         if done.returncode:

@@ -31,7 +31,8 @@ class ProgressMeter:
 
     @property
     def images_per_second(self) -> float:
-        return self.done / self.elapsed if self.done else 0.0
+        elapsed = self.elapsed  # none where no image could be decoded
+        return self.done / elapsed if elapsed else 0.0
 
     @property
     def utilization(self) -> float:

@@ -25,18 +25,17 @@ class Item:
 class Batcher:
     """Threads that each take what is waiting, at most ``size`` images, and run it.
 
-    ``window``: seconds for which an image waits for others. None: as long as a run lasts, and only while other
-    requests are being decoded and all other threads are busy, so that a single client never waits; threads that are
-    idle at the same time divide what is waiting. ``size`` 1 switches batching off.
-    ``observe(images, seconds)`` is called after every run.
+    A thread that is idle takes what there is, whatever may come: batches grow while all threads compute. Threads that
+    are idle at the same time divide what is waiting. A batch has as many images as the engine computes without padding,
+    ``whole(images)`` of those there are. ``window``: seconds for which an image waits for others nevertheless.
+    ``size`` 1 switches batching off. ``observe(images, seconds)`` is called after every run.
     """
 
-    def __init__(self, run: Run, size: int, window: Optional[float], threads: int,
-                 observe: Callable[[int, float], None]) -> None:
-        self.run, self.size, self.window, self.observe = run, size, window, observe
-        self.run_seconds = 0.0  # of the last run
+    def __init__(self, run: Run, size: int, window: float, threads: int, observe: Callable[[int, float], None],
+                 whole: Callable[[int], int] = lambda images: images) -> None:
+        self.run, self.size, self.window, self.observe, self.whole = run, size, window, observe, whole
         self._waiting: Deque[Item] = collections.deque()
-        self._decoding = self._idle = 0
+        self._idle = 0
         self._closed = False
         self._changed = threading.Condition()
         self._collecting = threading.Lock()  # one thread at a time fills a batch
@@ -61,21 +60,9 @@ class Batcher:
         result.set_result(None)
         self._work()
 
-    def expect(self) -> None:
-        """A request is being decoded: ``put`` or ``withdraw`` follows."""
-        with self._changed:
-            self._decoding += 1
-
-    def withdraw(self) -> None:
-        """Its image could not be decoded."""
-        with self._changed:
-            self._decoding -= 1
-            self._changed.notify_all()
-
     def put(self, images: np.ndarray, result: Future) -> None:
-        """Queue the images of a request that was expected."""
+        """Queue the images of a request."""
         with self._changed:
-            self._decoding -= 1
             self._waiting.append(Item(images, result, time.monotonic()))
             self._changed.notify_all()
 
@@ -113,13 +100,12 @@ class Batcher:
             if self._closed:
                 return None
             self._changed.wait()
-        end = self._waiting[0].since + (self.run_seconds if self.window is None else self.window)
-        while self._images() < self.size and not self._closed and (
-                self.window is not None or self._decoding and self._idle == 1):
+        end = self._waiting[0].since + self.window
+        while self._images() < self.size and not self._closed:
             remaining = end - time.monotonic()
             if remaining <= 0 or not self._changed.wait(remaining):
                 break
-        size = self.size if self.window is not None else min(self.size, -(-self._images() // self._idle))
+        size = self.whole(min(self.size, self._images() if self.window else -(-self._images() // self._idle)))
         items = [self._waiting.popleft()]
         images = len(items[0].images)
         while self._waiting and images + len(self._waiting[0].images) <= size:
@@ -141,8 +127,7 @@ class Batcher:
                 for item in items:
                     self._compute([item])
             return
-        self.run_seconds = time.monotonic() - start
-        self.observe(len(logits), self.run_seconds)
+        self.observe(len(logits), time.monotonic() - start)
         place = 0
         for item in items:
             item.result.set_result(logits[place:place + len(item.images)])

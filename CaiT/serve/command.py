@@ -44,8 +44,8 @@ def parser() -> Parser:
                'divided by --cpu-threads; 1 on a GPU')
     flags.flag('batch_size', type=int, default=0, metavar='N', help='images computed together at most; default: what '
                'is fastest on the engine; 1: no batching')
-    flags.flag('batch_window', type=float, default=-1, metavar='MS', help='milliseconds for which an image waits for '
-               'others; default: while others are being decoded, at most as long as the last run took')
+    flags.flag('batch_window', type=float, default=0, metavar='MS', help='milliseconds for which an image waits for '
+               'others even while the engine is idle; default 0')
     flags.flag('decoders', type=int, default=0, metavar='N', help='threads that decode images; default: the cores')
     flags.flag('queue', type=int, default=128, metavar='N', help='requests that wait at a time, further ones are '
                'answered with 503; default 128')
@@ -67,7 +67,7 @@ def check(args: Any) -> None:
     for name, least, most in (('port', 0, 65535), ('streams', 0, 1024), ('batch_size', 0, 4096), ('decoders', 0, 1024),
                               ('queue', 1, 1_000_000), ('topk', 1, 1_000_000), ('max_body', 1 / 1024, 1024),
                               ('max_pixels', 0.001, 1000), ('head_seconds', 0.1, 3600), ('body_seconds', 0.1, 3600),
-                              ('drain_seconds', 0, 3600), ('batch_window', -1, 10_000)):
+                              ('drain_seconds', 0, 3600), ('batch_window', 0, 10_000)):
         value = getattr(args, name)
         if not least <= value <= most:
             raise InputError(f'--{name.replace("_", "-")}: found {value:g}, expected {least:g} to {most:g}')
@@ -130,12 +130,12 @@ def main() -> int:
     from CaiT.serve.metrics import Metrics
     from CaiT.serve.service import Batching, Service, automatic
     options = automatic(engine_flags.options(args, threads=args.cpu_threads, batch=0), args.streams, args.batch_size)
-    batching = Batching(options.batch, None if args.batch_window < 0 else args.batch_window / 1000,
-                        args.decoders or runtime.cores())
+    batching = Batching(options.batch, args.batch_window / 1000, args.decoders or runtime.cores())
     address = listening(args.host, args.port)
     service = Service(lambda: Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options)),
                       batching, Metrics(), round(args.max_pixels * 1e6), args.model_name)
     limits = Limits(round(args.max_body * MEBIBYTE), args.body_seconds, args.queue, secret)
+    args.cpu_threads = options.threads
     return server.serve(service, limits, address, args)
 
 

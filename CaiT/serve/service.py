@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Tuple
 
 import numpy as np
 
@@ -27,10 +27,10 @@ class EngineError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How requests are computed together: ``size`` images at most, ``window`` seconds (None: see Batcher),
-    ``decoders`` threads that decode."""
+    """How requests are computed together: ``size`` images at most, ``window`` seconds for which an image
+    waits for others, ``decoders`` threads that decode."""
     size: int
-    window: Optional[float]
+    window: float
     decoders: int
 
 
@@ -67,16 +67,20 @@ class Service:
         self.name = self.name or self.predictor.meta.model
         size = self.batching.size if self.predictor.engine.rows_are_independent else 1
         self.batcher = Batcher(self._run, size, self.batching.window,
-                               self.predictor.options.streams, self.metrics.observe_run)
+                               self.predictor.options.streams, self.metrics.observe_run, self.predictor.engine.whole)
         self.batcher.start(self._warm_up)
         self.ready = True
 
     def _warm_up(self) -> None:
-        """Engines compile their kernels in the first run of each number of images."""
-        size = self.batcher.size
+        """Engines compile their kernels in the first run of each number of images. 1, 2, 4, … and the largest number
+        are those that no engine pads."""
+        size, engine = self.batcher.size, self.predictor.engine
+        for count in [*(2 ** power for power in range((size - 1).bit_length())), size]:
+            engine.prepare(count)
         kind = np.uint8 if self.predictor.options.input == 'uint8' else np.float32
         for count in [*range(1, min(size, BATCH) + 1), size]:
-            self.predictor.logits(np.zeros((count, *self.predictor.input_shape), kind))
+            if engine.whole(count) == count:
+                self.predictor.logits(np.zeros((count, *self.predictor.input_shape), kind))
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         try:
@@ -100,7 +104,6 @@ class Service:
     async def logits(self, images: Callable[[], np.ndarray]) -> np.ndarray:
         """Logits [N, classes] of what ``images`` returns, in a decoding thread: arrays in the form of the graph's
         input [N, ...]."""
-        self.batcher.expect()
         result: Future = Future()
         self.decoders.submit(self._decode, images, result)
         return await asyncio.wrap_future(result)
@@ -110,7 +113,6 @@ class Service:
             with self.metrics.decode_seconds.time():
                 array = images()
         except BaseException as error:
-            self.batcher.withdraw()
             if result.set_running_or_notify_cancel():
                 result.set_exception(error)
             return

@@ -178,6 +178,25 @@ class TestPage:
             assert page.console == []
             assert [one for one in page.requests if not one.startswith((url, 'data:', 'blob:' + url))] == []
 
+    def test_an_int8_page_answers_as_infer_in_int8(self, cait, chrome, tmp_path):
+        """Image by image: in int8 of ONNX Runtime the images of a batch affect each other."""
+        data = DataConfig(32, 0.9, 'bicubic', (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+        checks = parity.synthetic(data, 8)
+        meta = export(cait, tmp_path / 'm', 'm', data, checks, WEIGHTS, [('onnxruntime', 'int8', 'uint8')], NAMES,
+                      calibration=checks)
+        clients.write(['web'], clients.Request(cait, tmp_path / 'm', meta, checks, 'int8', checks, PACKAGE))
+        paths = save_images(tmp_path)
+        ours = list(Predictor(str(tmp_path / 'm'), 'onnxruntime', Options('int8', 'uint8', batch=1)).predict(paths, 5))
+        with browser.served(str(tmp_path / 'm' / 'web')) as url:
+            page = chrome.open(url)
+            page.wait("document.getElementById('status').textContent === 'Ready.'")
+            assert ', int8, ' in page.evaluate("document.getElementById('about').textContent")
+            for path, mine in zip(paths, ours):
+                found = shown_for(page, path)['best']
+                assert [k for k, _ in found] == [k for k, _ in mine.best], path
+                np.testing.assert_allclose([p for _, p in found], [p for _, p in mine.best], atol=1e-4, err_msg=path)
+            assert page.console == []
+
     @pytest.mark.parametrize('name, content, message', [
         ('notes.png', b'no image', 'This file ends in the middle of the image.|This file is damaged, or no image'),
         ('empty.jpg', b'', 'The file is empty.'), ('text.txt', b'hello', 'This file is damaged, or no image'),

@@ -265,6 +265,27 @@ def test_openvino_compiles_the_sizes_that_come_often(exported, checks, monkeypat
     assert counts == [[four]] * 2 + [[three, four]] * 2 + [[whole, three, four]] * 4
 
 
+@pytest.mark.parametrize('threads, batch, before, after', [
+    (1, 4, [1, 1, 1, 4], [1, 2, 2, 4]), (2, 8, [1, 1, 1, 1, 1, 1, 1, 8], [1, 2, 2, 4, 4, 4, 4, 8]),
+    (1, 8, [1, 1, 1, 1, 1, 1, 1, 8], [1, 2, 2, 4, 4, 4, 4, 8])])
+def test_how_many_images_openvino_computes_without_padding(exported, threads, batch, before, after):
+    need('openvino')
+    engine = Predictor(exported[1], 'openvino', Options('fp32', 'float', threads, batch, streams=1)).engine
+    assert [engine.whole(images) for images in range(1, batch + 1)] == before
+    for images in (1, 2, 4, batch):
+        engine.prepare(images)
+    assert [engine.whole(images) for images in range(1, batch + 1)] == after
+
+
+@pytest.mark.parametrize('streams, pinned', [(1, True), (2, False), (3, False)])
+def test_openvino_models_that_run_side_by_side_are_not_pinned(exported, streams, pinned):
+    need('openvino')
+    engine = Predictor(exported[1], 'openvino', Options('fp32', 'float', 1, 4, streams=streams)).engine
+    engine.prepare(2)
+    engine.prepare(1)
+    assert [one.get_property('ENABLE_CPU_PINNING') for one in engine.models.values()] == [pinned] * 2
+
+
 def test_a_size_that_cannot_be_compiled_stays_padded(exported, checks, monkeypatch):
     need('openvino')
     from CaiT.deploy.engines import openvino_engine

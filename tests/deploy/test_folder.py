@@ -131,6 +131,13 @@ def test_output_that_is_no_file(tmp_path, make):
         ResultFile(str(tmp_path / 'r.csv'), 1, False)
 
 
+def test_nothing_that_could_be_decoded_is_no_speed():
+    """The engine never ran: zero, not a division by zero."""
+    progress = ProgressMeter(3)
+    progress.step(3)
+    assert progress.images_per_second == 0 and progress.summary().startswith('3 images in 0.0 s, 0.0 images/s')
+
+
 def test_progress_counts_and_measures(monkeypatch):
     now = [10.0]
     monkeypatch.setattr('time.perf_counter', lambda: now[0])

@@ -90,9 +90,9 @@ def status(answer: bytes) -> int:
     return int(answer.split(b' ', 2)[1]) if answer.startswith(b'HTTP/1.1 ') else 0
 
 
-def counters(text: str) -> Dict[str, float]:
+def counters(text: str, prefix: str = 'cait_') -> Dict[str, float]:
     """The samples of a page of metrics."""
-    return {name: float(value) for name, value in re.findall(r'^(cait_\S+) (\S+)$', text, re.M)}
+    return {name: float(value) for name, value in re.findall(rf'^({prefix}\S+) (\S+)$', text, re.M)}
 
 
 def assert_equal(found: dict, expected: list) -> None:

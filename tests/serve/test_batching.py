@@ -59,14 +59,13 @@ class Engine:
 
 
 def started(engine: Engine, **options) -> Batcher:
-    batcher = Batcher(engine.run, **{'size': 4, 'window': None, 'threads': 1, 'observe': lambda *_: None, **options})
+    batcher = Batcher(engine.run, **{'size': 4, 'window': 0, 'threads': 1, 'observe': lambda *_: None, **options})
     batcher.start(lambda: None)
     return batcher
 
 
 def put(batcher: Batcher, *values: float) -> Future:
     result: Future = Future()
-    batcher.expect()
     batcher.put(np.array(values)[:, None], result)
     return result
 
@@ -93,10 +92,10 @@ def test_requests_of_several_images_stay_whole_and_in_order():
     first = put(batcher, 0.0)
     while not first.running():
         time.sleep(0.001)
-    found = [put(batcher, *values) for values in ([1.0, 2.0, 3.0], [4.0, 5.0], [6.0] * 7, [7.0])]
+    found = [put(batcher, *values) for values in ([1.0, 2.0, 3.0], [4.0, 5.0], [6.0] * 7, [7.0, 8.0], [9.0, 10.0])]
     engine.go.set()
-    assert [one.result(10)[:, 0].tolist() for one in found] == [[2, 4, 6], [8, 10], [12] * 7, [14]]
-    assert engine.sizes == [1, 3, 2, 7, 1]
+    assert [one.result(10)[:, 0].tolist() for one in found] == [[2, 4, 6], [8, 10], [12] * 7, [14, 16], [18, 20]]
+    assert engine.sizes == [1, 3, 2, 7, 4]
     batcher.close()
 
 
@@ -136,33 +135,38 @@ def test_a_client_that_is_gone_is_not_computed():
     batcher.close()
 
 
-def test_the_automatic_window_waits_for_decoding_only():
+@pytest.mark.parametrize('whole, expected', [
+    ((1, 4), [1, 4, 1, 1, 1]), ((1, 2, 4), [1, 4, 2, 1]), ((1, 3), [1, 3, 3, 1]), ((1,), [1] * 8)])
+def test_no_batch_is_one_that_the_engine_pads(whole, expected):
     engine = Engine()
-    batcher = started(engine)
-    batcher.run_seconds = 5.0
-    start = time.monotonic()
-    put(batcher, 1.0).result(10)  # nobody is being decoded
-    assert time.monotonic() - start < 1
-    batcher.run_seconds = 5.0
-    batcher.expect()
-    first = put(batcher, 1.0)
-    time.sleep(0.05)
-    assert not first.done()
-    batcher.withdraw()  # the other was no image
-    first.result(1)
-    batcher.run_seconds = 0.05
-    batcher.expect()
-    put(batcher, 1.0).result(1)  # a run's time is over
-    batcher.withdraw()
-    assert engine.sizes == [1, 1, 1]
+    batcher = started(engine, whole=lambda images: max(size for size in whole if size <= images))
+    engine.go.clear()
+    first = put(batcher, 0.0)
+    while not first.running():
+        time.sleep(0.001)
+    others = [put(batcher, float(value)) for value in range(1, 8)]
+    engine.go.set()
+    assert [one.result(10)[0, 0] for one in (first, *others)] == [2.0 * value for value in range(8)]
+    assert engine.sizes == expected
     batcher.close()
+
+
+def test_an_idle_engine_waits_for_nobody():
+    """Unless a window says so: after it, or as soon as there are ``size`` images."""
+    for window, expected in ((0, [1, 1]), (60, [2])):
+        engine = Engine()
+        batcher = started(engine, window=window, size=2)
+        first = put(batcher, 1.0)
+        if not window:
+            assert first.result(10) == 2
+        assert put(batcher, 2.0).result(10) == 4 and engine.sizes == expected
+        batcher.close()
 
 
 def test_idle_threads_divide_what_waits():
     """Four images come at a time: two runs of two rather than one of four beside an idle thread."""
     engine = Engine()
     batcher = started(engine, threads=2)
-    batcher.run_seconds = 5.0
     while batcher._idle < 2:
         time.sleep(0.001)
     engine.go.clear()
@@ -185,7 +189,7 @@ def test_closing_computes_what_waits_and_a_failing_warm_up_is_raised():
     def warm_up() -> None:
         raise InputError('cold')
     with pytest.raises(InputError, match='cold'):
-        Batcher(engine.run, 1, None, 2, lambda *_: None).start(warm_up)
+        Batcher(engine.run, 1, 0, 2, lambda *_: None).start(warm_up)
 
 
 @pytest.mark.parametrize('backend, precision, kind', [
@@ -200,6 +204,7 @@ def test_every_engine_answers_as_the_predictor(exported, images, backend, precis
     service = Service(lambda: Predictor(str(exported), backend, options), Batching(4, 0.02, 2), Metrics(), 1 << 20)
     service.load()
     assert service.batcher.size == (1 if precision == 'int8' else 4)
+    assert [service.batcher.whole(count) for count in range(1, 5)] == [1, 2, 2 if backend == 'openvino' else 3, 4]
 
     async def all_of_them() -> list:
         return await asyncio.gather(*[service.best(path.read_bytes, 10) for path in images * 3])

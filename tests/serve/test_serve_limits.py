@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -35,7 +36,7 @@ def neighbor(client, images, expected):
                 return
     thread = threading.Thread(target=ask)
     thread.start()
-    yield
+    yield found
     stop.set()
     thread.join()
     for index, answer in found:
@@ -187,6 +188,11 @@ def test_a_full_queue_answers_503_and_those_in_it_get_their_answer(strict, image
         assert_equal(answer.json(), expected[3][:2])
 
 
+def memory(client) -> float:
+    """MB of the server."""
+    return counters(client.get('/metrics').text, 'process_')['process_resident_memory_bytes'] / 1e6
+
+
 def cut(server, data: bytes, reset: bool) -> None:
     """Send and go away, with a reset or not."""
     with server.connect() as connection:
@@ -195,11 +201,29 @@ def cut(server, data: bytes, reset: bool) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
 
 
+def giant() -> bytes:
+    """A PNG of a few bytes that says it has 60,000 x 60,000 pixels."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    head = chunk(b'IHDR', struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + head + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b'')
+
+
+def slowly_sent(server, data: bytes) -> bytes:
+    """The answer to a request that comes in ten parts, one every 25 ms."""
+    step = -(-len(data) // 10)
+    with server.connect() as connection:
+        for start in range(0, len(data), step):
+            connection.sendall(data[start:start + step])
+            time.sleep(0.025)
+        return sent(connection, b'')
+
+
 def hostile(server, image: bytes, generator: random.Random) -> None:
     """One hostile request."""
     path = generator.choice(['/classify', '/v2/models/small/infer', '/../../etc/passwd', '/classify?topk=\xb2', '/%00'])
     body = bytearray(image)
-    kind = generator.randrange(6)
+    kind = generator.randrange(8)
     if kind == 0:  # cut
         data = post(image, path)
         cut(server, data[:generator.randrange(len(data))], generator.random() < 0.5)
@@ -217,13 +241,18 @@ def hostile(server, image: bytes, generator: random.Random) -> None:
     elif kind == 4:  # huge
         answer = server.raw(post(b'', path, content_length=generator.choice([1 << 40, 1 << 64, 10 ** 30])))
         assert status(answer) in (400, 413, 0), answer
+    elif kind == 5:  # huge when it is decoded
+        answer = server.raw(post(giant()))
+        assert status(answer) == 400 and b'pixels' in answer, answer
+    elif kind == 6:  # slow, but in time
+        assert status(slowly_sent(server, post(image))) == 200
     else:  # noise
         server.raw(bytes(generator.randrange(256) for _ in range(200)) + b'\r\n\r\n')
 
 
 @pytest.mark.parametrize('count', [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_hostile_requests_cost_nobody_an_answer(server, client, images, neighbor, count):
-    generators = [random.Random(index) for index in range(count)]
+    generators, before = [random.Random(index) for index in range(count)], memory(client)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda one: hostile(server, images[one.randrange(12)].read_bytes(), one), generators))
     assert server.process.poll() is None
@@ -232,3 +261,6 @@ def test_hostile_requests_cost_nobody_an_answer(server, client, images, neighbor
         time.sleep(0.05)
     assert counters(client.get('/metrics').text)['cait_requests_in_flight'] <= 1
     assert not [line for line in server.lines if 'Traceback' in line], server.lines
+    print(f'{count} hostile requests, {len(neighbor)} answers beside them; memory {before:.0f} MB before, '
+          f'{memory(client):.0f} MB after')
+    assert memory(client) < before + 100

@@ -101,6 +101,13 @@ class BaseEngine:
         """Whether the logits of an image do not depend on the other images of its batch."""
         return True
 
+    def prepare(self, images: int) -> None:
+        """Make, once, what a run of so many images needs in order not to be padded."""
+
+    def whole(self, images: int) -> int:
+        """The most images, of so many, that one run computes without padding."""
+        return images
+
     @property
     def image_shape(self) -> Optional[Tuple[Any, ...]]:
         """Shape of one image as the graph has it, None when it is not known; what is no positive number is free."""

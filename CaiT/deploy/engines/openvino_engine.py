@@ -111,7 +111,10 @@ class Engine(BaseEngine):
             self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
-                         'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit}
+                         'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit,
+                         # The streams of each model are pinned from the first core on: a run of one image and one of
+                         # two, which are two models, would share a core beside an idle one.
+                         'ENABLE_CPU_PINNING': self.lanes.limit == 1}
         self.set_streams(max(1, min(options.threads, self.chunk // PART)))
 
     def set_streams(self, streams: int) -> None:
@@ -166,6 +169,17 @@ class Engine(BaseEngine):
     def _compile_quietly(self, plan: Plan) -> None:
         with contextlib.suppress(InputError):  # without memory for it: padded as before
             self._model(plan)
+
+    def prepare(self, images: int) -> None:
+        self._model(self._fitting(images))
+
+    def whole(self, images: int) -> int:
+        return next(count for count in range(images, 0, -1) if self._is_whole(count))
+
+    def _is_whole(self, images: int) -> bool:
+        fitting = self._fitting(images)
+        plan = fitting if fitting in self.models else self._padded(images)
+        return images % (plan.part * plan.streams) == 0
 
     def check(self, images: np.ndarray) -> None:
         self._model(self._padded(len(images)))  # the shape is known by the model that is needed anyway
