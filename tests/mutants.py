@@ -62,8 +62,15 @@ def problem(fault: Fault, root: Path = ROOT) -> Optional[str]:
         return f'{fault.old!r} occurs {count} times, expected once'
     if fault.old == fault.new:
         return 'replaces a text by itself'
-    missing = [word for word in fault.arguments if not (root / word.split('::')[0]).exists()]
+    missing = [word for word in fault.arguments if not has_test(root, word)]
     return f'no such test: {missing[0]}' if missing else None
+
+
+def has_test(root: Path, word: str) -> bool:
+    """Whether a folder, a file or ``file::test`` of pytest's arguments is there."""
+    file, _, name = word.partition('::')
+    path = root / file
+    return path.exists() and (not name or f'def {name.split("[")[0]}(' in path.read_text(encoding='utf-8'))
 
 
 def copy(folder: str) -> Path:
