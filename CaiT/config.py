@@ -79,7 +79,8 @@ def build_model(config: CfgNode, pretrained: bool = True) -> nn.Layer:
     """The model that ``config`` describes, with the weights of MODEL.PRETRAINED if it is set and ``pretrained``."""
     model = config.MODEL
     arch = {name: model[name.upper()] for name in get_variant(model.NAME).arch}
-    return create_model(model.NAME, model.PRETRAINED if pretrained else None, model.STRICT, load_options(config),
+    path = local_path(model.PRETRAINED, model.NAME) if pretrained and model.PRETRAINED else None
+    return create_model(model.NAME, path, model.STRICT, load_options(config),
                         image_size=config.DATA.IMAGE_SIZE, num_classes=model.NUM_CLASSES, **arch)
 
 

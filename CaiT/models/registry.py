@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import importlib
 import inspect
+import logging
 import pkgutil
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional
@@ -129,11 +130,11 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, load_op
 
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
     ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known
-    source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded; what loading did is
-    then in ``model.load_report``; ``load_options`` are further arguments of ``load_weights`` (``use_ema``).
-    ``model.default_cfg`` holds num_classes and the data config, that of the weights where it is known. Raises
-    InputError for an unknown name or argument, an impossible combination, or weights that do not fit
-    (``strict=False`` accepts missing and extra ones).
+    source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded (messages go to the
+    logger 'CaiT'); what loading did is then in ``model.load_report``; ``load_options`` are further arguments of
+    ``load_weights`` (``use_ema``). ``model.default_cfg`` holds num_classes and the data config, that of the weights
+    where it is known. Raises InputError for an unknown name or argument, an impossible combination, or weights that do
+    not fit (``strict=False`` accepts missing and extra ones).
     """
     variant = get_variant(name)
     arguments = {'image_size': variant.data['image_size'], 'num_classes': 1000, **variant.arch}
@@ -150,7 +151,7 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, load_op
     if pretrained:
         from CaiT.weights.translate import load_weights  # weights builds on models: imported only when needed
         from CaiT.weights.zoo import local_path
-        path = local_path(pretrained, variant.name)
+        path = local_path(pretrained, variant.name, logging.getLogger('CaiT').info)  # a library prints nothing
         model.load_report = load_weights(model, path, strict=strict, **(load_options or {}))
         model.default_cfg.update(model.load_report.data or {})
     return model

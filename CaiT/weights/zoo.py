@@ -13,7 +13,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from CaiT.errors import InputError
@@ -133,17 +133,18 @@ def entry_of(pretrained: Union[bool, str, os.PathLike, None], model: str) -> Opt
     return None
 
 
-def local_path(pretrained: Union[bool, str, os.PathLike], model: str) -> Union[str, os.PathLike]:
+def local_path(pretrained: Union[bool, str, os.PathLike], model: str,
+               say: Callable[[str], None] = print) -> Union[str, os.PathLike]:
     """A weight file on this machine for a ``pretrained`` value: itself, or the zoo's file, downloaded when needed.
 
-    Prints where a downloaded file comes from and which images it wants. InputError as ``find`` and ``fetch``.
+    ``say`` gets where a downloaded file comes from and which images it wants. InputError as ``find`` and ``fetch``.
     """
     entry = entry_of(pretrained, model)
     if entry is None:
         return pretrained
     from CaiT.weights.cache import fetch
-    path = fetch(entry)
-    print('\n'.join(describe(entry)))
+    path = fetch(entry, say=say)
+    say('\n'.join(describe(entry)))
     return str(path)
 
 

@@ -162,6 +162,16 @@ def test_local_path_is_a_file_and_says_where_from(monkeypatch, capsys):
         '  note: weights last changed in commit 996bf14 of the model repository']
 
 
+def test_a_library_call_prints_nothing_of_a_download(monkeypatch, capsys, caplog):
+    caplog.set_level('INFO', 'CaiT')
+    rows = tuple(replace(row, sha256='', hash_status='') for row in entries())
+    monkeypatch.setattr(zoo, 'entries', lambda: rows)
+    with serve(file(CONTENT)) as server, pytest.raises(InputError):  # the file holds no CaiT
+        monkeypatch.setenv('HF_ENDPOINT', server.url)
+        registry.create_model('cait_xxs24_224', pretrained=True)
+    assert capsys.readouterr() == ('', '') and caplog.messages[-1].startswith('zoo: cait_xxs24_224.timm from https://')
+
+
 def test_a_score_that_nobody_published_is_not_claimed():
     assert 'accuracy not published' in describe(find('cait_xxs24_224.facebookresearch'))[0]
     line = describe(find('cait_s24_224.facebookresearch'))[0]
