@@ -101,8 +101,13 @@ def test_samples_in_no_batch(length, batch, world_size, drop, left):
 @pytest.mark.parametrize('workers, shared, expected', [(0, True, False), (2, True, True), (2, False, False)])
 def test_loader_settings_arrive(monkeypatch, workers, shared, expected):
     calls = []
-    monkeypatch.setattr(paddle.io, 'DataLoader', lambda dataset, **options: calls.append(options))
-    build_loader([], [], workers, shared)
+
+    def record(dataset, **options):
+        calls.append(options)
+        raise InterruptedError
+    monkeypatch.setattr(paddle.io, 'DataLoader', record)
+    with pytest.raises(InterruptedError):
+        next(iter(build_loader([], [], workers, shared)))
     assert (calls[0]['num_workers'], calls[0]['use_shared_memory']) == (workers, expected)
 
 

@@ -135,11 +135,12 @@ def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
         'export_model.py', f'-pretrained={tmp_path}/w', f'--save-inference-dir={tmp_path}/out', '--image-size=32',
         '--num-classes=10', f'--label-map={tmp_path}/names.txt', f'--check-images={folder_of("checks", 7)}',
         '--check-count=3', f'--calibration={folder_of("calibration", 9)}', '--calibration-count=5',
-        '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '-opts', *shape])
+        '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '--attention', '-opts', *shape])
     assert export_model.main() == 0
-    model, folder, name, data, checks, weights, targets, names, threads, calibration, thresholds = calls[0]
+    model, folder, name, data, checks, weights, targets, names, threads, calibration, thresholds, attention = calls[0]
     assert (str(folder), name, threads) == (f'{tmp_path}/out', 'cait_xxs24_224', runtime.cores())
-    assert (data.image_size, model.num_classes, names[9], thresholds) == (32, 10, 'name 9', None)
+    assert (data.image_size, model.num_classes, names[9], thresholds, attention) == (
+        32, 10, 'name 9', None, '--attention')
     assert [int(image[0, 0, 0]) for image in checks.pixels] == [0, 3, 6] and checks.source.endswith('/checks')
     assert [int(image[0, 0, 0]) for image in calibration.pixels] == [0, 2, 4, 6, 8]
     assert calibration.source.endswith('/calibration')
@@ -239,6 +240,6 @@ def test_smoothing_by_value(alpha):
 def test_published_weights_by_name(monkeypatch, words, model):
     """-pretrained=zoo is the published file of the model that is exported, as for -eval and -pred."""
     asked = []
-    monkeypatch.setattr('CaiT.weights.cache.fetch', lambda entry: asked.append(entry.model) or 'cache/w.pth')
+    monkeypatch.setattr('CaiT.weights.cache.fetch', lambda entry, say: asked.append(entry.model) or 'cache/w.pth')
     args = export_model.parser().parse_args(['-pretrained=zoo', *words])
     assert export_model.resolve_weights(args) == 'cache/w.pth' and asked == [model]

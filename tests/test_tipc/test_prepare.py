@@ -67,6 +67,7 @@ def test_users_lists_are_kept(bare):
     assert list(files(bare.root / 'dataset')) == ['lite_data/train_list.txt']
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there(bare):
     bare.write_data('dataset/digits')
     bare.edit(CONFIG, 24, 'train_model:./weights/mine')

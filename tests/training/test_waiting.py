@@ -31,8 +31,8 @@ def reads(monkeypatch):
     for name in READS:
         if hasattr(paddle.Tensor, name):
             original = getattr(paddle.Tensor, name)
-            monkeypatch.setattr(paddle.Tensor, name, lambda self, *given, name=name, original=original: (
-                found.append(name), original(self, *given))[1])
+            monkeypatch.setattr(paddle.Tensor, name, lambda self, *given, name=name, original=original, **options: (
+                found.append(name), original(self, *given, **options))[1])
     return found
 
 
