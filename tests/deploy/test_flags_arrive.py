@@ -135,7 +135,8 @@ def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
         'export_model.py', f'-pretrained={tmp_path}/w', f'--save-inference-dir={tmp_path}/out', '--image-size=32',
         '--num-classes=10', f'--label-map={tmp_path}/names.txt', f'--check-images={folder_of("checks", 7)}',
         '--check-count=3', f'--calibration={folder_of("calibration", 9)}', '--calibration-count=5',
-        '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '--attention', '-opts', *shape])
+        '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '--attention', '-opts',
+        *shape])
     assert export_model.main() == 0
     model, folder, name, data, checks, weights, targets, names, threads, calibration, thresholds, attention = calls[0]
     assert (str(folder), name, threads) == (f'{tmp_path}/out', 'cait_xxs24_224', runtime.cores())
