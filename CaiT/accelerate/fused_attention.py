@@ -73,6 +73,8 @@ def on_gpu(x: paddle.Tensor) -> bool:
 def exchange(model: nn.Layer) -> str:
     """Exchange the attention layers of ``model`` on a GPU; the line for the log."""
     device = paddle.get_device()
+    if not hasattr(paddle, 'is_autocast_enabled'):
+        return f'acceleration: none on {device}, fused attention needs Paddle 3.2 or later, found {paddle.__version__}'
     problem = _problem(device)
     if problem:
         return f'acceleration: none on {device}, {problem}'

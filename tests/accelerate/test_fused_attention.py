@@ -16,6 +16,8 @@ SMALL = dict(image_size=32, patch_size=8, embed_dim=32, num_heads=2, num_classes
 
 @pytest.fixture
 def fused(monkeypatch):
+    if not hasattr(paddle, 'is_autocast_enabled'):
+        pytest.skip('Paddle before 3.2 cannot be asked for autocast')
     """As on a GPU whose kernel agrees; numbers are float32, which a CPU has."""
     calls = []
     real = paddle.nn.functional.scaled_dot_product_attention
@@ -129,3 +131,13 @@ def test_a_kernel_that_disagrees(monkeypatch, difference, found):
 
 def test_the_comparison_itself():
     assert fused_attention.largest_difference('float32') < 1e-6
+
+
+def test_a_paddle_that_cannot_be_asked_for_autocast(monkeypatch):
+    monkeypatch.delattr(paddle, 'is_autocast_enabled', raising=False)
+    monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
+    monkeypatch.setattr(paddle, '__version__', '3.1.1')
+    model = create_model('vit', depth=1, **SMALL)
+    assert fused_attention.exchange(model) == (
+        'acceleration: none on gpu:0, fused attention needs Paddle 3.2 or later, found 3.1.1')
+    assert not any(type(layer) in fused_attention.FUSED.values() for layer in model.sublayers())
