@@ -11,13 +11,13 @@ from CaiT.accelerate import accelerate, fused_attention, restore
 from CaiT.models import cait, vit
 from CaiT.tools.simulated_gpu import simulated_gpu
 
+needs_autocast = pytest.mark.skipif(not hasattr(paddle, 'is_autocast_enabled'),
+                                    reason='Paddle before 3.2 has no fused attention here')
 SMALL = dict(image_size=32, patch_size=8, embed_dim=32, num_heads=2, num_classes=3, drop_path_rate=0.0)
 
 
 @pytest.fixture
 def fused(monkeypatch):
-    if not hasattr(paddle, 'is_autocast_enabled'):
-        pytest.skip('Paddle before 3.2 cannot be asked for autocast')
     """As on a GPU whose kernel agrees; numbers are float32, which a CPU has."""
     calls = []
     real = paddle.nn.functional.scaled_dot_product_attention
@@ -50,6 +50,7 @@ def outputs(model, images):
     ('vit', 2, 2, [[2, 17, 2, 16]] * 3), ('deit', 1, 1, [[2, 17, 2, 16]] * 3),
     ('deit_tiny_distilled_patch16_224', 3, 3, [[2, 18, 2, 16]] * 3),
     ('cait', 1, 2, [[2, 1, 2, 16], [2, 17, 2, 16], [2, 17, 2, 16]])])
+@needs_autocast
 def test_numbers_of_the_plain_path(fused, name, depth, layers, shapes):
     """Logits and gradients within 1e-5 of the largest of each; talking heads stay."""
     paddle.seed(0)
@@ -78,6 +79,7 @@ def hook(layer):
     lambda layer: setattr(layer, 'attn_drop', paddle.nn.Identity()),
     lambda layer: object.__setattr__(layer, 'attend', layer.attend)])
 @pytest.mark.parametrize('kind', [vit.Attention, cait.ClassAttention])
+@needs_autocast
 def test_what_falls_back(fused, kind, change):
     layer = kind(32, 2, True, 0.0, 0.0)
     accelerate(layer)
@@ -90,6 +92,7 @@ def test_what_falls_back(fused, kind, change):
 
 
 @pytest.mark.parametrize('dim, heads, calls', [(512, 2, 1), (528, 2, 0), (24, 2, 0), (48, 1, 1)])
+@needs_autocast
 def test_sizes_of_a_head(fused, dim, heads, calls):
     layer = vit.Attention(dim, heads, True, 0.0, 0.0)
     accelerate(layer)
@@ -97,6 +100,7 @@ def test_sizes_of_a_head(fused, dim, heads, calls):
     assert len(fused) == calls
 
 
+@needs_autocast
 def test_float32_and_cpus_and_subclasses_stay_plain(fused, monkeypatch):
     class Own(vit.Attention):
         pass
@@ -111,6 +115,7 @@ def test_float32_and_cpus_and_subclasses_stay_plain(fused, monkeypatch):
     assert fused == []
 
 
+@needs_autocast
 def test_a_device_without_the_kernel():
     model = create_model('vit', depth=1, **SMALL)
     fused_attention._problem.cache_clear()
