@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,11 +25,11 @@ if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path.append(str(Path(__file__).resolve().parent))
 
 from process_memory import status  # noqa: E402
-from sides import sides  # noqa: E402
+from sides import measured_in, sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
-from CaiT.errors import InputError, run  # noqa: E402
+from CaiT.errors import run  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / 'results' / 'checkpoint.json'
 PARTS = 4  # weights, average, two moments
@@ -83,16 +82,6 @@ def read(folder: Path, _: Any) -> Dict[str, float]:
     return {**found, 'peak MB above': round(found['peak MB above'] - size / (1 << 20))}
 
 
-def in_process(checkout: Path, work: str, folder: str, shapes: Dict[str, List[int]]) -> Dict[str, float]:
-    """What ``work`` found in a process with the package of ``checkout``."""
-    environment = {**os.environ, 'CAIT_CHECKOUT': str(checkout), 'PYTHONPATH': str(checkout)}
-    done = subprocess.run([sys.executable, __file__, '--work', work, '--folder', folder], env=environment, text=True,
-                          input=json.dumps(shapes), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise InputError(f'{checkout}: {work} ended with status {done.returncode}: {done.stderr.strip()[-300:]}')
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = Parser(__doc__)
     parser.flag('model', default='cait_m48_448')
@@ -113,7 +102,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for name, checkout in checkouts.items():
         with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
             for work in ('write', 'read'):
-                results.setdefault(name, {})[work] = in_process(checkout, work, folder, shapes)
+                results.setdefault(name, {})[work] = measured_in(
+                    checkout, __file__, ['--work', work, '--folder', folder], json.dumps(shapes))
                 print(f'{name}, {work}: {results[name][work]}', flush=True)
     import numpy as np
     count = sum(int(np.prod(shape)) for shape in shapes.values())

@@ -26,7 +26,7 @@ if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path[0] = str(ROOT)
     sys.path.append(str(Path(__file__).resolve().parent))
 
-from sides import sides  # noqa: E402
+from sides import environment, sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
@@ -91,12 +91,12 @@ def process(steps: int) -> None:
 
 def measure(checkout: Path, ranks: int, steps: int) -> Dict[str, float]:
     """The figures of a job of ``ranks`` processes, started as by mpirun, with the package of ``checkout``."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
-    environment.update(CAIT_CHECKOUT=str(checkout), PYTHONPATH=str(checkout), OMPI_COMM_WORLD_SIZE=str(ranks),
-                       OMPI_COMM_WORLD_LOCAL_SIZE=str(ranks), OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
+    variables = {key: value for key, value in environment(checkout).items() if not key.startswith('PADDLE_')}
+    variables.update(OMPI_COMM_WORLD_SIZE=str(ranks), OMPI_COMM_WORLD_LOCAL_SIZE=str(ranks),
+                     OMP_NUM_THREADS=str(max(1, runtime.cores() // ranks)))
     processes = [subprocess.Popen(
         [sys.executable, __file__, '--process', str(steps)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**environment, 'OMPI_COMM_WORLD_RANK': str(rank), 'OMPI_COMM_WORLD_LOCAL_RANK': str(rank)})
+        env={**variables, 'OMPI_COMM_WORLD_RANK': str(rank), 'OMPI_COMM_WORLD_LOCAL_RANK': str(rank)})
         for rank in range(ranks)]
     outputs = [process.communicate() for process in processes]
     lines = [line for line in outputs[0][0].splitlines() if line.startswith('{"together"')]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,11 +23,11 @@ if __name__ == '__main__':  # run by path: the package need not be installed
     sys.path[0] = str(ROOT)
     sys.path.append(str(Path(__file__).resolve().parent))
 
-from sides import sides  # noqa: E402
+from sides import measured_in, sides  # noqa: E402
 
 from CaiT import runtime  # noqa: E402
 from CaiT.cli import Parser  # noqa: E402
-from CaiT.errors import InputError, run  # noqa: E402
+from CaiT.errors import run  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / 'results' / 'epoch_start.json'
 IMAGES, BATCH = 256, 8
@@ -87,12 +86,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for workers, gigabytes in CASES:
         case = f'{workers} workers, {gigabytes} GB'
         for name, checkout in sides(flags.before, ROOT).items():
-            environment = {**os.environ, 'CAIT_CHECKOUT': str(checkout), 'PYTHONPATH': str(checkout)}
-            done = subprocess.run([sys.executable, __file__, '--process', str(workers), str(gigabytes), '--epochs',
-                                   str(flags.epochs)], env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise InputError(f'{checkout}: status {done.returncode}: {done.stderr.strip()[-300:]}')
-            results.setdefault(case, {})[name] = found = json.loads(done.stdout.splitlines()[-1])
+            results.setdefault(case, {})[name] = found = measured_in(
+                checkout, __file__, ['--process', str(workers), str(gigabytes), '--epochs', str(flags.epochs)])
             print(f'{case}, {name}: {found}', flush=True)
     write_json(flags.output, {'what': __doc__.splitlines()[0], 'processor': processor(), 'cores': runtime.cores(),
                               'versions': versions('paddlepaddle'), 'epochs': flags.epochs,

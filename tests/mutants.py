@@ -16,7 +16,6 @@ import argparse
 import collections
 import concurrent.futures
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,11 @@ import time
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from tests.repository_copy import ROOT, copy
+
 TABLE = Path(__file__).with_suffix('.tsv')
 REQUIRED = 95.0  # percent
 TIMEOUT = 900    # seconds; a fault that makes the tests hang is killed
@@ -71,18 +74,6 @@ def has_test(root: Path, word: str) -> bool:
     file, _, name = word.partition('::')
     path = root / file
     return path.exists() and (not name or f'def {name.split("[")[0]}(' in path.read_text(encoding='utf-8'))
-
-
-def copy(folder: str) -> Path:
-    """A copy of all files that git would commit."""
-    root = Path(folder) / 'clone'
-    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, check=True,
-                           capture_output=True, text=True).stdout
-    for name in names.split('\0'):
-        if name and (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
-    return root
 
 
 def run_tests(root: Path, arguments: Sequence[str], timeout: Optional[float] = TIMEOUT,

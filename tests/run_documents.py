@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ if not __package__:
 from CaiT.cli import Parser
 from tests import document_stand_ins
 from tests.commands import ROOT, blocks
+from tests.repository_copy import copy
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for pattern in
                ('*.md', 'docs/*.md', 'dataset/README.md', 'test_tipc/*.md', 'test_tipc/docs/*.md')
@@ -124,16 +124,6 @@ def is_expected(line: str, status: int) -> bool:
     return status in allowed if isinstance(allowed, tuple) else status == allowed
 
 
-def copy(folder: Path) -> None:
-    """The files of the repository that git knows or would add."""
-    command = ['git', 'ls-files', '-co', '--exclude-standard', '-z']
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')
-    for name in filter(None, listed):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-
-
 def uses_digits(found: List[str]) -> bool:
     """Whether a page reads output/digits before it makes it."""
     first = next((line for line in found if 'output/digits' in line), '')
@@ -165,9 +155,7 @@ def run_page(page: str, epochs: int, report: Callable[[str], None] = print) -> L
     found = [(number, line, reason(line)) for number, line in lines(page)]
     outcomes, server = [], None
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / 'CaiT'
-        folder.mkdir()
-        copy(folder)
+        folder = copy(name)
         runnable = [line for _, line, why in found if not why]
         if page not in ('README.md', 'README_cn.md') and runnable:
             prepare(folder, runnable, epochs)

@@ -70,14 +70,20 @@ def put(batcher: Batcher, *values: float) -> Future:
     return result
 
 
-@pytest.mark.parametrize('size, expected', [(4, [1, 4, 4, 1]), (1, [1] * 10), (100, [1, 9])])
-def test_what_waits_while_the_engine_runs_is_the_next_batch(size, expected):
-    engine = Engine()
-    batcher = started(engine, size=size)
+def busy(batcher: Batcher, engine: Engine) -> Future:
+    """A request that the engine computes until ``engine.go`` is set."""
     engine.go.clear()
     first = put(batcher, 0.0)
     while not first.running():
         time.sleep(0.001)
+    return first
+
+
+@pytest.mark.parametrize('size, expected', [(4, [1, 4, 4, 1]), (1, [1] * 10), (100, [1, 9])])
+def test_what_waits_while_the_engine_runs_is_the_next_batch(size, expected):
+    engine = Engine()
+    batcher = started(engine, size=size)
+    first = busy(batcher, engine)
     others = [put(batcher, float(value)) for value in range(1, 10)]
     engine.go.set()
     assert [one.result(10)[0, 0] for one in (first, *others)] == [2.0 * value for value in range(10)]
@@ -88,10 +94,7 @@ def test_what_waits_while_the_engine_runs_is_the_next_batch(size, expected):
 def test_requests_of_several_images_stay_whole_and_in_order():
     engine = Engine()
     batcher = started(engine)
-    engine.go.clear()
-    first = put(batcher, 0.0)
-    while not first.running():
-        time.sleep(0.001)
+    busy(batcher, engine)
     found = [put(batcher, *values) for values in ([1.0, 2.0, 3.0], [4.0, 5.0], [6.0] * 7, [7.0, 8.0], [9.0, 10.0])]
     engine.go.set()
     assert [one.result(10)[:, 0].tolist() for one in found] == [[2, 4, 6], [8, 10], [12] * 7, [14, 16], [18, 20]]
@@ -103,10 +106,7 @@ def test_the_window_of_an_image_begins_when_it_comes():
     """One that has waited for the engine as long as the window does not wait once more."""
     engine = Engine()
     batcher = started(engine, window=1.0)
-    engine.go.clear()
-    first = put(batcher, 0.0)
-    while not first.running():
-        time.sleep(0.001)
+    busy(batcher, engine)
     second = put(batcher, 1.0)
     time.sleep(1.0)
     engine.go.set()
@@ -140,10 +140,7 @@ def test_a_client_that_is_gone_is_not_computed():
 def test_no_batch_is_one_that_the_engine_pads(whole, expected):
     engine = Engine()
     batcher = started(engine, whole=lambda images: max(size for size in whole if size <= images))
-    engine.go.clear()
-    first = put(batcher, 0.0)
-    while not first.running():
-        time.sleep(0.001)
+    first = busy(batcher, engine)
     others = [put(batcher, float(value)) for value in range(1, 8)]
     engine.go.set()
     assert [one.result(10)[0, 0] for one in (first, *others)] == [2.0 * value for value in range(8)]
