@@ -6,17 +6,18 @@ python benchmarks/training.py cait_grown -data_path dataset/imagenette -pretrain
 python benchmarks/training.py cait_grown_frozen -data_path dataset/imagenette_ids -pretrained weights/grown_cait
 python benchmarks/training.py cait_grown_mixed -data_path dataset/imagenette -pretrained weights/grown_cait.pdparams
 python benchmarks/training.py cifar10 -data_path dataset/cifar10 -pretrained weights/vit_tiny_patch16_224
-python benchmarks/training.py digits -data_path dataset/digits [-amp]
+python benchmarks/training.py digits -data_path dataset/digits
 python benchmarks/training.py cait_grown_distilled -data_path dataset/imagenette \
     -pretrained weights/grown_cait.pdparams -teacher output/benchmark/imagenette-0/last
 python benchmarks/training.py distillation -data_path dataset/imagenette \
     -pretrained weights/grown_cait.pdparams -teacher output/benchmark/imagenette-0/last
 python benchmarks/training.py -table
 
-A run is ``output/benchmark/<name>-<seed>``; an interrupted run is resumed. Its config, log.jsonl and log are
-copied to benchmarks/results/training, without the paths of the machine. Data: any dataset in ImageNet layout with ten
-classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The table has the accuracy of the last epoch, which
-is not selected on the validation set, and that of the best epoch.
+A run is ``output/benchmark/<name>-<seed>``; an interrupted run is resumed, one whose results are there is not run
+again. Its config, log.jsonl and log are copied to benchmarks/results/training, without the paths of the machine. Data:
+any dataset in ImageNet layout with ten classes (docs/data.md), the CIFAR-10 archive, the embedded digits. The table has
+the accuracy of the last epoch, which is not selected on the validation set, and that of the best epoch. -amp: the same
+runs in bfloat16, every experiment.
 """
 from __future__ import annotations
 
@@ -40,20 +41,23 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'training'
 BF16 = '-bf16'  # in the names of runs with -amp
 # experiment -> (its runs' recipes, seeds)
 EXPERIMENTS = {
-    'imagenette': (['imagenette'], [0]),
-    'cait_grown': (['cait_grown'], [0]),
+    'imagenette': (['imagenette'], [0, 1, 2]),
+    'cait_grown': (['cait_grown'], [0, 1, 2]),
     'cait_grown_frozen': (['cait_grown_frozen'], [0]),
     'cait_grown_mixed': (['cait_grown_mixed'], [0]),
     'cait_grown_distilled': (['cait_grown_distilled'], [0]),
-    'cifar10': (['cifar10'], [0]),
+    'cifar10': (['cifar10'], [0, 1, 2]),
     'digits': (['digits_cait', 'digits_deit', 'digits_vit'], [0, 1, 2]),
     'distillation': (['distillation_none', 'distillation_soft', 'distillation_hard'], [0, 1, 2]),
 }
 
 
 def train(recipe: str, seed: int, flags: Dict[str, Any]) -> None:
-    """Run one training to its end and copy its logs to ``RESULTS``."""
+    """Run one training to its end and copy its logs to ``RESULTS``, where it is not done yet."""
     name = f'{recipe}{BF16 if flags["amp"] else ""}-{seed}'
+    if (RESULTS / name / 'log.jsonl').is_file():
+        print(f'{RESULTS / name}: done')
+        return
     folder = ROOT / 'output' / 'benchmark' / name
     words = [sys.executable, str(ROOT / 'CaiT' / 'main_single_gpu.py'), '-cfg', str(RECIPES / f'{recipe}.yaml'),
              '-data_path', flags['data_path'], '-seed', str(seed), '-output_dir', str(folder), '-resume', 'auto']
