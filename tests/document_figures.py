@@ -25,7 +25,13 @@ import string
 import sys
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT.cli import Parser
+from CaiT.errors import run
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / 'tests/document_figures.tsv'
@@ -199,12 +205,15 @@ def untraced(page: str, text: str) -> List[str]:
     return [f'{page}:{text[:match.start()].count(chr(10)) + 1}: {match.group()}' for match in FIGURE.finditer(text)]
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = Parser(__doc__)
+    parser.switch('write', help="put the results' figures into the documents")
+    options = parser.parse_args(arguments)
     status = 0
     for line, found, expected in differences():
         if not found:
             print(f'{TABLE.name}:{line.number}: {line.page} has no text like: {line.text}')
-        elif arguments == ['--write']:
+        elif options.write:
             path = ROOT / line.page
             path.write_text(line.mended(path.read_text(encoding='utf-8')), encoding='utf-8')
             print(f'{line.page}: {line.text}: now {", ".join(expected)}')
@@ -221,4 +230,4 @@ def main(arguments: List[str]) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    run(main)

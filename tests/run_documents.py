@@ -27,6 +27,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT.cli import Parser
+from CaiT.errors import run as run_program
 from tests import document_stand_ins
 from tests.commands import ROOT, blocks
 from tests.repository_copy import copy
@@ -221,4 +222,4 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_program(main)
