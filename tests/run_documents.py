@@ -213,22 +213,22 @@ def recorded() -> List[Outcome]:
 def rows_of_the_pages(outcomes: List[Outcome]) -> List[Outcome]:
     """A row for each line of the pages, in their order: its outcome, the reason why it is not run, else that of another
     page where it ran."""
+    commands = [(page, line) for page in PAGES for _, line in lines(page)]
     own, elsewhere = defaultdict(list), {}
     for one in outcomes:
         own[one.page, one.line].append(one)
-        if re.fullmatch('ran( on stand-ins)?', one.result):
+        if re.fullmatch('ran( on stand-ins)?', one.result) and (one.page, one.line) in commands:
             elsewhere.setdefault(one.line, one._replace(result=f'{one.result}, on {one.page}'))
     rows = []
-    for page in PAGES:
-        for _, line in lines(page):
-            mine, why = own[page, line], reason(line)
-            row = mine[0] if mine else Outcome(page, 'not run yet', '', '', line)
-            del mine[:1]
-            if why:
-                row = Outcome(page, f'not run: {why}', '', '', line)
-            elif not re.fullmatch('ran( on stand-ins)?|STATUS .*', row.result):
-                row = elsewhere.get(line, Outcome(page, 'not run yet', '', '', line))._replace(page=page)
-            rows.append(row)
+    for page, line in commands:
+        mine, why = own[page, line], reason(line)
+        row = mine[0] if mine else Outcome(page, 'not run yet', '', '', line)
+        del mine[:1]
+        if why:
+            row = Outcome(page, f'not run: {why}', '', '', line)
+        elif not re.fullmatch('ran( on stand-ins)?|STATUS .*', row.result):
+            row = elsewhere.get(line, Outcome(page, 'not run yet', '', '', line))._replace(page=page)
+        rows.append(row)
     return rows
 
 
