@@ -5,30 +5,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any, Counter as Counts, List, Tuple
+from typing import Any, List
+from typing import Counter as Counts
 
 import pytest
 
 from tests.commands import ROOT
 
 PAGES = sorted(path.name[:-len('_cn.md')] for path in (ROOT / 'docs').glob('*_cn.md'))
-# Sections of README.md and those of README_cn.md, whose order is that of Paddle's template for TIPC.
-README = (
-    ('', ('',)), ('About', ('1 简介',)), ('Install', ('3.1 安装',)), ('Five commands', ('4.1 五条命令',)),
-    ('Classify your image', ('3.3 权重', '4.2 识别自己的图像')), ('Fine-tune on your folder', ('4.3 在自己的目录上微调',)),
-    ('ImageNet', ('3.2 数据', '4.4 ImageNet')), ('Export and deploy', ('5 模型推理部署',)),
-    ('Models', ('2 数据集和复现精度',)), ('TIPC certification', ('6 自动化测试脚本',)),
-    ('Documents', ('8.1 文档',)), ('Citation', ('7 LICENSE',)), ('License and references', ('8 参考链接与文献',)))
 # Words in the place of names in code: FOLDER/<class>.
 PLACEHOLDERS = {'类别': 'class', '目录': 'FOLDER', '文件': 'FILE', '名称': 'NAME', '时间': 'time', '用户': 'USER',
                 '主机': 'HOST', '网址': 'the address of this page'}
 # Terms that are not used, and the ones in their place.
 TERMS = {
-    '文件夹': '目录', '准确率': '精度', '准确度': '精度', '批大小': 'batch size', '批尺寸': 'batch size', '软件包装': '安装包',
-    '状态码 2': '退出码 2', '状态码为': '退出码为', '类别 token': 'class token', '检查站': '检查点', '学习速率': '学习率',
-    '预热 epoch': 'warm-up', '权值': '权重', '类注意力头': '类注意力', '图片': '图像', '断点续训': '恢复训练', '均方差': '标准差',
-    '均值和方差': '均值和标准差', '对角阵': '对角矩阵', '分类层': '分类头', '位置嵌入': '位置编码', '补丁': '图像块',
-    '教师网络': '教师模型', '缺省': '默认', '命令行选项': '命令行参数', '首选类别': '第一个类别'}
+    '文件夹': '目录', '图片': '图像', '准确率': '精度', '批大小': 'batch size', '状态码 2': '退出码 2', '类别 token': 'class token',
+    '断点续训': '恢复训练', '学习速率': '学习率', '均方差': '标准差', '均值和方差': '均值和标准差', '对角阵': '对角矩阵',
+    '分类层': '分类头', '位置嵌入': '位置编码', '教师网络': '教师模型', '缺省': '默认', '命令行选项': '命令行参数'}
 
 
 def text_of(page: str) -> str:
