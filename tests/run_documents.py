@@ -148,15 +148,15 @@ def prepare(folder: Path, found: List[str], epochs: int) -> None:
 
 @functools.lru_cache(maxsize=None)
 def five_commands(count: int, epochs: int) -> 'tempfile.TemporaryDirectory[str]':
-    """A folder, kept until the program ends: in its ``clone``, a copy of the repository, the first ``count`` of the
+    """A folder, temporary until the program ends: in its ``clone``, a copy of the repository, the first ``count`` of the
     README's commands were run."""
-    kept = tempfile.TemporaryDirectory()
-    folder = copy(kept.name)
+    temporary = tempfile.TemporaryDirectory()
+    folder = copy(temporary.name)
     for line in [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:count]:
         status, output = run(line, folder, epochs)
         if status:
             raise SystemExit(f'{line}\n{output}')
-    return kept
+    return temporary
 
 
 class Outcome(NamedTuple):
