@@ -148,7 +148,7 @@ def prepare(folder: Path, found: List[str], epochs: int) -> None:
 
 @functools.lru_cache(maxsize=None)
 def five_commands(count: int, epochs: int) -> 'tempfile.TemporaryDirectory[str]':
-    """A folder, temporary until the program ends: in its ``clone``, a copy of the repository, the first ``count`` of the
+    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of the
     README's commands were run."""
     temporary = tempfile.TemporaryDirectory()
     folder = copy(temporary.name)
