@@ -25,9 +25,12 @@ def main() -> int:
     if not graphs:
         raise InputError(f'-model_dir={folder}: found no openvino*.xml, expected an export for OpenVINO')
     openvino = library()
-    obstacle = Attention(openvino.Core(), openvino.__version__, graphs[0], compile_missing=True).obstacle
-    print(f'compiled attention: {obstacle or "ready"}')
-    return 1 if obstacle else 0
+    core = openvino.Core()
+    attention = Attention(core, openvino.__version__, graphs[0], compile_missing=True)
+    if not attention.obstacle:
+        attention.replace(core.read_model(str(graphs[0])), bf16=False)  # whether it fits
+    print(f'compiled attention: {attention.obstacle or "ready"}')
+    return 1 if attention.obstacle else 0
 
 
 if __name__ == '__main__':

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from CaiT import runtime
+from CaiT.accelerate.native import build
+from CaiT.errors import InputError
 from CaiT.files import cache_folder
 from tests.deploy.small_models import need, small, small_data
 
@@ -168,3 +170,22 @@ def test_the_command(graph, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['build_kernel', f'-model_dir={graph.parent}'])
     assert build_kernel.main() == 0
     assert capsys.readouterr().out == 'compiled attention: ready\n'
+
+
+def test_the_command_for_models_that_it_does_not_fit(tmp_path, monkeypatch, capsys):
+    """Heads of 12 channels; no export for OpenVINO."""
+    monkeypatch.setattr(sys, 'argv', ['build_kernel', f'-model_dir={tmp_path}'])
+    with pytest.raises(InputError, match='found no openvino.*xml, expected an export for OpenVINO'):
+        build_kernel.main()
+    exported(tmp_path, small('cait'))
+    capsys.readouterr()
+    assert build_kernel.main() == 1
+    assert capsys.readouterr().out in (  # the second where there is neither AVX-512 nor a compiler
+        'compiled attention: 12 channels per head, it is for 48\n', f'compiled attention: {obstacle_here()}\n')
+
+
+def obstacle_here():
+    try:
+        build.for_openvino(HEADS, openvino.__version__, True)
+    except build.BuildError as error:
+        return str(error)
