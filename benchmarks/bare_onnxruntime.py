@@ -5,6 +5,9 @@
 """
 import sys
 
+if sys.argv[1:2] == ['--help']:
+    sys.exit(print(__doc__))
+
 import numpy as np
 import onnxruntime
 from PIL import Image
