@@ -6,7 +6,8 @@
 import sys
 
 if sys.argv[1:2] == ['--help']:
-    sys.exit(print(__doc__))
+    print(__doc__)
+    sys.exit()
 
 import numpy as np
 import onnxruntime
