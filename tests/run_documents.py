@@ -148,8 +148,8 @@ def prepare(folder: Path, found: List[str], epochs: int) -> None:
 
 @functools.lru_cache(maxsize=None)
 def five_commands(count: int, epochs: int) -> 'tempfile.TemporaryDirectory[str]':
-    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of the
-    README's commands were run."""
+    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of
+    the README's commands were run."""
     temporary = tempfile.TemporaryDirectory()
     folder = copy(temporary.name)
     for line in [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:count]:
