@@ -51,10 +51,12 @@ class Line(NamedTuple):
     values: str
 
     def pattern(self) -> 're.Pattern[str]':
-        """The text with any figures in the holes, each a group, and any line breaks in the place of blanks."""
+        """The text with any figures in the holes, each a group, and any line breaks in the place of blanks. A row of a
+        table begins a line: it is not the end of a longer row."""
         parts = [(re.escape(literal).replace('\\ ', r'\s+'), '' if name is None else f'({HOLE})')
                  for literal, name, _, _ in string.Formatter().parse(self.text)]
-        return re.compile(''.join(part for pair in parts for part in pair))
+        row = self.text.startswith('|') and self.text.endswith('|')
+        return re.compile(('^' if row else '') + ''.join(part for pair in parts for part in pair), re.M)
 
     def figures(self) -> Tuple[str, ...]:
         """The results of the holes, as they are to be printed."""

@@ -71,6 +71,14 @@ def test_a_changed_result_is_found_and_written(tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'page.md').read_text(encoding='utf-8') == 'Speed:\n1.36x, `2.5` and 3.5.\n'
 
 
+@pytest.mark.parametrize('text, page, expected', [
+    ('| 16 | {:.1f} |', '| 16 | 2.5 |\n| small | 16 | 7.5 |\n', [('2.5',)]),
+    ('| small | 16 | {:.1f} |', '| 16 | 2.5 |\n| small | 16 | 7.5 |\n', [('7.5',)]),
+    ('| {:.1f} |', 'text | 2.5 |', []), ('| fp32 {:.1f}x', '| a | fp32 2.5x |', [('2.5',)])])
+def test_a_row_is_not_the_end_of_a_longer_row(text, page, expected):
+    assert Line(1, 'page.md', text, '-', 'setting').found(page) == expected
+
+
 @pytest.mark.parametrize('text, figures', [
     ('| new row | 12.5 |', ['12.5']), ('412 of 454 and 97 %', ['412 of 454', '97 %']),
     ('2,451 MB in 15 ms', ['2,451', '15 ms']),
