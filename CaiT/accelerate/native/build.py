@@ -46,8 +46,8 @@ def for_paddle(heads: int) -> Path:
 
 
 def for_openvino(heads: int, version: str, compile_missing: bool) -> Path:
-    """The library for OpenVINO ``version``, which is the installed one. Raises BuildError, also when there is no library
-    yet and none is to be compiled."""
+    """The library for the installed OpenVINO (``version``). Raises BuildError, also when there is no library yet
+    and none is to be compiled."""
     return _library(_openvino(version), heads, compile_missing)
 
 
