@@ -117,8 +117,8 @@ def _read(path: Path) -> Any:
 
 
 def ratio(row: Dict[str, Any], one: str, other: str) -> float:
-    """Median over the windows of the speed of ``one`` as a multiple of that of ``other``, or of a limit ('fp32'); windows
-    that were dropped are None."""
+    """Median over the windows of the speed of ``one`` as a multiple of that of ``other``, or of a limit ('fp32');
+    windows that were dropped are None."""
     windows = {name: value['windows'] for name, value in {**row['limits'], **row['rates']}.items()}
     return median(a / b for a, b in zip(windows[one], windows[other]) if a and b)
 

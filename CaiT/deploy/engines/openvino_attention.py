@@ -30,19 +30,20 @@ class Attention:
         ``compile_missing``: take the seconds to compile where there is no library yet.
 
         ``obstacle`` is why the operation cannot be used, or empty."""
+        self.heads = 0
         self.obstacle = self._prepare(core, version, graph.read_bytes(), compile_missing)
 
     def _prepare(self, core: Any, version: str, graph: bytes, compile_missing: bool) -> str:
         if os.environ.get('CAIT_NATIVE', '').lower() in ('off', '0', 'false'):
             return 'CAIT_NATIVE'
-        heads = len(set(re.findall(rb'"blocks\.0\.attn\.proj_l\.weight_(\d+)"', graph)))
-        if not heads:
+        self.heads = len(set(re.findall(rb'"blocks\.0\.attn\.proj_l\.weight_(\d+)"', graph)))
+        if not self.heads:
             return 'no talking heads'
         if not version.startswith(TESTED):
             return f'tested with OpenVINO {", ".join(TESTED)}, found {version}'
         from openvino.utils.node_factory import NodeFactory
         try:
-            path = str(build.for_openvino(heads, version, compile_missing))
+            path = str(build.for_openvino(self.heads, version, compile_missing))
             core.add_extension(path)
             self.factory = NodeFactory()
             self.factory.add_extension(path)
