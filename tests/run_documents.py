@@ -46,7 +46,7 @@ NOT_RUN = (
     (r'(dataset|output)/(imagenette|imagenet_val|cifar)|dataset=cifar|Downloads', 'needs a dataset to be downloaded'),
     (r'=zoo|weights get|resnet152', 'needs a network'),
     (r'[Pp]eer|make_peers|-live|paddle2onnx|quantiz|paddleclas', 'needs packages beside those of the tests; hours'),
-    (r'output/(benchmark/|meanpool|paddle2\b)|shipped_model', "needs the reader's own model"),
+    (r'output/(benchmark/|meanpool|paddle2\b)|shipped_model|tools\.build_kernel', "needs the reader's own model"),
     (r'^(git|source|cd|pip|docker)\b|-m venv|YOUR_FORK|REPOSITORY', 'sets up an environment: .ci/run does it'),
     (r'^make\b', 'a target of its own, most of them in .ci/run'),
     (r'^(mpirun|srun|ssh)\b', 'needs MPI or Slurm'),
