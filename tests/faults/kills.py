@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.processes import GONE, finish, killed, nobody_left, size, stamp, stamps, start  # noqa: E402 -- after the path
 
+PAUSE = 1     # seconds after each rename of tests/faults/weakened.py
 PER_RUN = 10  # kills after which a run is left to its end
 
 
@@ -192,7 +193,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
         spaced = kills % 2 == 1
         changed = partial(stamps, sorted(target.iterdir())) if spaced else partial(os.listdir, target)
         process = start(export_words(pair[1 - present], target, spaced))
-        leaders = killed(process, changed, rng, min(span, 4), soon=spaced or None)
+        leaders = killed(process, changed, rng, min(span, 4), within=3 * PAUSE if spaced else 0)
         if not leaders:  # it was too quick
             process.communicate()
             present = 1 - present

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Union
+from typing import Any, Callable, Iterable, Iterator, List, Union
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK = 0.01
@@ -68,18 +68,19 @@ def is_stopped(pid: int) -> bool:
 
 
 def killed(process: subprocess.Popen, changed: Callable[[], Any], rng: random.Random, span: float,
-           victim: Union[int, str] = 'itself', soon: Optional[bool] = None) -> List[int]:
+           victim: Union[int, str] = 'itself', within: float = 0) -> List[int]:
     """Wait for a drawn moment and kill; the groups of the job, [] when it ended by itself before.
 
-    ``changed()`` differs from its value at the start once something was written; the moment is ``soon`` after that, or
-    any. ``victim``: the process 'itself', 'all' of the job, or a rank.
+    ``changed()`` differs from its value at the start once something was written; two thirds of the moments are soon
+    after that, with ``within`` all of them within that many seconds. ``victim``: the process 'itself', 'all' of the
+    job, or a rank.
     """
-    before, soon = changed(), rng.random() < 0.7 if soon is None else soon
+    before, soon = changed(), within or rng.random() < 0.7
     end = rng.uniform(0, span)
     for slept in seconds_of(lambda: [process.pid]):
         if process.poll() is not None or (changed() != before if soon else slept > end):
             break
-    time.sleep(rng.uniform(0, min(span / 4, 1.5)) if soon else 0)
+    time.sleep(rng.uniform(0, within or min(span / 4, 1.5)) if soon else 0)
     if process.poll() is not None:
         return []
     leaders = groups(process)
