@@ -193,7 +193,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
         spaced = kills % 2 == 1
         changed = partial(stamps, sorted(target.iterdir())) if spaced else partial(os.listdir, target)
         process = start(export_words(pair[1 - present], target, spaced))
-        leaders = killed(process, changed, rng, min(span, 4), within=3 * PAUSE if spaced else 0)
+        leaders = killed(process, changed, rng, min(span, 4), within=2 * PAUSE if spaced else 0)
         if not leaders:  # it was too quick
             process.communicate()
             present = 1 - present
