@@ -190,8 +190,8 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
     shutil.copytree(folder / 'model0', target)
     present = 0  # which of the two is in the folder
     while kills < args.kills:
-        spaced = kills % 2 == 1
-        changed = partial(stamps, sorted(target.iterdir())) if spaced else partial(os.listdir, target)
+        spaced = kills % 2 == 0
+        changed = partial(stamps, sorted(target.glob('[!.]*'))) if spaced else partial(os.listdir, target)
         process = start(export_words(pair[1 - present], target, spaced))
         leaders = killed(process, changed, rng, min(span, 4), within=2 * PAUSE if spaced else 0)
         if not leaders:  # it was too quick
