@@ -201,10 +201,9 @@ def test_archives_of_cifar_that_unpack_to_much(tmp_path, monkeypatch, kind):
     assert 'unpacks to more than 31,457,280 bytes' in refused(cifar.read_cifar, 'cifar10', tmp_path, 'val')
 
 
-@pytest.mark.needs_pyarrow
 @pytest.mark.parametrize('labels', [True, False])
 def test_parquet_files_of_more_rows_than_bytes(tmp_path, labels):
-    import pyarrow
+    pyarrow = pytest.importorskip('pyarrow')
     from pyarrow import parquet
 
     from CaiT.data.parquet_shards import ParquetShards

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,14 @@ BROKEN = {
     "'config': found no sections DATA, MODEL and TRAIN": lambda s: s.update(config='MODEL: 3'),
     "config: TRAIN.EPOCHS: found 'x', expected an integer of at least 1":
         lambda s: s.update(config=s['config'].replace('EPOCHS: 1\n', 'EPOCHS: x\n', 1)),
+    "'optimizer': found 5 as a name, expected text": lambda s: s['optimizer'].update({5: np.zeros(1, 'float32')}),
+    "'model': found b'head' as a name, expected text": lambda s: s['model'].update({b'head': np.zeros(1, 'float32')}),
+    "config: TRAIN.LAST_EPOCH: found 'x', expected an integer":
+        lambda s: s.update(config=s['config'].replace('LAST_EPOCH: 0\n', 'LAST_EPOCH: x\n', 1)),
+    f"config: TRAIN.EPOCHS: found '{'x' * 79}…, expected an integer of at least 1":
+        lambda s: s.update(config=s['config'].replace('EPOCHS: 1\n', f'EPOCHS: {"x" * 9000}\n', 1)),
+    "DATA.DATA_PATH is 'a\\x00b' there": lambda s: s.update(
+        config=re.sub(r'DATA_PATH: .*', r'DATA_PATH: "a\\0b"', s['config'])),
     "model: 'head.bias' is missing": lambda s: s['model'].pop('head.bias'),
     "model: 'extra' is not of this model": lambda s: s['model'].update(extra=np.zeros(1, 'float32')),
     "model: 'norm.weight': found shape [1], expected [32]":
