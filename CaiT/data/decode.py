@@ -21,6 +21,7 @@ from CaiT.errors import InputError
 from CaiT.files import PathLike
 
 MAX_BYTES = 2 << 30       # of an image's file, which is read at once
+MAX_SCANS = 200           # of a JPEG; progressive ones have about ten, each costs a pass over all pixels
 MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
 INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
 FLOAT_TOPS = (1, 255, 65535)
@@ -157,6 +158,8 @@ def _opened(source: Source) -> Iterator[Image.Image]:
                     limit = source.max_pixels if isinstance(source, ImageBytes) else MAX_PIXELS
                     if image.width * image.height > limit:
                         raise ValueError(f'{image.width}x{image.height} are more than {limit} pixels')
+                    if image.format in ('JPEG', 'MPO'):
+                        _check_scans(file)
                     yield image
             except Image.UnidentifiedImageError:
                 raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None
@@ -181,6 +184,16 @@ def _file(source: Source, name: str) -> BinaryIO:
     if size > MAX_BYTES:
         raise InputError(f'{name}: cannot be read (found {size:,} bytes, expected at most {MAX_BYTES:,})')
     return open(source, 'rb')
+
+
+def _check_scans(file: BinaryIO) -> None:
+    """ValueError for a JPEG of so many scans that decoding would take minutes; those of previews in it count too."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b'\xff\xda')
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise ValueError(f'a JPEG of {scans} scans, expected at most {MAX_SCANS}')
 
 
 def _unidentified(file: BinaryIO) -> str:

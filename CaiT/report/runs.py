@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from CaiT import safe_json, safe_yaml
 from CaiT.errors import InputError
+from CaiT.files import check_regular
 
 PLACES = ('OUTPUT_DIR', 'RESUME')  # settings that say where, not what
 RENAMED = {'pictures_per_second': 'images_per_second'}  # keys of log.jsonl in earlier versions
@@ -157,6 +158,7 @@ def _read_log(path: Path) -> Tuple[List[Step], List[str], Dict[int, float], str]
 
 
 def _lines(path: Path) -> List[str]:
+    check_regular(path)
     with contextlib.suppress(FileNotFoundError):
         return path.read_text(encoding='utf-8', errors='replace').splitlines()
     return []

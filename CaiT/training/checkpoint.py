@@ -24,7 +24,7 @@ from paddle import nn
 
 from CaiT import safe_pickle
 from CaiT.errors import InputError, NonFiniteError, shown
-from CaiT.files import PathLike, atomic_write
+from CaiT.files import PathLike, atomic_write, check_regular
 from CaiT.training.amp import float32_weights
 
 FORMAT = 1
@@ -138,6 +138,7 @@ def link(folder: PathLike, source: str, target: str) -> None:
 def read(path: PathLike) -> Dict[str, Any]:
     """The content of a ``.pdstate`` file; InputError when it is damaged, no training state, or of another format."""
     path = Path(path)
+    check_regular(path)
     try:
         with open(path, 'rb') as file:
             _check_checksum(file)

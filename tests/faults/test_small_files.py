@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -16,13 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CaiT import safe_json
+from CaiT import safe_json, safe_yaml
 from CaiT.data import cifar, decode, shard_index
 from CaiT.data.label_map import read_classes
 from CaiT.data.tar_shards import TarShards
+from CaiT.deploy import metadata
+from CaiT.deploy.results import ResultFile
 from CaiT.errors import InputError
 from CaiT.report import predictions, runs
 from CaiT.serve import open_inference
+from CaiT.training import checkpoint
 from CaiT.weights.mindspore_ckpt import checkpoint_message
 from CaiT.weights.readers import read_checkpoint
 
@@ -78,6 +82,32 @@ def test_a_long_line_of_a_log(tmp_path, part):
 def test_a_path_of_many_folders(tmp_path, labels):
     (tmp_path / 'p.csv').write_text('path,class_id,class_name,prob\nx.png,1,x,0.5\n')
     assert 'x.png' in refused(predictions.read, tmp_path / 'p.csv', labels)
+
+
+def other_files(folder):
+    """{what reads a file: its name} of files that stand beside others."""
+    def results(path):
+        (folder / 'a.csv').write_text('path,class_id,class_name,prob\na.png,1,x,0.5\n')
+        ResultFile(str(folder / 'a.csv'), 1, True, {'model': 'x'})
+
+    def run(path):
+        (folder / 'config.yaml').write_text('TRAIN: {EPOCHS: 1}')
+        runs.read_run(folder)
+    return {'metadata.json': lambda path: metadata.read(folder), 'last.pdstate': checkpoint.read,
+            'a.csv.run.json': results, 'log.jsonl': run, 'log_train.txt': run}
+
+
+@pytest.mark.parametrize('name', ['metadata.json', 'last.pdstate', 'a.csv.run.json', 'log.jsonl', 'log_train.txt'])
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, name, make):
+    make(tmp_path / name)
+    assert refused(other_files(tmp_path)[name], tmp_path / name) == f'{tmp_path / name}: is no regular file'
+
+
+@pytest.mark.parametrize('read, limit', [(safe_json.load_json, safe_json.MAX_BYTES),
+                                         (safe_yaml.load_yaml, safe_yaml.MAX_BYTES)])
+def test_a_text_without_an_end(read, limit):
+    assert f'/dev/zero: found {limit + 1:,} bytes of ' in refused(read, '/dev/zero')
 
 
 # --- weights ---
@@ -253,6 +283,18 @@ def test_sixteen_bits_are_converted_in_little_memory(tmp_path, width, height, le
     image = decode.load_image(path)
     assert image.getextrema() == ((levels >> 8,) * 2,) * 3
     assert tracemalloc.get_traced_memory()[1] - before < 5.5 * width * height  # the levels, the result, copies of it
+
+
+@pytest.mark.parametrize('read', [decode.load_image, decode.decode_fast])
+@pytest.mark.parametrize('mode, scans', [('L', 400), ('RGB', 2000)])
+def test_jpegs_of_many_scans(tmp_path, read, mode, scans):
+    """Each takes a few bytes and a pass over all pixels."""
+    path, file = tmp_path / 'a.jpg', io.BytesIO()
+    Image.new(mode, (400, 400)).save(file, 'JPEG', progressive=True)
+    content = file.getvalue()
+    last, usual = content[content.rindex(b'\xff\xda'):-2], content.count(b'\xff\xda')
+    path.write_bytes(content[:-2] + last * scans + content[-2:])
+    assert f'a JPEG of {usual + scans} scans, expected at most 200' in refused(read, path)
 
 
 @pytest.mark.parametrize('read', [decode.load_image, decode.decode_fast])
