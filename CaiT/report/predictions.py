@@ -18,6 +18,7 @@ from CaiT.files import PathLike, atomic_write
 
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
 MAX_CLASSES = 1_000_000
+MAX_FOLDERS = 100  # of a path that is looked for by its end
 FILE_NAME = 'report_predictions.csv'  # -pred writes its predictions.csv into the same folder, perhaps
 
 
@@ -164,7 +165,7 @@ def _clean(path: str) -> str:
 def _ends(key: str) -> Iterator[str]:
     """The path without its first folder, without its first two, …"""
     parts = key.split('/')
-    return ('/'.join(parts[start:]) for start in range(1, len(parts)))
+    return ('/'.join(parts[start:]) for start in range(1, min(len(parts), MAX_FOLDERS)))
 
 
 def _below_common(paths: Sequence[str]) -> List[str]:

@@ -12,9 +12,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from CaiT import safe_json, safe_yaml
 from CaiT.errors import InputError
+from CaiT.files import check_regular
 
 PLACES = ('OUTPUT_DIR', 'RESUME')  # settings that say where, not what
 RENAMED = {'pictures_per_second': 'images_per_second'}  # keys of log.jsonl in earlier versions
+MAX_LINE = 1000  # characters of a line of the log that are looked at
 _STAMP = re.compile(r'^\d{4} \d\d:\d\d:\d\d [AP]M ')
 _STEP = re.compile(r'\[Train\]\[Epoch (\d{1,9})/(\d{1,9})\]\[Iter: (\d{1,9})/(\d{1,9})\] lr: ([-\d.e]+), '
                    r'loss: ([-\d.einfa]+),.* ips: ([\d.]+) images/sec, eta: (.*)$')
@@ -137,7 +139,7 @@ def _read_log(path: Path) -> Tuple[List[Step], List[str], Dict[int, float], str]
     seconds: Dict[int, float] = {}
     position = ''
     for line in _lines(path):
-        text = _STAMP.sub('', line)
+        text = _STAMP.sub('', line[:MAX_LINE])
         step, epoch = _STEP.search(text), _EPOCH.search(text)
         if step:
             number, epochs, index, count = (int(step.group(i)) for i in range(1, 5))
@@ -156,6 +158,7 @@ def _read_log(path: Path) -> Tuple[List[Step], List[str], Dict[int, float], str]
 
 
 def _lines(path: Path) -> List[str]:
+    check_regular(path)
     with contextlib.suppress(FileNotFoundError):
         return path.read_text(encoding='utf-8', errors='replace').splitlines()
     return []
