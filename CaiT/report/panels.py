@@ -2,6 +2,7 @@
 """What is drawn of training runs, for the page and for curves.png alike: panels of labeled series."""
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import List, NamedTuple, Sequence, Tuple
 
@@ -76,7 +77,11 @@ def _lr(run: Run, color: str) -> Series:
 
 
 def _cycle(count: int) -> List[str]:
-    return [COLORS[index % len(COLORS)] for index in range(count)]
+    """A color per run, all different: the palette's, of more runs than it has colors around the color circle."""
+    if count <= len(COLORS):
+        return list(COLORS[:count])
+    shades = [colorsys.hls_to_rgb(index / count, 0.3 + 0.2 * (index % 2), 0.8) for index in range(count)]
+    return ['#' + ''.join(f'{round(255 * value):02x}' for value in shade) for shade in shades]
 
 
 def plot_curves(runs: Sequence[Run], path: Path) -> str:
