@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -190,9 +191,9 @@ def test_names_of_runs(make_run, tmp_path, monkeypatch):
     folders = [make_run(place, 1) for place in places]
     assert [run.name for run in runs.read_runs(folders)] == ['a/x/run', 'b/x/run', 'y/run', 'other']
     monkeypatch.chdir(folders[3])
-    assert [run.name for run in runs.read_runs([panels.Path('.')])] == ['other']
+    assert [run.name for run in runs.read_runs([Path('.')])] == ['other']
     with pytest.raises(InputError, match=r'^\.: found 2 times, expected different runs'):
-        runs.read_runs([panels.Path('.'), folders[0], folders[3]])
+        runs.read_runs([Path('.'), folders[0], folders[3]])
 
 
 @pytest.mark.parametrize('count', [1, 8, 9, 30])
