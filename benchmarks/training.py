@@ -79,20 +79,36 @@ def copy_logs(folder: Path, target: Path) -> None:
         (target / name).write_text(re.sub(r'(?:\.{0,2}/)(?:[\w.-]+/)+(?=[\w.-]+)', '', text), encoding='utf-8')
 
 
+def last_and_best(folders: List[Path]) -> List[str]:
+    """Mean and spread, over runs, of the accuracy of the last epoch and of the best: percent."""
+    accuracies = [[100 * record['val_top1'] for record in map(json.loads, (folder / 'log.jsonl').open())
+                   if 'val_top1' in record] for folder in folders]
+    return [_mean_std([one[-1] for one in accuracies]), _mean_std([max(one) for one in accuracies])]
+
+
+def minutes(folders: List[Path]) -> float:
+    """Mean minutes of training and evaluation, over runs."""
+    return mean(sum(map(float, re.findall(r', time: ([\d.]+)', (folder / 'log_train.txt').read_text()))) / 60
+                for folder in folders)
+
+
+def runs(recipe: str) -> List[Path]:
+    return sorted(RESULTS.glob(f'{recipe}-[0-9]*'))
+
+
 def table() -> List[str]:
-    """One row per recipe, over the available seeds."""
+    """One row per recipe, over the available seeds; below it the recipes that ran in both precisions."""
     rows = ['| recipe | seeds | last epoch, top-1 % | best epoch, top-1 % | minutes per run |', '|---|---|---|---|---|']
-    recipes = [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]
-    for recipe in [recipe + precision for recipe in recipes for precision in ('', BF16)]:
-        folders = sorted(RESULTS.glob(f'{recipe}-[0-9]*'))
-        if folders:
-            accuracies = [[100 * record['val_top1'] for record in map(json.loads, (folder / 'log.jsonl').open())
-                           if 'val_top1' in record] for folder in folders]
-            minutes = mean(sum(map(float, re.findall(r', time: ([\d.]+)', (folder / 'log_train.txt').read_text()))) / 60
-                           for folder in folders)
-            rows.append(f'| {recipe} | {len(folders)} | {_mean_std([one[-1] for one in accuracies])} | '
-                        f'{_mean_std([max(one) for one in accuracies])} | {minutes:.0f} |')
-    return rows
+    pairs = ['', '| recipe | seeds | float32, last epoch | bfloat16, last epoch | float32, best | bfloat16, best |',
+             '|---|---|---|---|---|---|']
+    for recipe in [recipe for recipes, _ in EXPERIMENTS.values() for recipe in recipes]:
+        fp32, bf16 = runs(recipe), runs(recipe + BF16)
+        if fp32:
+            rows.append(f'| {recipe} | {len(fp32)} | {" | ".join(last_and_best(fp32))} | {minutes(fp32):.0f} |')
+        if fp32 and bf16:
+            last, best = zip(last_and_best(fp32), last_and_best(bf16))
+            pairs.append(f'| {recipe} | {len(fp32)}, {len(bf16)} | {" | ".join([*last, *best])} |')
+    return rows + (pairs if len(pairs) > 3 else [])
 
 
 def _mean_std(values: List[float]) -> str:

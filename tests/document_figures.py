@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / 'tests/document_figures.tsv'
 # Pages whose figures must all be in the table. Not looked at: code blocks, `code`, addresses of links, the model table,
 # tables after a comment that names the test that compares them, headings and versions.
-PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/results.md', 'docs/scale.md',
-         'docs/serving.md', 'docs/speed.md')
+PAGES = ('README.md', 'README_cn.md', 'docs/alignment.md', 'docs/deployment_cn.md', 'docs/faq_cn.md',
+         'docs/finetuning_cn.md', 'docs/migrating_cn.md', 'docs/results.md', 'docs/scale.md', 'docs/serving.md',
+         'docs/serving_cn.md', 'docs/speed.md', 'docs/training_cn.md')
 COMPARED = r'<!-- compared by tests/\S+\.py -->\n(?:\|[^\n]*\n)+'
 HOLE = r'[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?'
 VERSION = (r'(?:Paddle(?:Paddle)?|Python|PyTorch|torch|timm|OpenVINO|ONNX Runtime|[Nn]um[Pp]y|reprod_log|CC BY|arXiv'

@@ -78,7 +78,7 @@ def prepare(heads: int) -> str:
 @functools.lru_cache(maxsize=None)
 def _prepare(heads: int) -> str:
     try:
-        kernel = Kernel(build.library_path(heads), heads)
+        kernel = Kernel(build.for_paddle(heads), heads)
         problem = disagreement(kernel, heads)
     except (build.BuildError, OSError, RuntimeError) as error:
         problem = str(error)

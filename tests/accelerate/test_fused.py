@@ -230,16 +230,17 @@ def test_a_cache_that_cannot_be_written(fresh, monkeypatch):
 
 def test_the_name_depends_on_what_the_library_depends_on(monkeypatch):
     monkeypatch.setattr(build, '_run', lambda command: 'compiler 1')
-    names = [build._key(['g++'], ['-O3'], Path('a'))]
-    names += [build._key(['clang++'], ['-O3'], Path('a')), build._key(['g++'], ['-O2'], Path('a'))]
+    target = build.Target(Path(build.__file__), '3.3', [], [Path('a')])
+    names = [build._key(['g++'], ['-O3'], target), build._key(['clang++'], ['-O3'], target),
+             build._key(['g++'], ['-O2'], target)]
+    for field, value in (('version', '3.9'), ('libraries', [Path('b')]), ('source', Path(fused.__file__))):
+        names.append(build._key(['g++'], ['-O3'], target._replace(**{field: value})))
     monkeypatch.setattr(runtime, 'cpu_flags', lambda: {'another'})
-    names += [build._key(['g++'], ['-O3'], Path('a'))]
-    monkeypatch.setattr(paddle, '__version__', '3.9')
-    names += [build._key(['g++'], ['-O3'], Path('a'))]
+    names += [build._key(['g++'], ['-O3'], target)]
     monkeypatch.setattr(build, '_run', lambda command: 'compiler 2')
-    names += [build._key(['g++'], ['-O3'], Path('a'))]
-    monkeypatch.setattr(build, 'SOURCES', build.SOURCES[:1])
-    names += [build._key(['g++'], ['-O3'], Path('a'))]
+    names += [build._key(['g++'], ['-O3'], target)]
+    monkeypatch.setattr(build, 'HEADERS', build.HEADERS[:1])
+    names += [build._key(['g++'], ['-O3'], target)]
     assert len(set(names)) == len(names)
 
 
@@ -258,7 +259,8 @@ def test_two_processes_at_once_build_one_library(fresh, monkeypatch, tmp_path):
 def test_the_sources_are_in_the_package():
     text = (ROOT / 'pyproject.toml').read_text()
     patterns = text.split('[tool.setuptools.package-data]')[1].split('[')[1].split(']')[0].replace('"', '').split(',')
-    for source in build.SOURCES:
+    targets = [build._paddle().source, build._openvino('').source]
+    for source in [*build.HEADERS, *targets]:
         name = source.relative_to(ROOT / 'CaiT').as_posix()
         assert source.is_file() and any(fnmatch.fnmatch(name, pattern.strip()) for pattern in patterns), name
 

@@ -21,6 +21,7 @@ import numpy as np
 from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, reason, stem
 from CaiT.deploy.engines.lanes import Lanes
+from CaiT.deploy.engines.openvino_attention import Attention, misfit
 from CaiT.errors import InputError
 
 if TYPE_CHECKING:  # for export only: importing them would slow down the start of inference
@@ -95,6 +96,9 @@ class Engine(BaseEngine):
                 model = _quantize(model, net, calibration.array(options.input))
             model.reshape(_with_batch(model, 1))
             openvino.save_model(model, str(path), compress_to_fp16=False)
+            if net.family == 'cait' and not misfit(net.num_heads, net.dim, net.patches):
+                attention = Attention(openvino.Core(), openvino.__version__, path, compile_missing=True)
+                print(f'openvino: compiled attention: {attention.obstacle or "ready"}')
         return [path, path.with_suffix('.bin')]
 
     def __init__(self, graph: Path, options: Options) -> None:
@@ -107,6 +111,7 @@ class Engine(BaseEngine):
         openvino = library()
         self.version = openvino.__version__.split('-')[0]
         self.core = openvino.Core()
+        self.attention = Attention(self.core, openvino.__version__, graph)
         if _writable(cache_folder()):
             self.core.set_property({'CACHE_DIR': cache_folder()})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
@@ -132,16 +137,28 @@ class Engine(BaseEngine):
             return self.models[plan]
         with self.compiling:
             if plan not in self.models:
-                model: Any = str(self.graph)
                 settings = {**self.settings, 'NUM_STREAMS': plan.streams * self.lanes.limit}
                 try:
-                    if plan.part > 1:
-                        model = self.core.read_model(model)
-                        model.reshape(_with_batch(model, plan.part))
-                    self.models[plan] = self.core.compile_model(model, 'CPU', settings)
+                    self.models[plan] = self.core.compile_model(self._read(plan), 'CPU', settings)
                 except RuntimeError as error:
                     raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
             return self.models[plan]
+
+    def _read(self, plan: Plan) -> Any:
+        """The model for a plan, or its file, of which the compiler finds the compiled model without reading it."""
+        if plan.part == 1 and not self._is_compiled(plan.streams):
+            return str(self.graph)
+        model = self.core.read_model(str(self.graph))
+        model.reshape(_with_batch(model, plan.part))
+        if self._is_compiled(plan.streams):
+            self.attention.replace(model, self.settings['INFERENCE_PRECISION_HINT'] == 'bf16')
+        return model
+
+    def _is_compiled(self, streams: int) -> bool:
+        """Whether the compiled attention is used. AMX multiplies faster than its AVX-512; with one stream the kernel
+        is ahead all the same, with several it is behind (measured: docs/speed.md)."""
+        amx = self.settings['INFERENCE_PRECISION_HINT'] == 'bf16' and 'amx_bf16' in runtime.cpu_flags()
+        return not self.attention.obstacle and not (amx and streams * self.lanes.limit > 1)
 
     def _padded(self, images: int) -> Plan:
         """The plan that is always there."""
@@ -210,7 +227,8 @@ class Engine(BaseEngine):
 
     def describe(self) -> Dict[str, Any]:
         return {'engine': f'OpenVINO {self.version}', 'device': 'cpu', 'mkldnn': False, 'ir_optim': True,
-                'tensorrt': False, 'memory_optim': True, 'threads': self.options.threads, 'streams': self.streams}
+                'tensorrt': False, 'memory_optim': True, 'threads': self.options.threads, 'streams': self.streams,
+                'attention': 'compiled' if self._is_compiled(self.streams) else 'from the file'}
 
 
 def _with_batch(model: Any, batch: int) -> List[int]:
