@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from pathlib import Path
 from typing import List, NamedTuple, Sequence, Tuple
 
@@ -60,6 +61,7 @@ def _series(runs: Sequence[Run], keys: Sequence[Tuple[str, str, str]]) -> List[S
     for run, color in zip(runs, _cycle(len(runs))):
         for key, label, dash in keys:
             points = run.series(key)
+            points = points if any(math.isfinite(value) for _, value in points) else []
             if key == 'train_acc' and run.mixed:
                 label = 'train, on mixed images'
             if points and len(runs) == 1:

@@ -123,6 +123,8 @@ def flat(config: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
 
 def defaults_of(run: Run) -> Dict[str, Any]:
     """The settings of the run's model and dataset where nothing else is said; {} for a model that is not known."""
+    if not run.config:
+        return {}
     from CaiT.config import get_config  # imports Paddle
     opts = [word for key in ('MODEL.NAME', 'DATA.DATASET') if key in run.config for word in (key, str(run.config[key]))]
     try:

@@ -206,7 +206,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.npz:
             with atomic_write(options.output_dir / f'{name}.npz', 'wb') as file:
                 np.savez_compressed(file, **arrays_of(one, 0, path))
-        print(f'{quoted(path)}: {quoted(options.output_dir / name)}.png')
+        print(f'{quoted(path)}: {quoted(options.output_dir / f"{name}.png")}')
     if len(paths) > 1:
         _contacts(options.output_dir, paths, images, explanations, name_of, top)
     if options.faithfulness:

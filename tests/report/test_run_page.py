@@ -184,6 +184,7 @@ def test_without_a_config(make_run, check_page, tmp_path):
     run_page.write([folder], tmp_path / 'page.html', images=0)
     text, _ = check_page(tmp_path / 'page.html')
     assert '2 of ? epoch 2 of 3, step 3 of 4' in text and 'finished' not in text
+    assert 'The model of this run is not known here' in text and 'TRAIN.EPOCHS' not in text
 
 
 def test_names_of_runs(make_run, tmp_path, monkeypatch):
