@@ -40,10 +40,12 @@ def parser() -> Parser:
     flags.flag('model_path', metavar='FILE', help=f'weights, with or without extension; default {WEIGHTS}')
     flags.flag('pretrained', metavar='FILE', help='the same as --model_path')
     flags.flag('save_inference_dir', default=OUTPUT, metavar='FOLDER', help=f'where to write; default {OUTPUT}')
-    flags.flag('image_size', type=int, metavar='PIXELS')
-    flags.flag('num_classes', type=int, metavar='N')
+    flags.flag('image_size', type=int, metavar='PIXELS',
+               help="side of the input in pixels (default: the configuration's)")
+    flags.flag('num_classes', type=int, metavar='N', help="classes of the head (default: the configuration's)")
     flags.flag('dataset', metavar='NAME', help='its validation images and class names are used')
-    flags.flag('data_path', metavar='FOLDER')
+    flags.flag('data_path', metavar='FOLDER',
+               help='folder of the dataset whose validation list gives the images of the check')
     flags.flag('label_map', metavar='FILE', help='file of class names')
     flags.flag('check_images', metavar='FOLDER', help='images (folder or list file) for the check; default: the '
                "dataset's validation list, else synthetic images")

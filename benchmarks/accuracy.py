@@ -26,12 +26,12 @@ TARGETS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('on
 
 def main() -> int:
     flags = Parser(__doc__)
-    flags.flag('config_dir', 'cfg', metavar='FILE')
-    flags.flag('pretrained', metavar='FILE')
+    flags.flag('config_dir', 'cfg', metavar='FILE', help='YAML file of the model')
+    flags.flag('pretrained', metavar='FILE', help='weights')
     flags.flag('list', metavar='FILE', help='"path class_id" lines')
-    flags.flag('calibration', metavar='FOLDER')
-    flags.flag('calibration_count', type=int, default=300)
-    flags.flag('out', metavar='FILE')
+    flags.flag('calibration', metavar='FOLDER', help='images for int8, not those of the list')
+    flags.flag('calibration_count', type=int, default=300, help='number of these images (default 300)')
+    flags.flag('out', metavar='FILE', help='JSON file to write')
     args = flags.parse_args()
     for name in ('config_dir', 'pretrained', 'list', 'calibration'):
         if not getattr(args, name):

@@ -272,7 +272,7 @@ def main() -> int:
     flags = benchmark.parser(__doc__)
     flags.set_defaults(models=MODELS, threads=[1, 2])
     flags.flag('peer_python', metavar='PYTHON', help='interpreter with torch, timm and onnx')
-    flags.flag('out', default='benchmarks/results/cpu', metavar='NAME')
+    flags.flag('out', default='benchmarks/results/cpu', metavar='NAME', help='results: NAME.json, NAME.md and NAME.svg')
     args = benchmark.parsed(flags)
     torch = Torch(args.peer_python) if args.peer_python else None
     header = benchmark.header(args)

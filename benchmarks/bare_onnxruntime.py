@@ -5,6 +5,10 @@
 """
 import sys
 
+if sys.argv[1:2] == ['--help']:
+    print(__doc__)
+    sys.exit()
+
 import numpy as np
 import onnxruntime
 from PIL import Image

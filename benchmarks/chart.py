@@ -12,6 +12,8 @@ from typing import Any, Dict, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from CaiT.cli import Parser
+from CaiT.errors import run
 from CaiT.report.benchmark_chart import PRECISIONS, benchmark_chart, ordered, precision_of
 from CaiT.tools.benchmark import Throughput, ratio
 
@@ -85,8 +87,14 @@ def _ratio(one: Throughput, other: Optional[Throughput]) -> str:
     return f'{ratio(one, other):.2f}' if other else ''
 
 
-if __name__ == '__main__':
-    source = Path(sys.argv[1])
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('source', type=Path, help='a JSON file of against_peers.py')
+    source = parser.parse_args().source
     found = json.loads(source.read_text(encoding='utf-8'))
     source.with_suffix('.md').write_text('\n'.join(markdown(found)) + '\n', encoding='utf-8')
     source.with_suffix('.svg').write_text(benchmark_chart(found), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -84,10 +84,10 @@ def read(folder: Path, _: Any) -> Dict[str, float]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = Parser(__doc__)
-    parser.flag('model', default='cait_m48_448')
+    parser.flag('model', default='cait_m48_448', help='model whose state is written')
     parser.flag('before', help='a checkout of an earlier commit', metavar='FOLDER')
     parser.flag('folder', default=tempfile.gettempdir(), help='where checkpoints are written, and removed')
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     parser.flag('work', choices=['write', 'read'], help='measure one process; used by the program itself')
     flags = parser.parse_args(argv)
     if flags.work:

@@ -100,9 +100,9 @@ def rows(seconds: Dict[str, List[float]]) -> Dict[str, Dict[str, Any]]:
 
 def main() -> int:
     flags = Parser(__doc__)
-    flags.flag('model', default='cait_xxs24_224', metavar='NAME')
+    flags.flag('model', default='cait_xxs24_224', metavar='NAME', help='model with random weights')
     flags.flag('rounds', type=int, default=11, metavar='N', help='default 11')
-    flags.flag('output', default=str(RESULT), metavar='FILE')
+    flags.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     args = flags.parse_args()
     if args.rounds < 1:
         raise InputError(f'--rounds: found {args.rounds}, expected at least 1')

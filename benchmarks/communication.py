@@ -116,10 +116,10 @@ def figures(found: Dict[str, Any]) -> Dict[str, float]:
 
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = Parser(__doc__)
-    parser.flag('ranks', nargs='+', type=int, default=[2, 4])
-    parser.flag('steps', type=int, default=30)
+    parser.flag('ranks', nargs='+', type=int, default=[2, 4], help='numbers of processes (default: 2 4)')
+    parser.flag('steps', type=int, default=30, help='steps to measure (default 30)')
     parser.flag('before', help='a checkout of an earlier commit', metavar='FOLDER')
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     parser.flag('process', type=int, help='run as one process of a job; used by the program itself')
     flags = parser.parse_args(arguments)
     if flags.process:

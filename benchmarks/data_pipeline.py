@@ -151,6 +151,13 @@ def make_images(folder: Path, count: int, width: int = 500, height: int = 375) -
         cv2.imwrite(str(folder / f'{index:04d}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
+def sizes(images: Sequence[str]) -> Dict[str, int]:
+    """Median width and height in pixels."""
+    from PIL import Image
+    found = [Image.open(path).size for path in images]
+    return {name: round(statistics.median(side)) for name, side in zip(('width', 'height'), zip(*found))}
+
+
 def compare_pixels(sides: Sequence[Side], folder: Path) -> Dict[str, float]:
     """Largest differences between the two sides' evaluation arrays, over all images."""
     import numpy as np
@@ -194,6 +201,12 @@ def versions(python: str, modules: Sequence[str]) -> Dict[str, str]:
     return json.loads(result.stdout)
 
 
+def command(words: Sequence[str], private: Dict[str, str]) -> str:
+    """The command line for the result file, with other names in the place of this machine's paths."""
+    parts = (part for word in words for part in word.split('=', 1))
+    return ' '.join(['python benchmarks/data_pipeline.py', *(private.get(part, part) for part in parts)])
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     argv = sys.argv[1:] if argv is None else argv
@@ -231,11 +244,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for name, value in differences.items():
         print(f'{name}: {value:g}')
     report = {
-        'what': __doc__.splitlines()[0], 'command': 'python benchmarks/data_pipeline.py ' + ' '.join(
-            'PEER' if word == args.peer_python else word for word in argv),
+        'what': __doc__.splitlines()[0], 'command': command(argv, {
+            args.peer_python: 'PEER', args.images: 'FOLDER', str(args.output): 'FILE'}),
         'machine': {'processor': processor(), 'cores': os.cpu_count(), 'system': platform.system()},
         'versions': {'ours': versions(sys.executable, ['cv2', 'PIL', 'numpy']), 'peer': peer},
-        'images': {'count': len(images), 'mean KB': round(kilobytes, 1), 'made': not args.images},
+        'images': {'count': len(images), 'mean KB': round(kilobytes, 1), 'made': not args.images, **sizes(images)},
         'tasks': tasks, 'pixels': differences,
     }
     write_json(args.output, report)

@@ -72,9 +72,9 @@ def process(workers: int, gigabytes: int, epochs: int) -> Dict[str, float]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = Parser(__doc__)
-    parser.flag('epochs', type=int, default=9)
+    parser.flag('epochs', type=int, default=9, help='epochs to measure (default 9)')
     parser.flag('before', help='a checkout of an earlier commit', metavar='FOLDER')
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     parser.flag('process', type=int, nargs=2, help='measure in this process; used by the program itself')
     flags = parser.parse_args(argv)
     if flags.process:

@@ -123,12 +123,12 @@ def main() -> None:
     from CaiT.files import write_json
     parser = Parser(__doc__)
     parser.flag('data_path', required=True, help='a dataset in ImageNet layout')
-    parser.flag('num_classes', type=int, default=10)
+    parser.flag('num_classes', type=int, default=10, help='classes (default 10)')
     parser.flag('peer_python', required=True, help='an interpreter with torch and timm')
     parser.flag('output', required=True, help='folder of the result')
-    parser.flag('updates', type=int, default=200)
-    parser.flag('batch_size', type=int, default=16)
-    parser.flag('seed', type=int, default=0)
+    parser.flag('updates', type=int, default=200, help='updates of the optimizer (default 200)')
+    parser.flag('batch_size', type=int, default=16, help='images per update (default 16)')
+    parser.flag('seed', type=int, default=0, help='seed of weights and images (default 0)')
     flags = parser.parse_args()
     runtime.prepare()
     from CaiT.config import get_config

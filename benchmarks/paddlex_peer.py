@@ -16,6 +16,9 @@ import runpy
 import sys
 from pathlib import Path
 
+if sys.argv[1:2] == ['--help']:
+    sys.exit(print(__doc__))
+
 # Without it PaddleX asks the servers of its models whether they can be reached, also for a local folder.
 os.environ.setdefault('PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK', 'True')
 

@@ -55,8 +55,8 @@ def measure(paths: Sequence[str], rounds: int) -> Dict[str, List[float]]:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = Parser(__doc__)
     parser.flag('count', type=int, default=6, help='image files')
-    parser.flag('rounds', type=int, default=9)
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('rounds', type=int, default=9, help='rounds of both decoders (default 9)')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     flags = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), flags.count, WIDTH, HEIGHT)

@@ -186,14 +186,14 @@ COLUMNS = ['first start s', 'its CPU s', 'later start s', 'first batch s', 'pare
 
 def table(found: Sequence[Dict[str, Any]]) -> List[str]:
     """The rows as a Markdown table. A first start builds the index; the first batch is that of a later start."""
-    lines = ['| images | format | reader | ' + ' | '.join(COLUMNS) + ' |', '|---|---|---|' + '--:|' * len(COLUMNS)]
+    lines = ['| images, format | reader | ' + ' | '.join(COLUMNS) + ' |', '|---|---|' + '--:|' * len(COLUMNS)]
     for row in found:
         first, again = row['first start'], row['later start']
         parent = max(first['peak of opening MB'], again['peak of parent MB'])
         numbers = [f'{first["seconds"]:.1f}', f'{first["CPU seconds"]:.1f}', f'{again["seconds"]:.2f}',
                    f'{again["first batch seconds"]:.1f}', f'{parent:.0f}', f'{again["peak of a worker MB"]:.0f}',
                    f'{again["images/s"]:.0f}', f'{again["steps"]} of {again["epoch steps"]}']
-        lines.append(f'| {row["size"]} | {row["kind"]} | {row["reader"]} | ' + ' | '.join(numbers) + ' |')
+        lines.append(f'| {row["size"]}, {row["kind"]} | {row["reader"]} | ' + ' | '.join(numbers) + ' |')
     return lines
 
 

@@ -20,6 +20,8 @@ from typing import Any, Callable, Dict, List, Tuple
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.process_memory import status  # noqa: E402
+from CaiT.cli import Parser  # noqa: E402
+from CaiT.errors import run  # noqa: E402
 
 MB = 1 << 20
 SAMPLES = 10  # times that the memory of the workers is looked at in an epoch
@@ -142,9 +144,16 @@ def measure(job: Dict[str, Any]) -> Dict[str, Any]:
     return row
 
 
-if __name__ == '__main__':
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('job', type=json.loads, help='what to read, as JSON: see scale.py, which starts this program')
+    flags = parser.parse_args()
     answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answer
-    print(json.dumps(measure(json.loads(sys.argv[1]))), file=answers, flush=True)
+    print(json.dumps(measure(flags.job)), file=answers, flush=True)
     for worker in workers():  # which some loaders leave alone, and which would keep the output open
         os.kill(worker, signal.SIGKILL)
     os._exit(0)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -207,15 +207,17 @@ def check(words: List[str], precision: str, paths: List[str], count: int) -> Dic
 
 def main(arguments: Any = None) -> None:
     parser = Parser(__doc__)
-    parser.flag('model_dir', default='output/infer', metavar='FOLDER')
+    parser.flag('model_dir', default='output/infer', metavar='FOLDER', help='export to serve')
     parser.flag('images', default='dataset/digits/valid', metavar='PATH', help='a folder or a list file')
-    parser.flag('engines', nargs='+', default=['openvino/fp32'], metavar='BACKEND/PRECISION')
-    parser.flag('clients', nargs='+', type=int, default=[1, 4, 16, 64], metavar='N')
+    parser.flag('engines', nargs='+', default=['openvino/fp32'], metavar='BACKEND/PRECISION',
+                help='engines to measure (default: openvino/fp32)')
+    parser.flag('clients', nargs='+', type=int, default=[1, 4, 16, 64], metavar='N',
+                help='numbers of clients at a time (default: 1 4 16 64)')
     parser.flag('rounds', type=int, default=3, metavar='N', help='0: only --check')
     parser.flag('seconds', type=float, default=6, metavar='S', help='of each measurement; default 6')
     parser.flag('count', type=int, default=5000, metavar='N', help='requests of each measurement at most')
     parser.flag('check', type=int, default=0, metavar='N', help='compare the answers of N requests to the first engine')
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     flags = parser.parse_args(arguments)
     load, paths = os.getloadavg()[0], list_images(flags.images)
     result = {'processor': benchmark.processor(), 'cores': runtime.cores(), 'images': len(paths),

@@ -87,10 +87,10 @@ def measure(folder: str, backend: str, precision: str, kind: str, rounds: int, s
 
 def main(arguments: Any = None) -> None:
     parser = Parser(__doc__)
-    parser.flag('model', default='cait_xxs24_224', metavar='NAME')
-    parser.flag('rounds', type=int, default=9)
-    parser.flag('seconds', type=float, default=0.5)
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('model', default='cait_xxs24_224', metavar='NAME', help='model with random weights')
+    parser.flag('rounds', type=int, default=9, help='windows for each contender (default 9)')
+    parser.flag('seconds', type=float, default=0.5, help='length of a window (default 0.5)')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     flags = parser.parse_args(arguments)
     load, targets = os.getloadavg()[0], [one for one in benchmark.targets() if one[2] == 'float']
     with benchmark.exported(flags.model, targets) as (_, folder):

@@ -8,12 +8,15 @@ Reads one JSON request per line and writes one JSON response per line: {"do": "v
 """
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 import warnings
 
 warnings.filterwarnings('ignore')
+if __name__ == '__main__':  # before torch and timm: --help needs neither
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 responses, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the responses
 
 import timm  # noqa: E402

@@ -213,12 +213,12 @@ def versions(python: str, *modules: str) -> Dict[str, str]:
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = Parser(__doc__)
     parser.flag('peer_python', help='an interpreter with timm and torch, see make_peers.sh', metavar='PATH')
-    parser.flag('batches', nargs='+', type=int, default=[16, 32])
-    parser.flag('rounds', type=int, default=9)
-    parser.flag('output', default=str(RESULT), metavar='FILE')
+    parser.flag('batches', nargs='+', type=int, default=[16, 32], help='batch sizes (default: 16 32)')
+    parser.flag('rounds', type=int, default=9, help='rounds in quiet windows (default 9)')
+    parser.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     parser.flag('before', help='a checkout of an earlier commit to compare with instead of timm', metavar='FOLDER')
     parser.flag('serve', choices=SIDES, help='run as one side; used by the program itself')
-    parser.flag('model', default=MODEL)
+    parser.flag('model', default=MODEL, help='model with random weights')
     parser.flag('sides', nargs='+', choices=SIDES, default=DEFAULT_SIDES, help='all run at once: mind the memory')
     flags = parser.parse_args(arguments)
     if flags.serve:

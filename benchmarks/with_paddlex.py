@@ -81,10 +81,10 @@ def compare(ours: List[Any], theirs: List[Any]) -> Dict[str, Any]:
 def main() -> None:
     flags = Parser(__doc__)
     flags.flag('paddlex_python', metavar='FILE', help='an interpreter with paddlex and paddlepaddle')
-    flags.flag('model_dir', default='output/infer', metavar='FOLDER')
+    flags.flag('model_dir', default='output/infer', metavar='FOLDER', help='export with a folder for PaddleX')
     flags.flag('images', metavar='PATH', help='folder or list file')
     flags.flag('count', type=int, default=300, metavar='N', help='how many of the images; default 300')
-    flags.flag('output', default=str(RESULT), metavar='FILE')
+    flags.flag('output', default=str(RESULT), metavar='FILE', help='JSON file to write')
     args = flags.parse_args()
     for name in ('paddlex_python', 'images'):
         if not getattr(args, name):

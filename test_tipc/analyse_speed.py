@@ -56,12 +56,15 @@ def speed(values: Sequence[float], skip: int, cards: int) -> float:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
-    for name in ('filename', 'speed_log_file', 'model_name', 'run_mode', 'fp_item', 'device_num', 'speed_unit'):
-        parser.flag(name, required=True)
-    parser.flag('base_batch_size', type=int, required=True)
-    parser.flag('keyword', default='ips:')
-    parser.flag('convergence_key', default='loss:')
-    parser.flag('skip_steps', type=int, default=0)
+    for name, text in (('filename', 'log of the training'), ('speed_log_file', 'JSON file to write'),
+                       ('model_name', 'name in the result'), ('run_mode', 'DP, for data parallel'),
+                       ('fp_item', 'fp32 or another precision'), ('device_num', 'N1C1: machines and cards'),
+                       ('speed_unit', 'images/s')):
+        parser.flag(name, required=True, help=text)
+    parser.flag('base_batch_size', type=int, required=True, help='images per process and step')
+    parser.flag('keyword', default='ips:', help='word before the speed in a line (default ips:)')
+    parser.flag('convergence_key', default='loss:', help='word before the loss (default loss:)')
+    parser.flag('skip_steps', type=int, default=0, help='lines to leave out at the start')
     args = parser.parse_args(arguments)
     devices = re.fullmatch(r'N(\d+)C(\d+)', args.device_num)
     if not devices:

@@ -36,8 +36,8 @@ def losses(path: str) -> Dict[Tuple[int, int], str]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
-    parser.flag('dynamic', required=True, metavar='LOG')
-    parser.flag('static', required=True, metavar='LOG')
+    parser.flag('dynamic', required=True, metavar='LOG', help='log of the dynamic training')
+    parser.flag('static', required=True, metavar='LOG', help='log of the training compiled to a static graph')
     args = parser.parse_args(arguments)
     dynamic, static = losses(args.dynamic), losses(args.static)
     print('epoch  step  dynamic  static')

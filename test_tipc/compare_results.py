@@ -167,8 +167,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = Parser(__doc__)
     parser.flag('gt_file', help='stored results; may hold * and ?', metavar='FILE')
     parser.flag('log_file', help='logs of inference; may hold * and ?', metavar='FILE')
-    parser.flag('atol', type=float, default=1e-3)
-    parser.flag('rtol', type=float, default=1e-3)
+    parser.flag('atol', type=float, default=1e-3, help='absolute tolerance of a probability (default 1e-3)')
+    parser.flag('rtol', type=float, default=1e-3, help='relative tolerance (default 1e-3)')
     parser.flag('fraction', 'share', type=float, default=1.0, help='of images that must be consistent; default 1')
     args = parser.parse_args(arguments)
     truths: Dict[str, Tuple[str, Truth]] = {}

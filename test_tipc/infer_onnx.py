@@ -26,8 +26,8 @@ from CaiT.errors import InputError, run
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
     parser = Parser(__doc__)
-    parser.flag('model_dir', required=True, metavar='FOLDER')
-    parser.flag('onnx_file', required=True, metavar='FILE')
+    parser.flag('model_dir', required=True, metavar='FOLDER', help='export whose images and preprocessing are used')
+    parser.flag('onnx_file', required=True, metavar='FILE', help='file of paddle2onnx')
     parser.flag('img_path', required=True, metavar='PATH', help='an image, a folder or a list file')
     args = parser.parse_args(arguments)
     try:

@@ -19,6 +19,7 @@ if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT import main_single_gpu
+from CaiT.cli import Parser
 from CaiT.errors import InputError, run
 
 
@@ -48,7 +49,11 @@ def arguments_of(words: List[str]) -> List[str]:
 
 def main(arguments: Optional[List[str]] = None) -> None:
     """Entry point."""
-    arguments = arguments_of(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if {'-h', '--help'} & set(words):
+        Parser(__doc__).print_help()
+        return
+    arguments = arguments_of(words)
     main_single_gpu.main(arguments)
     folder = Path(arguments[0].partition('=')[2])
     shutil.copyfile(folder / 'log_train.txt', folder / 'train.log')

@@ -20,7 +20,13 @@ import tempfile
 import time
 import venv
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from CaiT.cli import Parser
+from CaiT.errors import run
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = ('ARG', 'FROM', 'WORKDIR', 'COPY', 'RUN', 'CMD')
@@ -59,7 +65,10 @@ def borrow_paddle(version: str, site: Path) -> None:
             (site / name).symlink_to(Path(found.locate_file(name)).resolve())
 
 
-def main(dockerfile: str = 'Dockerfile') -> int:
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument('dockerfile', nargs='?', default='Dockerfile')
+    dockerfile = parser.parse_args(arguments).dockerfile
     listed = steps((ROOT / dockerfile).read_text(encoding='utf-8'))
     version = re.search(r'paddle:(\d+\.\d+\.\d+)$', dict(listed)['FROM']).group(1)
     with tempfile.TemporaryDirectory() as name:
@@ -89,4 +98,4 @@ def main(dockerfile: str = 'Dockerfile') -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(*sys.argv[1:]))
+    run(main)

@@ -4,7 +4,10 @@
     python tests/run_documents.py                             all pages (hours on two cores: trainings run to their end)
     python tests/run_documents.py docs/data.md --epochs 2     one page, its trainings cut to two epochs
     python tests/run_documents.py --epochs 2 --write          what ran, when, and what did not: tests/run_documents.tsv
-    python tests/run_documents.py --list=True                 what is not run, and why
+    python tests/run_documents.py --list                      what is not run, and why
+    python tests/run_documents.py --sync                      only bring tests/run_documents.tsv to the pages' lines
+
+The table has a row for each line of the pages; a line that ran on another page, but not yet on its own, names it.
 
 A line is run by bash; its status must be 0 or the one of STATUS. A server runs until the page ends or the next one
 starts. In the place of weights and datasets that a reader brings there are random weights and made images
@@ -13,13 +16,16 @@ README's five commands get them.
 """
 from __future__ import annotations
 
+import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -27,9 +33,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT.cli import Parser
-from tests import document_stand_ins
-from tests.commands import ROOT, blocks
-from tests.repository_copy import copy
+from CaiT.errors import run as run_program
+from tests.repository_copy import ROOT, copy
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for pattern in
                ('*.md', 'docs/*.md', 'dataset/README.md', 'test_tipc/*.md', 'test_tipc/docs/*.md')
@@ -59,6 +64,7 @@ FIVE = 5  # lines of the README's first block that make output/digits
 
 def lines(page: str) -> Iterator[Tuple[int, str]]:
     """(line number, command line without comment) of a page's bash blocks; continued lines are one."""
+    from tests.commands import blocks  # here, and below: what it imports takes seconds, which --help need not
     for start, block in blocks((ROOT / page).read_text(encoding='utf-8'), 'bash'):
         joined = re.sub(r'\\\n\s*', lambda match: ' ' + '\0' * match.group().count('\n'), block)
         number = start
@@ -133,11 +139,24 @@ def uses_digits(found: List[str]) -> bool:
 
 def prepare(folder: Path, found: List[str], epochs: int) -> None:
     """What the README's five commands leave: the dataset, and output/digits if the page uses it."""
-    five = [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:FIVE]
-    for line in five if uses_digits(found) or any('output/RUN' in line for line in found) else five[:1]:
+    digits = uses_digits(found) or any('output/RUN' in line for line in found)
+    made = Path(five_commands(FIVE if digits else 1, epochs).name) / 'clone'
+    for name in ('dataset', 'output'):
+        if (made / name).is_dir():
+            shutil.copytree(made / name, folder / name, dirs_exist_ok=True)
+
+
+@functools.lru_cache(maxsize=None)
+def five_commands(count: int, epochs: int) -> 'tempfile.TemporaryDirectory[str]':
+    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of the
+    README's commands were run."""
+    temporary = tempfile.TemporaryDirectory()
+    folder = copy(temporary.name)
+    for line in [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:count]:
         status, output = run(line, folder, epochs)
         if status:
             raise SystemExit(f'{line}\n{output}')
+    return temporary
 
 
 class Outcome(NamedTuple):
@@ -152,6 +171,7 @@ class Outcome(NamedTuple):
 
 def run_page(page: str, epochs: int, report: Callable[[str], None] = print) -> List[Outcome]:
     """Run a page's lines."""
+    from tests import document_stand_ins
     found = [(number, line, reason(line)) for number, line in lines(page)]
     outcomes, server = [], None
     with tempfile.TemporaryDirectory() as name:
@@ -190,10 +210,32 @@ def recorded() -> List[Outcome]:
     return [Outcome(*row.split('\t', 4)) for row in text.splitlines() if row and not row.startswith('#')]
 
 
-def record(pages: List[str], outcomes: List[Outcome]) -> None:
-    """Put the outcomes of ``pages`` into the table."""
-    rows = [one for one in recorded() if one.page not in pages and one.page in PAGES] + outcomes
-    rows.sort(key=lambda one: PAGES.index(one.page))  # stable: lines stay in order
+def rows_of_the_pages(outcomes: List[Outcome]) -> List[Outcome]:
+    """A row for each line of the pages, in their order: its outcome, the reason why it is not run, else that of another
+    page where it ran."""
+    commands = [(page, line) for page in PAGES for _, line in lines(page)]
+    own, elsewhere = defaultdict(list), {}
+    for one in outcomes:
+        own[one.page, one.line].append(one)
+        if re.fullmatch('ran( on stand-ins)?', one.result) and (one.page, one.line) in commands:
+            elsewhere.setdefault(one.line, one._replace(result=f'{one.result}, on {one.page}'))
+    rows = []
+    for page, line in commands:
+        mine, why = own[page, line], reason(line)
+        row = mine[0] if mine else Outcome(page, 'not run yet', '', '', line)
+        del mine[:1]
+        if why:
+            row = Outcome(page, f'not run: {why}', '', '', line)
+        elif not re.fullmatch('ran( on stand-ins)?|STATUS .*', row.result):
+            row = elsewhere.get(line, Outcome(page, 'not run yet', '', '', line))._replace(page=page)
+        rows.append(row)
+    return rows
+
+
+def record(outcomes: List[Outcome]) -> None:
+    """Put outcomes into the table, in the place of earlier ones of their pages."""
+    pages = {one.page for one in outcomes}
+    rows = rows_of_the_pages(outcomes + [one for one in recorded() if one.page not in pages])
     header = '# page, result, day, seconds, command; written by: python tests/run_documents.py --epochs 2 --write\n'
     TABLE.write_text(header + ''.join('\t'.join(one) + '\n' for one in rows), encoding='utf-8')
 
@@ -203,8 +245,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument('pages', nargs='*', default=[], help='default: all')
     parser.flag('epochs', type=int, default=0, metavar='N', help='cut trainings to N epochs; 0: not')
     parser.switch('list', help='only list what is not run')
+    parser.switch('sync', help=f'only write a row of {TABLE.name} for each line of the pages')
     parser.switch('write', help=f'record the outcomes in {TABLE.name}')
     options = parser.parse_args(arguments)
+    if options.sync:
+        record([])
+        return 0
     failed = 0
     for page in options.pages or PAGES:
         if options.list:
@@ -215,10 +261,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         outcomes = run_page(page, options.epochs, lambda text: print(text, flush=True))
         failed += sum(one.result.startswith('STATUS') for one in outcomes)
         if options.write:
-            record([page], outcomes)
+            record(outcomes)
     print(f'{failed} lines failed' if failed else 'no line failed')
     return 1 if failed else 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_program(main)

@@ -61,4 +61,4 @@ def test_the_status_is_that_of_the_step(monkeypatch, tmp_path, command, status):
     run = docker_steps.subprocess.run
     monkeypatch.setattr(docker_steps.subprocess, 'run', lambda words, **options: run(
         [*words[:-1], 'true' if 'pip install' in words[-1] else words[-1]], **options))
-    assert docker_steps.main() == status
+    assert docker_steps.main([]) == status

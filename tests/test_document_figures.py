@@ -71,8 +71,20 @@ def test_a_changed_result_is_found_and_written(tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'page.md').read_text(encoding='utf-8') == 'Speed:\n1.36x, `2.5` and 3.5.\n'
 
 
+def test_a_row_of_a_table_is_not_one_that_ends_in_the_same_cells(tmp_path, monkeypatch):
+    short, long = (Line(1, 'p.md', f'{row} timm | {{:.1f}} |', 'f', '') for row in ('| 16 |', '| deit | 16 |'))
+    page = '| 16 | timm | 1.5 |\n| deit | 16 | timm | 2.5 |\n| 8 | x | 9.5 |\n'
+    assert short.found(page) == [('1.5',)] and long.found(page) == [('2.5',)]
+    monkeypatch.setattr(Line, 'figures', lambda line: ('7.5',))
+    assert short.mended(page) == page.replace('1.5', '7.5')
+    assert Line(1, 'p.md', '{:.1f} | y', 'f', '').found('| 3.5 | y') == [('3.5',)]  # inside a row: as ever
+
+
 @pytest.mark.parametrize('text, figures', [
-    ('| new row | 12.5 |', ['12.5']), ('412 of 454 and 97 %', ['412 of 454', '97 %']),
+    ('| new row | 12.5 |', ['12.5']),
+    ('| seen | 12.5 | 2026-11-26 | `python a.py` |\n| 1.5 |', ['1.5']), ('| seen | 12.5 | 2026-11-26 |', ['12.5']),
+    ('<!-- x-table:start -->\n| 1.5 |\n<!-- x-table:end -->\n2.5', ['2.5']), ('`a\n1.5` 2.5 `3.5`', ['2.5']),
+    ('oneDNN 3.6, Paddle 3.0 to 3.3 and 4.5', []), ('in 3.6', ['3.6']), ('412 of 454 and 97 %', ['412 of 454', '97 %']),
     ('2,451 MB in 15 ms', ['2,451', '15 ms']),
     ('see [page](a/1.5.md), `0.5`, Paddle 3.3.1', []), ('```bash\nx 1.5\n```', []), ('up to 1e-05', ['1e-05'])])
 def test_what_counts_as_a_figure(text, figures):

@@ -62,7 +62,7 @@ def test_what_a_page_needs_is_made(tmp_path):
     assert found == ['dataset/flowers', 'images']  # the run is made by a line of the page
     assert document_stand_ins.needed(['x -pretrained=output/xxs24/best']) == ['output/xxs24/best']
     assert document_stand_ins.needed(['x -output_dir=output/eval', 'report output/RUN']) == ['output/RUN']
-    assert len(list(tmp_path.glob('dataset/flowers/*/*.jpg'))) == 306 and len(list(tmp_path.glob('images/*.jpg'))) == 3
+    assert len(list(tmp_path.glob('dataset/flowers/*/*.jpg'))) == 18 and len(list(tmp_path.glob('images/*.jpg'))) == 3
 
 
 def test_a_server_is_waited_for_and_stopped(tmp_path, monkeypatch):
@@ -73,13 +73,68 @@ def test_a_server_is_waited_for_and_stopped(tmp_path, monkeypatch):
     assert [one.result for one in outcomes] == ['ran', 'STATUS 2'] and 'no-such-flag' in said[-1]
 
 
-def test_outcomes_of_a_page_replace_its_rows(tmp_path, monkeypatch):
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """Writes pages of the lines given, in the place of the repository's; their table is empty."""
+    def write(**texts):
+        names = [f'{name}.md' for name in texts]
+        for name, text in zip(names, texts.values()):
+            (tmp_path / name).write_text(f'```bash\n{text}\n```\n', encoding='utf-8')
+        monkeypatch.setattr(run_documents, 'PAGES', names)
+    monkeypatch.setattr(run_documents, 'ROOT', tmp_path)
     monkeypatch.setattr(run_documents, 'TABLE', tmp_path / 't.tsv')
-    row = run_documents.Outcome('docs/data.md', 'ran', '2026-01-02', '3', 'a\tb')
-    run_documents.record(['docs/data.md'], [row, row._replace(line='c')])
-    run_documents.record(['README.md'], [row._replace(page='README.md')])
-    run_documents.record(['docs/data.md'], [row])
-    assert run_documents.recorded() == [row._replace(page='README.md'), row]
+    return write
+
+
+def results():
+    return [(one.page, one.line, one.result) for one in run_documents.recorded()]
+
+
+def test_outcomes_of_a_page_replace_its_rows(pages):
+    pages(a='ls\nls -l', b='ls -a')
+    row = run_documents.Outcome('a.md', 'ran', '2026-01-02', '3', 'ls')
+    run_documents.record([row, row._replace(line='ls -l', result='STATUS 2')])
+    run_documents.record([row._replace(page='b.md', line='ls -a', result='ran on stand-ins')])
+    assert results() == [('a.md', 'ls', 'ran'), ('a.md', 'ls -l', 'STATUS 2'), ('b.md', 'ls -a', 'ran on stand-ins')]
+    run_documents.record([row._replace(line='ls -l'), row._replace(result='STATUS 1')])
+    assert results() == [('a.md', 'ls', 'STATUS 1'), ('a.md', 'ls -l', 'ran'), ('b.md', 'ls -a', 'ran on stand-ins')]
+    assert run_documents.recorded()[0] == row._replace(result='STATUS 1')
+
+
+def test_the_table_follows_the_pages(pages):
+    pages(a='ls\ngit push\nls -l', b='ls\nls\nls -x')
+    row = run_documents.Outcome('b.md', 'ran on stand-ins', '2026-01-02', '3', 'ls')
+    run_documents.record([row, row._replace(seconds='4'), row._replace(line='ls -x', result='STATUS 1')])
+    assert results() == [
+        ('a.md', 'ls', 'ran on stand-ins, on b.md'), ('a.md', 'git push', 'not run: ' + reason('git push')),
+        ('a.md', 'ls -l', 'not run yet'), ('b.md', 'ls', 'ran on stand-ins'), ('b.md', 'ls', 'ran on stand-ins'),
+        ('b.md', 'ls -x', 'STATUS 1')]
+    assert [one.seconds for one in run_documents.recorded()] == ['3', '', '', '3', '4', '3']
+    pages(a='ls', b='ls -x\nls -l')  # a line moved, one is new, and the one that ran elsewhere ran nowhere now
+    assert run_documents.main(['--sync']) == 0
+    assert results() == [('a.md', 'ls', 'not run yet'), ('b.md', 'ls -x', 'STATUS 1'), ('b.md', 'ls -l', 'not run yet')]
+
+
+def test_the_table_has_the_lines_of_the_pages():
+    found = run_documents.recorded()
+    assert run_documents.rows_of_the_pages(found) == found, 'python tests/run_documents.py --sync'
+
+
+def test_the_five_commands_run_once(tmp_path, monkeypatch):
+    ran = []
+
+    def run(line, folder, epochs):
+        ran.append(line)
+        (folder / 'output').mkdir(exist_ok=True)
+        (folder / 'output' / 'made').write_text(line, encoding='utf-8')
+        return 0, ''
+    monkeypatch.setattr(run_documents, 'run', run)
+    run_documents.five_commands.cache_clear()
+    for name in ('a', 'b'):
+        run_documents.prepare(tmp_path / name, ['python infer.py --model-dir=output/digits/infer'], 7)
+        assert 'infer.py' in (tmp_path / name / 'output' / 'made').read_text(encoding='utf-8')
+    run_documents.five_commands.cache_clear()
+    assert len(ran) == 5
 
 
 def test_each_recorded_line_ran_or_has_a_reason():

@@ -22,7 +22,7 @@ def add(flags: Parser, threads_help: str) -> None:
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}, with --use-gpu also fp16; default fp32')
     flags.flag('input', default='float', help=f'{" | ".join(INPUTS)}: which of the exported graphs; default float')
     flags.flag('cpu_threads', type=int, default=0, metavar='N', help=threads_help)
-    flags.switch('use_gpu', metavar='True|False')
+    flags.switch('use_gpu', metavar='True|False', help='run on a GPU (default: on the CPU)')
     flags.flag('gpu_id', type=int, default=0, metavar='N', help='with --use-gpu: which GPU; default 0')
     flags.switch('use_mkldnn', default=True, metavar='True|False', help='oneDNN kernels; default True')
     flags.switch('use_tensorrt', metavar='True|False', help='with --use-gpu')

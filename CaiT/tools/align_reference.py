@@ -17,27 +17,31 @@ if __package__ in (None, ''):  # run by path: the package's parent, not this fol
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
-import timm
-import torch
 
+from CaiT.cli import Parser
+from CaiT.errors import run
 from CaiT.tools import goldens
 
 MODEL = 'cait_xxs24_224'
 
 
-def build(num_classes: int) -> torch.nn.Module:
+def build(num_classes: int) -> Any:
     """timm's model with the generated weights, in eval mode and float64."""
+    import timm  # here and below: --help needs neither timm nor torch
+    import torch
     model = timm.create_model(MODEL, num_classes=num_classes).eval()
     state = {name: torch.from_numpy(goldens.value(name, p.shape)) for name, p in model.state_dict().items()}
     model.load_state_dict(state)
     return model.double()
 
 
-def tensor(shape: tuple, seed: int) -> torch.Tensor:
+def tensor(shape: tuple, seed: int) -> Any:
+    import torch
     return torch.from_numpy(goldens.noise(shape, seed)).double()
 
 
 def write_logits(folder: Path) -> None:
+    import torch
     model = build(1000)
     with torch.no_grad():
         np.savez(folder / f'{MODEL}.npz', logits_f64=model(tensor((2, 3, 224, 224), 0)).numpy())
@@ -48,6 +52,7 @@ def write_logits(folder: Path) -> None:
 
 def write_training(folder: Path, updates: int = 5) -> None:
     """Five AdamW updates without dropout or clipping, weight decay on everything."""
+    import torch
     model = build(10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
     images, labels = tensor((4, 3, 224, 224), 1), torch.tensor(goldens.TRAINING_LABELS)
@@ -69,6 +74,13 @@ def write_training(folder: Path, updates: int = 5) -> None:
     (folder / 'MANIFEST.json').write_text(json.dumps(order), encoding='utf-8')
 
 
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('folder', type=Path, help='an empty folder, which gets the files')
+    folder = parser.parse_args().folder
+    write_logits(folder)
+    write_training(folder)
+
+
 if __name__ == '__main__':
-    write_logits(Path(sys.argv[1]))
-    write_training(Path(sys.argv[1]))
+    run(main)

@@ -243,9 +243,11 @@ def table(rows: List[Dict[str, Any]]) -> List[str]:
 def parser(doc: str) -> Parser:
     """The common flags of this script and against_peers.py."""
     flags = Parser(doc)
-    flags.flag('models', nargs='+', default=['cait_xxs24_224'], metavar='NAME')
-    flags.flag('batches', nargs='+', type=int, default=[1, 8, 32], metavar='N')
-    flags.flag('threads', nargs='+', type=int, default=[runtime.cores()], metavar='N')
+    flags.flag('models', nargs='+', default=['cait_xxs24_224'], metavar='NAME',
+               help='models with random weights (default: cait_xxs24_224)')
+    flags.flag('batches', nargs='+', type=int, default=[1, 8, 32], metavar='N', help='batch sizes (default: 1 8 32)')
+    flags.flag('threads', nargs='+', type=int, default=[runtime.cores()], metavar='N',
+               help='numbers of CPU threads (default: all cores)')
     flags.flag('rounds', type=int, default=5, metavar='N', help='windows per contender; default 5')
     flags.flag('seconds', type=float, default=0.5, metavar='S', help='length of a window; default 0.5')
     return flags

@@ -49,7 +49,7 @@ def read_predictions(path: Path) -> Dict[str, Tuple[str, float]]:
 def main() -> None:
     parser = Parser(__doc__)
     parser.flag('output', default='output/demo', help='output folder; replaced if an earlier demo created it')
-    parser.flag('epochs', type=int)
+    parser.flag('epochs', type=int, help="epochs of the training (default: the recipe's)")
     arguments = parser.parse_args()
     output = Path(arguments.output)
     if (ROOT / output).exists():

@@ -21,8 +21,6 @@ if __package__ in (None, ''):  # run by path: the package's parent, not this fol
 from CaiT import checks, errors, settings
 from CaiT.cli import Parser
 from CaiT.errors import InputError
-from CaiT.models.cait import CaiT
-from CaiT.models.registry import get_variant
 from CaiT.tools.model_table import ROOT, embed, update
 
 PAGE = ROOT / 'docs/configuration.md'
@@ -69,12 +67,14 @@ def _several(text: str, section: str) -> Dict[str, str]:
 
 def shape() -> Dict[str, str]:
     """{MODEL.…: meaning} of the arguments of the models' constructors."""
+    from CaiT.models.cait import CaiT
     text = re.sub(r'\n {8,}', ' ', CaiT.__doc__)
     return {f'MODEL.{name.upper()}': meaning for name, meaning in re.findall(r'^    (\w+): (.*)$', text, re.M)}
 
 
 def defaults() -> Iterator[Tuple[str, Any]]:
     """(full name, default) of every setting, in the order of CaiT/settings.py."""
+    from CaiT.models.registry import get_variant
     variant = get_variant(settings.DEFAULTS['MODEL']['NAME'])
     more = {'DATA': {name.upper(): OF_THE_MODEL for name in variant.data},
             'MODEL': {name.upper(): OF_THE_MODEL for name in variant.arch}}

@@ -10,15 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'data_pipeline.py'
 
 
-def test_made_images_are_measured_and_saved(tmp_path):
+def data_pipeline():
     spec = importlib.util.spec_from_file_location('data_pipeline', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.make_images(tmp_path, 2)
+    return module
+
+
+def test_made_images_are_measured_and_saved(tmp_path):
+    data_pipeline().make_images(tmp_path, 2)
     images = sorted(str(path) for path in tmp_path.glob('*.jpg'))
     assert all(30_000 < Path(path).stat().st_size < 60_000 for path in images)  # ImageNet's are about 42 KB
     requests = [{'task': 'train', 'seconds': 0.05}, {'task': 'train bicubic', 'seconds': 0.05},
@@ -28,6 +33,23 @@ def test_made_images_are_measured_and_saved(tmp_path):
     first, second, saved = map(json.loads, result.stdout.splitlines())
     assert first['images/s'] > 5 and second['images/s'] > 5 and saved == {}
     assert np.load(tmp_path / 'eval.npy').shape == (2, 3, 224, 224)
+
+
+@pytest.mark.parametrize('words, expected', [
+    (['--peer-python', '/home/a/python', '--windows', '31'], '--peer-python PEER --windows 31'),
+    (['--peer-python=/home/a/python', '--images=/data/photos', '--output', '/tmp/x.json'],
+     '--peer-python PEER --images FOLDER --output FILE')])
+def test_no_path_of_the_machine_is_written(words, expected):
+    private = {'/home/a/python': 'PEER', '/data/photos': 'FOLDER', '/tmp/x.json': 'FILE'}
+    assert data_pipeline().command(words, private) == f'python benchmarks/data_pipeline.py {expected}'
+
+
+def test_sizes_are_medians(tmp_path):
+    paths = []
+    for number, size in enumerate([(10, 20), (30, 40), (35, 90)]):
+        paths.append(str(tmp_path / f'{number}.png'))
+        Image.new('RGB', size).save(paths[-1])
+    assert data_pipeline().sizes(paths) == {'width': 30, 'height': 40}
 
 
 @pytest.mark.skipif(importlib.util.find_spec('timm') is not None, reason='timm is here')

@@ -9,6 +9,7 @@ By monkeypatching in this process and those it forks: nothing of it is in the pr
 """
 from __future__ import annotations
 
+import argparse
 import runpy
 import shutil
 import sys
@@ -37,7 +38,11 @@ def moves() -> None:
 
 
 if __name__ == '__main__':
-    name, script, *words = sys.argv[1:]
-    globals()[name]()
-    sys.argv = [script, *words]
-    runpy.run_path(script, run_name='__main__')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('protection', choices=('seeds', 'done', 'moves'))
+    parser.add_argument('script')
+    parser.add_argument('words', nargs=argparse.REMAINDER, help='the arguments of the script')
+    flags = parser.parse_args()
+    globals()[flags.protection]()
+    sys.argv = [flags.script, *flags.words]
+    runpy.run_path(flags.script, run_name='__main__')
