@@ -61,7 +61,8 @@ faults: $(READY)
 	$(RUN) python -m venv $(VENV)-fuzz
 	-$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
 	PYTHONPATH="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-		$(VENV)-fuzz/bin/python tests/faults/fuzz_readers.py --seconds 1200
+		$(VENV)-fuzz/bin/python tests/faults/fuzz_readers.py --seconds 1200 --portion 60 \
+		--campaign tests/faults/campaign.json
 
 versions:
 	PYTHON=$(PYTHON) bash tests/versions.sh $(VERSIONS)

@@ -52,13 +52,21 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
 def read_text(path: PathLike, max_bytes: int, kind: str) -> str:
     """The text of a small UTF-8 file; InputError, naming ``kind``, when it is larger or not UTF-8. OSError stays one.
     """
-    path = Path(path)
-    if path.stat().st_size > max_bytes:
-        raise InputError(f'{path}: found {path.stat().st_size:,} bytes of {kind}, expected at most {max_bytes:,}')
+    with open(path, 'rb') as file:  # which may be a pipe or a device, of any length
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        size = max(Path(path).stat().st_size, len(content))
+        raise InputError(f'{path}: found {size:,} bytes of {kind}, expected at most {max_bytes:,}')
     try:
-        return path.read_text(encoding='utf-8-sig')
+        return content.decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
     except UnicodeDecodeError as error:
         raise InputError(f'{path}: not {kind}: not UTF-8 at byte {error.start}') from None
+
+
+def check_regular(path: PathLike) -> None:
+    """InputError for a FIFO, a device or a folder: opening the first waits for ever. What is not there passes."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f'{os.fspath(path)}: is no regular file')
 
 
 def cache_folder(name: str) -> Path:

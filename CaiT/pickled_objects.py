@@ -32,6 +32,8 @@ INERT = {
     'numpy': ('bool', 'bool_', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64', 'float16',
               'float32', 'float64', 'complex64', 'complex128', 'str_', 'bytes_'),
 }
+MAX_KEY = 32      # parts of a tuple that is the key of a dict: each use of it costs as much
+ITEM_BYTES = 100  # of a dict's item
 _NUMBERS = re.compile(r'[<>=|]?([biufcSU]\d{1,6}|[?bBhHiIlLqQefdFD])')
 
 
@@ -76,7 +78,7 @@ def check_key(key: Any, depth: int = 3) -> Any:
     """A key that is hashed without recursion, which deep tuples would turn into a crash."""
     if isinstance(key, (str, bytes, int, float, type(None), Global, Inert, np.generic)):
         return key
-    if isinstance(key, tuple) and depth:
+    if isinstance(key, tuple) and depth and len(key) <= MAX_KEY:
         return tuple(check_key(part, depth - 1) for part in key)
     raise pickle.UnpicklingError(f'a {type(key).__name__} as the key of a dict')
 
@@ -128,6 +130,7 @@ def _scalar(unpickler: Any, dtype: Any, data: Any = b'') -> Any:
         return Inert('numpy scalar')
     data = data.encode('latin1') if isinstance(data, str) else data
     _check_array((), dtype, data)
+    unpickler.spend(len(data))
     return np.frombuffer(data, dtype.value)[0]
 
 
@@ -140,10 +143,11 @@ def _encode(unpickler: Any, text: Any, encoding: Any = 'latin1') -> bytes:
 
 
 def ordered_dict(unpickler: Any, items: Any = ()) -> Dict[Any, Any]:
+    unpickler.spend(ITEM_BYTES * len(items))  # the pickle may ask for as many dicts of one list as it has steps
     return {check_key(key): value for key, value in items}
 
 
-def _tuple(unpickler: Any, items: Any = ()) -> tuple:
+def make_tuple(unpickler: Any, items: Any = ()) -> tuple:
     """paddle.save writes a tensor inside a nested container as tuple((parameter name, array))."""
     unpickler.spend(8 * len(items))
     return tuple(items)
@@ -153,7 +157,7 @@ def _tuple(unpickler: Any, items: Any = ()) -> tuple:
 ADMITTED: Dict[Tuple[str, str], Callable[..., Any]] = {
     ('numpy', 'ndarray'): _reconstruct, ('numpy', 'dtype'): lambda unpickler, text, *_: Dtype(text),
     ('_codecs', 'encode'): _encode, ('collections', 'OrderedDict'): ordered_dict,
-    **{(module, 'tuple'): _tuple for module in ('builtins', '__builtin__')},
+    **{(module, 'tuple'): make_tuple for module in ('builtins', '__builtin__')},
     **{(module, 'bytes'): lambda unpickler: b'' for module in ('builtins', '__builtin__')},
     **{(f'{core}.{module}', name): make for core in ('numpy.core', 'numpy._core') for module, name, make in (
         ('multiarray', '_reconstruct', _reconstruct), ('multiarray', 'scalar', _scalar),

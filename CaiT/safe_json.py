@@ -13,7 +13,7 @@ from CaiT.files import PathLike, read_text
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 100
 MAX_DIGITS = 100
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
+_TOKEN = re.compile(r'\\.|["\[\]{}]', re.S)  # an escaped character, a quote, a bracket
 
 
 def load_json(path: PathLike) -> Any:
@@ -28,9 +28,14 @@ def load_json(path: PathLike) -> Any:
 def loads(text: str) -> Any:
     """The value of a JSON text; InputError when it is none, is nested too deep or holds a number beyond float64."""
     depth = deepest = 0
-    for bracket in re.findall(r'[\[\]{}]', _STRING.sub('', text)):
-        depth += 1 if bracket in '[{' else -1
-        deepest = max(deepest, depth)
+    in_string = False
+    for token in _TOKEN.finditer(text):  # one by one: text that is no JSON must not take the square of its length
+        kind = token.group()
+        if kind == '"':
+            in_string = not in_string
+        elif not in_string and len(kind) == 1:
+            depth += 1 if kind in '[{' else -1
+            deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise InputError(f'JSON nested {deepest} deep, expected at most {MAX_DEPTH}')
     try:

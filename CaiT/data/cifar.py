@@ -2,12 +2,13 @@
 """CIFAR-10 and CIFAR-100 from the official archive on disk (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from CaiT.errors import InputError, shown
 from CaiT.files import PathLike
 
 MAX_BYTES = 256 << 20  # of one file of an archive; CIFAR-100's are 155 million
+MAX_UNPACKED = 512 << 20  # of an archive; both are of 186 million
 
 
 class Archive(NamedTuple):
@@ -95,7 +97,7 @@ def _members(source: Path, names: set) -> Iterator[Tuple[str, bytes]]:
                 yield name, (source / name).read_bytes()
         return
     try:
-        with tarfile.open(source) as tar:
+        with open(source, 'rb') as file, tarfile.open(fileobj=_Unpacked(file), mode='r:') as tar:
             for member in tar:
                 name = os.path.basename(member.name)
                 if member.isfile() and name in names:
@@ -106,6 +108,28 @@ def _members(source: Path, names: set) -> Iterator[Tuple[str, bytes]]:
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = ' '.join(str(error).split())
         raise InputError(f'{source}: cannot be read as a tar archive ({reason}); is the download complete?') from None
+
+
+class _Unpacked:
+    """The tar in a file, which may be compressed by gzip: never more than MAX_UNPACKED bytes of it, whatever its
+    headers ask for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = gzip.GzipFile(fileobj=file) if file.read(2) == b'\x1f\x8b' else file
+        file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        if count > min(MAX_BYTES, MAX_UNPACKED - self.file.tell()):
+            raise tarfile.ReadError(f'unpacks to more than {MAX_UNPACKED:,} bytes, or has a header of many')
+        return self.file.read(count)
+
+    def seek(self, place: int) -> int:
+        if place > MAX_UNPACKED:
+            raise tarfile.ReadError(f'unpacks to more than {MAX_UNPACKED:,} bytes')
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def _load(content: bytes, where: str) -> Dict[bytes, Any]:

@@ -20,9 +20,12 @@ from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
+MAX_BYTES = 2 << 30       # of an image's file, which is read at once
+MAX_SCANS = 200           # of a JPEG; progressive ones have about ten, each costs a pass over all pixels
 MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit against decompression bombs
 INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
 FLOAT_TOPS = (1, 255, 65535)
+BLOCK = 1 << 20  # values that are converted at a time
 _START_OF_SCAN, _END_OF_IMAGE, _PROGRESSIVE = 0xda, 0xd9, 0xc2
 DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
@@ -115,9 +118,15 @@ def to_8_bits(values: np.ndarray) -> np.ndarray:
     if low < 0 or not top or 0 < high < top / DARKEST:
         raise ValueError(f'gray values from {low:g} to {high:g}, expected a range of 0 to '
                          f'{" or ".join(map(str, tops))}; convert the image to 8 bits')
-    if values.dtype.kind in 'iu':
-        return (values.astype(np.int64) * 256 // (top + 1)).astype(np.uint8)  # the high byte
-    return np.rint(values * (255 / top)).astype(np.uint8)
+    result = np.empty(values.shape, np.uint8)
+    flat, whole = values.reshape(-1), result.reshape(-1)
+    for start in range(0, flat.size, BLOCK):  # at once, an image of 179 million pixels would take 4 GB
+        part = flat[start:start + BLOCK]
+        if values.dtype.kind in 'iu':
+            whole[start:start + BLOCK] = part.astype(np.int64) * 256 // (top + 1)  # the high byte
+        else:
+            whole[start:start + BLOCK] = np.rint(part * (255 / top))
+    return result
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -149,6 +158,8 @@ def _opened(source: Source) -> Iterator[Image.Image]:
                     limit = source.max_pixels if isinstance(source, ImageBytes) else MAX_PIXELS
                     if image.width * image.height > limit:
                         raise ValueError(f'{image.width}x{image.height} are more than {limit} pixels')
+                    if image.format in ('JPEG', 'MPO'):
+                        _check_scans(file)
                     yield image
             except Image.UnidentifiedImageError:
                 raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None
@@ -165,11 +176,24 @@ def _opened(source: Source) -> Iterator[Image.Image]:
 def _file(source: Source, name: str) -> BinaryIO:
     if isinstance(source, ImageBytes):
         return io.BytesIO(source.content)
-    mode = os.stat(source).st_mode
+    status = os.stat(source)
+    mode, size = status.st_mode, status.st_size
     if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
         what = 'a folder' if stat.S_ISDIR(mode) else 'no regular file'
         raise InputError(f'{name}: cannot be read (it is {what}, expected an image file)')
+    if size > MAX_BYTES:
+        raise InputError(f'{name}: cannot be read (found {size:,} bytes, expected at most {MAX_BYTES:,})')
     return open(source, 'rb')
+
+
+def _check_scans(file: BinaryIO) -> None:
+    """ValueError for a JPEG of so many scans that decoding would take minutes; those of previews in it count too."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b'\xff\xda')
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise ValueError(f'a JPEG of {scans} scans, expected at most {MAX_SCANS}')
 
 
 def _unidentified(file: BinaryIO) -> str:

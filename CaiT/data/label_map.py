@@ -15,6 +15,7 @@ from CaiT.data.text import quoted, read_lines
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
+MAX_LINE = 1000  # characters of a class; the patterns below try every split of a line
 _NUMBER = r'-?\d+(?:\.\d+)?'
 _WNID = re.compile(r'(n\d{8})(?:[\s,:;=]+(.*))?')
 _ID_FIRST = re.compile(rf'["\']?({_NUMBER})["\']?(?:\s*[:,;=|)\t]\s*|\.\s+|\s+)(.+)')
@@ -47,10 +48,12 @@ def read_classes(path: PathLike) -> List[Class]:
     front), ``name 0``, ``n01440764 name``. Lines with ids may stand in any order; ids must be 0, 1, … and wnids must
     rise, as ids of ImageNet do. Raises InputError naming the file, what was found and what was expected.
     """
-    lines = [line for _, line in read_lines(path)]
-    where = f'label map {quoted(path)}'
+    lines, where = [line for _, line in read_lines(path)], f'label map {quoted(path)}'
     if os.fspath(path).lower().endswith('.json') or (lines and lines[0].startswith(('{', '['))):
         return _from_value(_literal('\n'.join(lines), where), where)
+    longest = max(map(len, lines), default=0)
+    if longest > MAX_LINE:
+        raise InputError(f'{where}: found a line of {longest:,} characters, expected at most {MAX_LINE:,}')
     return classes_of_lines(lines, where)
 
 

@@ -38,6 +38,8 @@ class ParquetShards:
             with _parquet().ParquetFile(path) as file:
                 _image_column(file, path)
                 rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                if min(rows, default=0) < 0 or sum(rows) > os.path.getsize(path):
+                    raise ValueError(f'{sum(rows):,} rows in {os.path.getsize(path):,} bytes')
                 names = file.schema_arrow.names
                 label = next((name for name in LABEL_COLUMNS if name in names), None)
                 labels = np.full(sum(rows), -1, np.int64)

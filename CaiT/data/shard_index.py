@@ -110,7 +110,7 @@ def _load_first(places: List[Tuple[Path, str]], shards: Sequence[str],
                 states: List[Tuple[int, int]]) -> Tuple[Optional[ShardIndex], Dict[str, Tuple[Any, Scan]]]:
     """(the index, None where a shard has changed or there is none; shard -> (state, its part) of what is known)."""
     for path, folder in places:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: built anew
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, OverflowError):  # damaged: built anew
             header, arrays = _read(path)
             names = _names(shards, folder)
             if [one[:3] for one in header['shards']] == [[name, *state] for name, state in zip(names, states)]:

@@ -142,6 +142,8 @@ def members(read: Read, end: int) -> Iterator[Member]:
             info = tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
         except tarfile.HeaderError:
             raise InputError(_no_header(read, position, end)) from None
+        if info.size < 0:  # which the format can write; reading would go back, and for ever
+            raise InputError(f'damaged: {shown(info.name)} at byte {position} has a size below 0')
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or info.type in (_LONG_NAME, _PAX, b'g')
         size = info.size if has_data else 0
         if data + size > end:

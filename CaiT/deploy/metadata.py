@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from CaiT import safe_json
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
-from CaiT.files import PathLike, sha256
+from CaiT.files import PathLike, check_regular, sha256
 
 FILE = 'metadata.json'
 FORMAT = 1
@@ -80,6 +80,7 @@ class Metadata:
 def read(folder: PathLike) -> Metadata:
     """The metadata of an exported folder; InputError when it is missing, damaged or of another format."""
     path = Path(folder) / FILE
+    check_regular(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f'found {path.stat().st_size} bytes, expected at most {MAX_BYTES}')

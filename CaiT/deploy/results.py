@@ -17,7 +17,7 @@ from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError, shown
-from CaiT.files import write_json
+from CaiT.files import check_regular, write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
 
@@ -90,6 +90,7 @@ class ResultFile:
         """InputError when the file was written by another model or with other options."""
         if not run:
             return
+        check_regular(self.run_file)
         try:
             earlier = safe_json.load_json(self.run_file)
         except FileNotFoundError:

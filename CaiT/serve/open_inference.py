@@ -7,8 +7,10 @@ Tensors are JSON lists, or bytes behind the JSON (the binary tensor extension), 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -42,7 +44,7 @@ def parse(body: bytes, header_length: Optional[str], kind: str, shape: Tuple[int
     InputError, naming what was found and expected, for anything else."""
     length = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > len(body):
+        if not re.fullmatch('[0-9]{1,10}', header_length) or int(header_length) > len(body):
             raise InputError(f'{HEADER}: found {shown(header_length, 20)!r}, expected a number up to the length of the '
                              f'body, {len(body)}')
         length = int(header_length)
@@ -91,10 +93,16 @@ def _tensor(values: Dict[str, Any], binary: bytes, kind: str, shape: Tuple[int, 
 def _from_list(data: Any, element: np.dtype) -> np.ndarray:
     """The numbers of flat or nested lists; InputError for anything else, and for what ``element`` does not hold."""
     _list('data', data)
-    try:
-        array = np.asarray(data)
-    except ValueError:
-        raise InputError(f'{INPUT}: found lists of different lengths') from None
+    while data and all(isinstance(one, list) for one in data):
+        if len(set(map(len, data))) > 1:
+            raise InputError(f'{INPUT}: found lists of different lengths')
+        data = list(itertools.chain.from_iterable(data))
+    kinds = set(map(type, data))
+    if list in kinds and kinds <= {int, float, list}:
+        raise InputError(f'{INPUT}: found lists of different lengths')
+    if not kinds <= {int, float}:  # before NumPy sees it, to which one long text makes each number as long
+        raise InputError(f'{INPUT}: found values that are no numbers')
+    array = np.asarray(data)
     if array.dtype.kind not in 'iuf':
         raise InputError(f'{INPUT}: found values that are no numbers')
     if element.kind == 'u':

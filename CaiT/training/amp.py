@@ -15,7 +15,7 @@ from paddle.base import core
 from yacs.config import CfgNode
 
 from CaiT import accelerate
-from CaiT.errors import InputError, NonFiniteError
+from CaiT.errors import InputError, NonFiniteError, shown
 
 # Compute capability from which a GPU computes in a dtype. Below it Paddle (3.3.1, amp/auto_cast.py) switches autocast
 # off with no more than a warning.
@@ -76,7 +76,7 @@ class LossScale:
         except (KeyError, IndexError, TypeError, ValueError):
             factor = good = -1
         if not (math.isfinite(factor) and factor > 0 and 0 <= good):
-            raise InputError(f'scaler: found {state}, expected a positive scale and a count of updates')
+            raise InputError(f'scaler: found {shown(str(state))}, expected a positive scale and a count of updates')
         self.factor, self.good = factor, min(good, self.growth_interval - 1)
 
 

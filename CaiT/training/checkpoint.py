@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import IO, Any, Dict, Iterable, Optional
@@ -23,11 +24,13 @@ from paddle import nn
 
 from CaiT import safe_pickle
 from CaiT.errors import InputError, NonFiniteError, shown
-from CaiT.files import PathLike, atomic_write
+from CaiT.files import PathLike, atomic_write, check_regular
 from CaiT.training.amp import float32_weights
 
 FORMAT = 1
 SUFFIX = '.pdstate'
+# What ``atomic_write`` and ``link`` call a file of a run before it has its name
+TEMPORARY = re.compile(r'\..+\.(pdstate|pdparams|yaml|jsonl|json|txt|csv|html|png|svg)\.[a-z0-9_]+\.tmp')
 PROTOCOL = 5  # of pickle: 4 copies every array while it is written
 CHECKSUM = b'CaiT-sha256:'  # before the 32 bytes of the digest, at the end of the file
 
@@ -101,9 +104,10 @@ def newest_good(paths: Iterable[Path]) -> Optional[Path]:
 
 
 def remove_temporary_files(folder: PathLike) -> None:
-    """Remove the temporary files that a killed run left in ``folder``; for the run that holds its lock."""
+    """Remove the temporary files that a killed run left in ``folder``; for the run that holds its lock. Other hidden
+    files there are the user's."""
     for path in Path(folder).glob('.*.tmp'):
-        if path.is_file():
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink()
 
 
@@ -134,6 +138,7 @@ def link(folder: PathLike, source: str, target: str) -> None:
 def read(path: PathLike) -> Dict[str, Any]:
     """The content of a ``.pdstate`` file; InputError when it is damaged, no training state, or of another format."""
     path = Path(path)
+    check_regular(path)
     try:
         with open(path, 'rb') as file:
             _check_checksum(file)

@@ -10,7 +10,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from CaiT import safe_yaml
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import PathLike
 from CaiT.settings import DEFAULTS
 from CaiT.training import checkpoint, distributed
@@ -72,7 +72,7 @@ def find_checkpoint(config: CfgNode, folder: PathLike) -> Optional[Checkpoint]:
         note = check_settings(saved, config)
         epochs = saved.get('TRAIN', {}).get('EPOCHS')
         if type(epochs) is not int or epochs < 1:
-            raise InputError(f'config: TRAIN.EPOCHS: found {epochs!r}, expected an integer of at least 1')
+            raise InputError(f'config: TRAIN.EPOCHS: found {shown(repr(epochs))}, expected an integer of at least 1')
         progress = TrainState.from_dict(state['progress'], epochs, state['steps'])
     except InputError as error:
         raise InputError(f'-resume {path}: {error}') from None
@@ -86,6 +86,10 @@ def check_parts(state: Dict[str, Any]) -> None:
             raise InputError(f'{name!r} is missing')
         if type(state[name]) is not kind:
             raise InputError(f'{name!r}: found {type(state[name]).__name__}, expected {kind.__name__}')
+    for name in ('model', 'ema', 'optimizer', 'progress'):
+        other = next((key for key in state[name] if not isinstance(key, str)), None)
+        if other is not None:
+            raise InputError(f'{name!r}: found {shown(repr(other))} as a name, expected text')
     if state['steps'] < 1:
         raise InputError(f"'steps': found {state['steps']}, expected at least 1")
 
@@ -111,7 +115,7 @@ def differences(saved: Mapping[str, Any], config: CfgNode, prefix: str = '') -> 
             yield from differences(section if isinstance(section, dict) else {}, value, f'{name}.')
             continue
         theirs, mine = _plain(saved.get(key, _default(name, value))), _plain(value)
-        if name in PATHS and theirs and mine and os.path.realpath(str(theirs)) == os.path.realpath(mine):
+        if name in PATHS and theirs and mine and _same_place(str(theirs), mine):
             continue
         if theirs != mine:
             yield name, theirs, mine
@@ -187,7 +191,10 @@ def check_arrays(checkpoint_: Checkpoint, shapes: Mapping[str, Sequence[int]], t
             _check('ema', state['ema'], shapes)
         elif ema_decay and saved.get('EMA_DECAY'):
             raise InputError('ema: is empty, expected the moving average of all parameters')
-        has_updated = checkpoint_.progress.step > 0 or checkpoint_.progress.epoch > saved.get('LAST_EPOCH', 0) + 1
+        before = saved.get('LAST_EPOCH', 0)
+        if type(before) is not int:
+            raise InputError(f'config: TRAIN.LAST_EPOCH: found {shown(repr(before))}, expected an integer')
+        has_updated = checkpoint_.progress.step > 0 or checkpoint_.progress.epoch > before + 1
         if has_updated or state['optimizer']:
             arrays = {key.replace(OLD_SLOT, ''): array for key, array in state['optimizer'].items()}
             _check('optimizer', arrays, required, {**slots, **masters})
@@ -254,7 +261,14 @@ def _shapes_arrays(key: str) -> bool:
 
 
 def _list(found: List[Tuple[str, Any, Any]], there: str = 'there', here: str = 'in this run') -> str:
-    return '; '.join(f'{key} is {theirs!r} {there} and {mine!r} {here}' for key, theirs, mine in found)
+    return '; '.join(f'{key} is {shown(repr(theirs), 200)} {there} and {mine!r} {here}' for key, theirs, mine in found)
+
+
+def _same_place(one: str, other: str) -> bool:
+    try:
+        return os.path.realpath(one) == os.path.realpath(other)
+    except (OSError, ValueError):  # a text that cannot be a path
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import getpass
 import json
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Set
@@ -94,7 +95,7 @@ def lock(folder: Path) -> Iterator[None]:
 def _acquire(path: Path) -> int:
     """The descriptor of the lock file, locked and with this process as its owner."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,6 +119,20 @@ def _acquire(path: Path) -> int:
             raise
 
 
+def _open(path: Path) -> int:
+    """The lock file, made where there is none; a link with its name leads to a file that is no lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f'{path}: is a link, expected the lock file of a run; remove the link') from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f'{path}: is no regular file, expected the lock file of a run')
+    return descriptor
+
+
 def _this_process() -> Dict[str, Any]:
     try:
         user = getpass.getuser()
@@ -131,7 +146,7 @@ def _owner(descriptor: int) -> Dict[str, Any]:
     """Who holds the file, as it says; {} when it says nothing that can be read."""
     try:
         values = json.loads(os.pread(descriptor, 4096, 0).decode('utf-8'))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) and {'owner', 'host', 'pid', 'since'} <= set(values) else {}
 

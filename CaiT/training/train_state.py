@@ -8,7 +8,7 @@ from typing import Any, Dict, Mapping
 
 import numpy as np
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 
 RENAMED_KEYS = {'pictures': 'images', 'rate': 'lr'}  # of state['progress'] in older checkpoints
 SINCE_LATER = ('lr', 'grad_norm', 'skipped')  # not in the oldest checkpoints
@@ -48,12 +48,12 @@ class TrainState:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in [*fields, *values]:
             if key not in fields:
-                raise InputError(f'progress: unknown key {key!r}')
+                raise InputError(f'progress: unknown key {shown(repr(key))}')
             if key not in values and key not in SINCE_LATER:
                 raise InputError(f'progress: {key} is missing')
         for key, value in values.items():
             if type(value) not in (int, float):
-                raise InputError(f'progress: {key}: found {value!r}, expected a number')
+                raise InputError(f'progress: {key}: found {shown(repr(value))}, expected a number')
         for key, (kind, low, high) in {
                 'epoch': (int, 1, epochs + 1), 'step': (int, 0, steps), 'best_epoch': (int, 0, epochs),
                 'skipped': (int, 0, steps),

@@ -30,15 +30,23 @@ def open_zip(path: str) -> zipfile.ZipFile:
                          f'{MAX_RATIO} times as many')
     if any(member.flag_bits & 1 for member in members):
         raise InputError('is an encrypted zip archive')
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise InputError('is a zip archive compressed in a way that neither NumPy nor PyTorch uses, expected deflate')
     if len({member.filename for member in members}) < len(members):
         raise InputError('is a zip archive with two members of one name')
     return archive
 
 
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a member; never unpacks more than the archive's list says that it is."""
+    with archive.open(name) as file:
+        return file.read(archive.getinfo(name).file_size + 1)
+
+
 def read_npz(path: str) -> Dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file; those of Python objects are refused."""
     with open_zip(path) as archive:
-        return {name[:-len('.npy')]: _array(name, archive.read(name)) for name in archive.namelist()}
+        return {name[:-len('.npy')]: _array(name, read_member(archive, name)) for name in archive.namelist()}
 
 
 def _array(name: str, content: bytes) -> np.ndarray:

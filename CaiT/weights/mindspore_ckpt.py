@@ -79,7 +79,7 @@ def _array(tag: str, slices: List[Any]) -> Union[np.ndarray, Bfloat16]:
     flat = np.frombuffer(b''.join(piece.tensor_content for piece in slices), dtype)
     if dims == [0] and flat.size == 1:  # how MindSpore writes a scalar
         dims = []
-    if min(dims, default=0) < 0 or flat.size != math.prod(dims):
+    if len(dims) > 32 or min(dims, default=0) < 0 or flat.size != math.prod(dims):
         raise InputError(f'{shown(tag)!r} holds {flat.size} numbers, expected {shown(str(dims))}')
     array = flat.reshape(dims)
     return Bfloat16(array) if kind.lower() == 'bfloat16' else array

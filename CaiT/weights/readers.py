@@ -2,6 +2,7 @@
 """From a weight file of any format to named arrays. The file's first bytes decide its format, not its extension."""
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from CaiT.weights.torch_pth import is_old_format, read_torch
 
 # In the order in which ``resolve`` looks for them.
 EXTENSIONS = ('.pdparams', '.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.npz')
+SPARE_BYTES = 64 << 20    # what the arrays of a file may take beyond four times its size
 MAX_HEADER = 100_000_000  # bytes of a .safetensors header, as the format's own library has it
 
 
@@ -64,13 +66,13 @@ def read_checkpoint(path: PathLike, use_ema: bool = False, key: str = '') -> Che
         name, parts[shard], more = _read_file(shard)
         metadata.update(more)
     try:
-        content = parts[file] if list(parts) == [file] else sharded.merge(parts)
+        content, files = parts[file] if list(parts) == [file] else sharded.merge(parts), list(parts)
         chosen, notes = select(content, use_ema, key)
         del content, parts
         layout = _layout(name, metadata)
         checkpoint = Checkpoint(file, name, layout or TORCH, {}, layout is not None, key=chosen.key, notes=notes,
                                 metadata=metadata)
-        _take(chosen, checkpoint)
+        _take(chosen, checkpoint, 4 * sum(map(os.path.getsize, files)) + SPARE_BYTES)
     except InputError as error:
         raise InputError(f'{file}: {error}') from None
     except Exception as error:  # as below: some formats read their arrays only now
@@ -105,13 +107,18 @@ def _damaged(path: str, name: str, error: Exception) -> InputError:
     return InputError(f'{path}: truncated or damaged {name} file ({shown(reason, 200)})')
 
 
-def _take(chosen: StateDict, checkpoint: Checkpoint) -> None:
-    """Move the arrays of a state dict into a checkpoint, reading those that are still in the file."""
+def _take(chosen: StateDict, checkpoint: Checkpoint, spare: int) -> None:
+    """Move the arrays of a state dict into a checkpoint, reading those that are still in the file: at most ``spare``
+    bytes. InputError for more: a thousand names of one array in the file would be a thousand arrays in memory."""
     for name in list(chosen.arrays):
         value = chosen.arrays.pop(name)
         value = value[1] if isinstance(value, tuple) else value
         if checkpoint.format == 'Paddle' and value.dtype == np.uint16:  # Paddle keeps bfloat16 in it
             value = Bfloat16(value)
+        spare -= math.prod(value.shape) * (4 if value.dtype == 'bfloat16' else np.dtype(value.dtype).itemsize)
+        if spare < 0 and checkpoint.format != 'npz':  # whose members are compressed, and bounded in archives.py
+            raise InputError(f'its arrays up to {shown(name)} take more than four times the size of the file: they '
+                             'share numbers; refused')
         if value.dtype == 'bfloat16':
             checkpoint.bfloat16.add(name)
         checkpoint.arrays[name] = value if isinstance(value, np.ndarray) else value.array()

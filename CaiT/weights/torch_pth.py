@@ -15,9 +15,9 @@ from typing import IO, Any, Callable, Dict, Optional
 import numpy as np
 
 from CaiT.errors import InputError, shown
-from CaiT.pickled_objects import ADMITTED, Global, Inert
+from CaiT.pickled_objects import ADMITTED, Global, Inert, make_tuple
 from CaiT.safe_pickle import Unpickler
-from CaiT.weights.archives import open_zip
+from CaiT.weights.archives import open_zip, read_member
 from CaiT.weights.bfloat16 import Bfloat16
 
 MAGIC = b'\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # the number with which the old format begins, pickled
@@ -100,7 +100,7 @@ class TorchUnpickler(Unpickler):
         ('torch._utils', '_rebuild_parameter_with_state'): lambda unpickler, tensor, *_: tensor,
         ('torch._tensor', '_rebuild_from_type_v2'): lambda unpickler, make, kind, arguments, *_: unpickler.call(
             make, arguments),
-        ('torch', 'Size'): lambda unpickler, sizes=(): tuple(sizes),
+        ('torch', 'Size'): make_tuple,
     }
     inert = {'torch': (*DTYPES, *STORAGES, 'float', 'double', 'half', 'long', 'int', 'device', 'Tensor', 'Generator'),
              'torch.storage': ('UntypedStorage', 'TypedStorage'), 'torch.serialization': ('_get_layout',),
@@ -142,10 +142,10 @@ def read_torch(path: str) -> Any:
     archive = open_zip(path)
     record = min((name for name in archive.namelist() if name.endswith('/data.pkl')), key=len)
     folder = record[:-len('data.pkl')]
-    if f'{folder}byteorder' in archive.namelist() and archive.read(f'{folder}byteorder') != b'little':
+    if f'{folder}byteorder' in archive.namelist() and read_member(archive, f'{folder}byteorder') != b'little':
         raise InputError('was written on a big-endian machine, which is not read here')
     with archive.open(record) as file:
-        return TorchUnpickler(file, lambda key: lambda: archive.read(f'{folder}data/{key}')).load()
+        return TorchUnpickler(file, lambda key: lambda: read_member(archive, f'{folder}data/{key}')).load()
 
 
 def _read_old(file: IO[bytes], path: str) -> Any:

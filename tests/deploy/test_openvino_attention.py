@@ -119,9 +119,9 @@ def test_a_compiled_model_comes_from_the_cache_with_its_kernel(graph, monkeypatc
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     images = pixels(2)
     first = logits(graph, images)
-    kept = sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir())
-    assert kept and np.array_equal(logits(graph, images), first)
-    assert sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir()) == kept
+    stored = sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir())
+    assert stored and np.array_equal(logits(graph, images), first)
+    assert sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir()) == stored
     monkeypatch.setenv('CAIT_NATIVE', 'off')
     assert not np.array_equal(logits(graph, images), first)  # not the model with the kernel
 

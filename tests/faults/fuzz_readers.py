@@ -5,12 +5,17 @@
     python tests/faults/fuzz_readers.py --seconds 1200                     every reader, one after another
     python tests/faults/fuzz_readers.py pdparams yaml --files 2000         some of them, until a number of files
     python tests/faults/fuzz_readers.py --keep tests/faults/corpus         also keep small files that reached new code
+    python tests/faults/fuzz_readers.py --campaign tests/faults/campaign.json --portion 60    in pieces, see below
 
 With atheris (``pip install atheris`` into an environment that also has this project) the mutations are guided by the
 code they reach; without it a seeded mutator works on the same files. A reader may return or raise InputError of one
 line that names the file. Another exception, a crash, more than SECONDS for one file and more than MEGABYTES of memory
 are findings: each is written to --findings, named by reader, exception and place. The exit status is 1 when there
-are any.
+are any. Seconds are of the processor, not of the clock: a busy machine does not shorten a campaign.
+
+With --campaign a file keeps what each reader has had: files, processor seconds, findings. It may be interrupted and
+started again until each reader has had --seconds; in between they take turns of --portion seconds, with new mutations
+each time. --seconds 0 prints what the file says.
 
 Seen to fail: with --weakened the readers' own ``except Exception`` (readers._damaged, checkpoint.read, metadata.read,
 the images' _opened) re-raises what it caught, by monkeypatching in this process; findings follow at once
@@ -34,6 +39,9 @@ from typing import Callable, List
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+from tests.faults.campaign import Campaign  # noqa: E402 -- after the path
+
 CORPUS = Path(__file__).parent / 'corpus'
 SECONDS, MEGABYTES, LARGEST = 20, 2000, 20_000  # for one file (a WebP of 179 million pixels takes 1.3 GB); its bytes
 SAVED, SAVED_BYTES = 12, 3000                     # files of each reader that --keep leaves, bytes of each
@@ -52,8 +60,8 @@ class Checker:
 
     def __call__(self, data: bytes) -> None:
         self.done += 1
-        signal.signal(signal.SIGALRM, too_long)
-        signal.alarm(SECONDS)
+        signal.signal(signal.SIGPROF, too_long)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             self.target.read(self.folder, data)
         except self.expected as error:
@@ -63,7 +71,7 @@ class Checker:
         except BaseException as error:
             self.note(data, error, type(error).__name__)
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         if self.memory and peak > self.memory + MEGABYTES:
             self.note(data, MemoryError(f'{peak} MB'), 'memory')
@@ -118,35 +126,41 @@ def mutated(data: bytes, others: List[bytes], rng: random.Random, largest: int =
 
 
 def run_seeded(check: Checker, seeds: List[bytes], seconds: float, files: int, seed: int) -> None:
-    rng, end = random.Random(f'{check.name} {seed}'), time.monotonic() + seconds
+    rng, end = random.Random(f'{check.name} {seed}'), time.process_time() + seconds
     for data in seeds:
         check(data)
-    while check.done < files and time.monotonic() < end:
+    while check.done < files and time.process_time() < end:
         check(mutated(rng.choice(seeds), seeds, rng))
 
 
 def run_atheris(check: Checker, seeds: List[bytes], seconds: float, files: int, seed: int, corpus: Path) -> None:
-    """Does not return: libFuzzer ends the process."""
+    """Does not return: libFuzzer ends the process after ``files``, ``_reporting`` after ``seconds``."""
     import atheris
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds):
         (corpus / f'seed{number}').write_bytes(data)
-    atheris.Setup([sys.argv[0], str(corpus), f'-max_total_time={int(seconds)}', f'-runs={files}', f'-seed={seed + 1}',
-                   f'-max_len={LARGEST}', '-rss_limit_mb=6000', f'-timeout={10 * SECONDS}', '-verbosity=0',
-                   f'-artifact_prefix={check.findings}/{check.name}-crash-'], _reporting(check))
+    atheris.Setup([sys.argv[0], str(corpus), f'-runs={files}', f'-seed={seed + 1}', f'-max_len={LARGEST}',
+                   '-rss_limit_mb=6000', '-timeout=0', '-verbosity=0',
+                   f'-artifact_prefix={check.findings}/{check.name}-crash-'], _reporting(check, seconds))
     atheris.Fuzz()
 
 
-def _reporting(check: Checker) -> Callable[[bytes], None]:
+def _reporting(check: Checker, seconds: float) -> Callable[[bytes], None]:
     """``check``, with its counts in a file: the end of the process is not ours."""
-    counts = check.findings / f'{check.name}.counts'
-    check.findings.mkdir(parents=True, exist_ok=True)
+    end = time.process_time() + seconds
 
     def one(data: bytes) -> None:
         check(data)
-        if check.done % 50 == 0:
-            counts.write_text(f'{check.done} {check.refused}')
+        if check.done % 50 == 0 or time.process_time() > end:
+            report(check)
+        if time.process_time() > end:
+            os._exit(0)
     return one
+
+
+def report(check: Checker) -> None:
+    check.findings.mkdir(parents=True, exist_ok=True)
+    (check.findings / f'{check.name}.counts').write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
 
 
 def weaken() -> None:
@@ -176,8 +190,7 @@ def one_reader(args: argparse.Namespace) -> int:
         if guided:
             run_atheris(check, seeds, args.seconds, args.files, args.seed, findings / 'corpus' / name)
         run_seeded(check, seeds, args.seconds, args.files, args.seed)
-        findings.mkdir(parents=True, exist_ok=True)
-        (findings / f'{name}.counts').write_text(f'{check.done} {check.refused}')
+        report(check)
     return 0
 
 
@@ -204,11 +217,32 @@ def keep(name: str, corpus: Path, saved: Path) -> None:
         (saved / name / path.name[:12]).write_bytes(path.read_bytes())
 
 
+def turn(args: argparse.Namespace, name: str, seconds: float, campaign: Campaign) -> str:
+    """One reader for some seconds, in a process of its own; returns a line about it."""
+    findings, counts = Path(args.findings), Path(args.findings) / f'{name}.counts'
+    findings.mkdir(parents=True, exist_ok=True)
+    counts.unlink(missing_ok=True)
+    words = [sys.executable, __file__, name, '--one', '--seconds', str(seconds), '--files', str(args.files), '--seed',
+             str(args.seed + campaign.row(name)['turns']), '--mutator', args.mutator, '--findings', str(findings)]
+    done = subprocess.run([*words, *(['--weakened'] if args.weakened else [])], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, errors='replace')
+    files, refused, taken = counts.read_text().split() if counts.exists() else ('0', '0', '0')
+    if done.returncode or files == '0':
+        (findings / f'{name}-exit.txt').write_text(done.stderr[-5000:])
+    if args.keep:
+        keep(name, findings / 'corpus' / name, Path(args.keep))
+    campaign.add(name, int(files), int(refused), max(float(taken), 1.0),
+                 [path.stem for path in findings.glob(f'{name}-*.txt')])
+    return f'{files} files, {refused} refused, {taken} s, exit {done.returncode}'
+
+
 def main() -> int:
     from tests.faults.readers import TARGETS
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('readers', nargs='*', help=f'default: all of {" ".join(TARGETS)}')
-    flags.add_argument('--seconds', type=float, default=1200, help='for each reader')
+    flags.add_argument('--seconds', type=float, default=1200, help='of the processor, for each reader')
+    flags.add_argument('--portion', type=float, default=1200, help='seconds of a reader before the next has its turn')
+    flags.add_argument('--campaign', metavar='FILE', help='counts of earlier turns, to which those of this are added')
     flags.add_argument('--files', type=int, default=10 ** 9, help='for each reader')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--mutator', choices=('atheris', 'seeded'), default='atheris', help='seeded without atheris')
@@ -219,25 +253,18 @@ def main() -> int:
     args = flags.parse_args()
     if args.one:
         return one_reader(args)
-    findings, total = Path(args.findings), 0
-    findings.mkdir(parents=True, exist_ok=True)
-    for name in args.readers or TARGETS:
-        words = [sys.executable, __file__, name, '--one', *(word for word in sys.argv[1:] if word not in args.readers)]
-        (findings / f'{name}.counts').unlink(missing_ok=True)
-        started = time.monotonic()
-        done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors='replace')
-        counts = findings / f'{name}.counts'
-        files, refused = counts.read_text().split() if counts.exists() else ('0', '0')
-        if done.returncode or files == '0':
-            (findings / f'{name}-exit.txt').write_text(done.stderr[-5000:])
-        if args.keep:
-            keep(name, findings / 'corpus' / name, Path(args.keep))
-        total += int(files)
-        print(f'{name}: {files} files, {refused} refused, {time.monotonic() - started:.0f} s, exit {done.returncode}',
-              flush=True)
-    found = sorted(path.stem for path in findings.glob('*-*.txt'))
-    print(f'{total} files, findings: {", ".join(found) or "none"}')
-    return 1 if found else 0
+    mutator = 'atheris' if args.mutator != 'seeded' and _has_atheris() else 'seeded'
+    campaign = Campaign(Path(args.campaign) if args.campaign else None, mutator)
+    names = args.readers or list(TARGETS)
+    while True:
+        name = min(names, key=campaign.seconds)  # of equals the first
+        left = args.seconds - campaign.seconds(name)
+        if left < 1 or (args.files <= campaign.files(name) and not args.campaign):
+            break
+        line = turn(args, name, min(left, args.portion), campaign)
+        print(f'{name}: {line}', flush=True)
+    print(campaign.summary(names))
+    return 1 if any(campaign.row(name)['findings'] for name in names) else 0
 
 
 if __name__ == '__main__':

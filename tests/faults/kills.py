@@ -12,108 +12,37 @@ Moments are drawn with --seed: half of them from the start on, half after the fi
 left 5 s after a kill, and no temporary file at the end. The exit status is 1 when a check failed.
 
 Seen to fail with --weakened, which runs the scripts through tests/faults/weakened.py: training whose seeds depend on
-the time, and results that forget what is done. An export whose files are copied one by one, with a check of contents
-that says yes, is there to be tried; it was not yet seen.
+the time, and results that forget what is done; of exports the check of contents when they are loaded says yes.
 """
 from __future__ import annotations
 
 import argparse
-import contextlib
 import filecmp
 import os
 import random
-import re
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Tuple, Union
+from typing import Any, List, Tuple
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.faults.processes import GONE, finish, killed, nobody_left, size, stamp, stamps, start  # noqa: E402 -- after the path
+
+PAUSE = 1     # seconds after each rename of tests/faults/weakened.py
 PER_RUN = 10  # kills after which a run is left to its end
-GONE = 5  # seconds within which all processes of a killed group must have ended
-ENVIRONMENT = {**{key: value for key, value in os.environ.items() if not key.startswith(('PADDLE_', 'OMP_'))},
-               'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-
-
-def start(words: List[str]) -> subprocess.Popen:
-    return subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            text=True, errors='replace', start_new_session=True)
 
 
 def script(args: argparse.Namespace, fault: str, name: str, *words: Any) -> List[str]:
     """The command line of a script, of its weakened form with --weakened."""
     weak = ['-m', 'tests.faults.weakened', fault] if args.weakened else []
     return [sys.executable, *weak, str(ROOT / name), *map(str, words)]
-
-
-def groups(process: subprocess.Popen) -> List[int]:
-    """The process groups of a job: its own, and those that a launcher has made for its ranks."""
-    listed = subprocess.run(['pgrep', '-P', str(process.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
-    found = [process.pid]
-    for pid in map(int, listed):
-        with contextlib.suppress(ProcessLookupError):
-            found += [pid] if os.getpgid(pid) == pid else []
-    return found
-
-
-def members(leaders: List[int]) -> List[int]:
-    """All processes of these groups, those whose parent has died too."""
-    listed = subprocess.run(['pgrep', '-g', ','.join(map(str, leaders))], stdout=subprocess.PIPE, text=True).stdout
-    return [int(pid) for pid in listed.split()]
-
-
-def killed(process: subprocess.Popen, changed: Callable[[], Any], rng: random.Random, span: float,
-           victim: Union[int, str] = 'itself') -> List[int]:
-    """Wait for a drawn moment and kill; the groups of the job, [] when it ended by itself before.
-
-    ``changed()`` differs from its value at the start once something was written. ``victim``: the process 'itself',
-    'all' of the job, or a rank.
-    """
-    before, soon = changed(), rng.random() < 0.7
-    end = time.monotonic() + (120 if soon else rng.uniform(0, span))
-    while time.monotonic() < end and process.poll() is None and not (soon and changed() != before):
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0, min(span / 4, 1.5)) if soon else 0)
-    if process.poll() is not None:
-        return []
-    leaders = groups(process)
-    found = members(leaders) if victim == 'all' else [] if victim == 'itself' else _rank(process, victim)
-    for pid in found or [process.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return leaders
-
-
-def nobody_left(process: subprocess.Popen, leaders: List[int], seconds: float = GONE) -> str:
-    """'' when the groups have ended in time; what is left is ended."""
-    end = time.monotonic() + seconds
-    process.stderr.close()
-    process.poll()
-    while members(leaders):
-        process.poll()
-        if time.monotonic() > end:
-            for pid in members(leaders):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return f'processes are left after {seconds:g} s'
-        time.sleep(0.05)
-    return ''
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def stamp(path: Path) -> Any:
-    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: bool = False) -> Tuple[int, int, str]:
@@ -136,10 +65,9 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
                 *weak, str(ROOT / 'CaiT/main_multi_gpu.py'), *flags]
 
     whole, begun = folder / 'whole', time.monotonic()
-    first = start(words(whole))
-    error = first.communicate()[1]
-    if first.returncode:
-        return 0, 0, f'the run without kills ended with {first.returncode}: {error[-500:]}'
+    error = finish(words(whole))
+    if error:
+        return 0, 0, f'the run without kills: {error}'
     span, expected = time.monotonic() - begun, test_kill.result(whole)
     kills, runs = 0, 0
     while kills < args.kills or not runs:
@@ -170,25 +98,13 @@ def training(args: argparse.Namespace, folder: Path, rng: random.Random, ranks: 
     return kills, runs, ''
 
 
-def _rank(process: subprocess.Popen, rank: int) -> List[int]:
-    """The process of a rank, its data workers excluded; [] before it has started."""
-    for pid in members(groups(process)):
-        try:
-            environment = Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
-            parent = int(re.sub(r'.*\) ', '', Path(f'/proc/{pid}/stat').read_text()).split()[1])
-        except OSError:
-            continue
-        if f'PADDLE_TRAINER_ID={rank}'.encode() in environment and parent == process.pid:
-            return [pid]
-    return []
-
-
 def small_export(folder: Path, scale: float = 1.0) -> Tuple[Path, Path]:
-    """(weights, config) of a small CaiT of ten classes; ``scale`` makes two of them differ."""
+    """(weights, config) of a small CaiT of ten classes; ``scale`` makes two of them differ, in the mean of pixels too.
+    """
     from CaiT.config import build_model, get_config
     from CaiT.training import checkpoint
     from tests.training.conftest import CAIT, SMALL
-    config = get_config(opts=[*CAIT, *SMALL], num_classes=10)
+    config = get_config(opts=[*CAIT, *SMALL, 'DATA.MEAN', str([0.3 * scale] * 3)], num_classes=10)
     arrays = checkpoint.weights(build_model(config, pretrained=False))
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -198,18 +114,18 @@ def small_export(folder: Path, scale: float = 1.0) -> Tuple[Path, Path]:
     return folder / 'w.pdparams', folder / 'config.yaml'
 
 
-def export_words(args: argparse.Namespace, weights: Tuple[Path, Path], folder: Path) -> List[str]:
-    return script(args, 'moves', 'export_model.py', f'-cfg={weights[1]}', f'-pretrained={weights[0]}',
-                  f'--save-inference-dir={folder}')
+def export_words(weights: Tuple[Path, Path], folder: Path, spaced: bool = False) -> List[str]:
+    """``spaced``: with a pause after each rename, so that a kill comes between two."""
+    slow = ['-m', 'tests.faults.weakened', 'spaced'] if spaced else []
+    return [sys.executable, *slow, str(ROOT / 'export_model.py'), f'-cfg={weights[1]}', f'-pretrained={weights[0]}',
+            f'--save-inference-dir={folder}']
 
 
 def infer(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[int, int, str]:
     from PIL import Image
-    strong = argparse.Namespace(weakened=False)
-    made = start(export_words(strong, small_export(folder / 'weights'), folder / 'model'))
-    error = made.communicate()[1]
-    if made.returncode:
-        return 0, 0, error[-500:]
+    error = finish(export_words(small_export(folder / 'weights'), folder / 'model'))
+    if error:
+        return 0, 0, error
     (folder / 'images').mkdir()
     for number in range(args.images):
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
@@ -219,7 +135,9 @@ def infer(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[i
         return script(args, 'done', 'infer.py', f'--model-dir={folder}/model', f'--img-path={folder}/images',
                       f'--output={table}', '--resume', '--workers=2', '--batch-size=4', '--topk=2')
     whole, begun = folder / 'whole.csv', time.monotonic()
-    start(words(whole)).communicate()
+    error = finish(words(whole))
+    if error:
+        return 0, 0, f'the run without kills: {error}'
     span, kills, runs = time.monotonic() - begun, 0, 0
     while kills < args.kills or not runs:
         table, last = folder / f'run{runs}.csv', kills + PER_RUN
@@ -245,49 +163,62 @@ def infer(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[i
 
 
 def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[int, int, str]:
+    """Every second export pauses between its renames and is killed there."""
+    from PIL import Image
+
     from CaiT.deploy import metadata, predictor
     from CaiT.deploy.engines import Options
     from CaiT.errors import InputError
-    images = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{number}.png')
     if args.weakened:
-        metadata.check_files = lambda folder, artifact, _: Path(folder) / next(iter(artifact.files))
         metadata.check_content = lambda *_: None
-    answers, pair = [], [small_export(folder / f'weights{number}', 1 + number) for number in (0, 1)]
-    begun = time.monotonic()
-    for number, weights in enumerate(pair):
-        made = start(export_words(argparse.Namespace(weakened=False), weights, folder / f'model{number}'))
-        error = made.communicate()[1]
-        if made.returncode:
-            return 0, 0, error[-500:]
-        answers.append(predictor.Predictor(str(folder / f'model{number}'), 'paddle', Options()).logits(images))
-    span, kills, whole = (time.monotonic() - begun) / 2, 0, 0
-    target = folder / 'model'
-    start(export_words(argparse.Namespace(weakened=False), pair[0], target)).communicate()
+
+    def answer(model: Path) -> List[Any]:
+        images = [str(folder / f'{number}.png') for number in range(3)]
+        return [one.best for one in predictor.Predictor(str(model), 'paddle', Options()).predict(images, 10)]
+
+    pair = [small_export(folder / f'weights{number}', 1 + number) for number in (0, 1)]
+    begun, answers = time.monotonic(), []
+    for number in (0, 1):
+        error = finish(export_words(pair[number], folder / f'model{number}'))
+        if error:
+            return 0, 0, error
+        answers.append(answer(folder / f'model{number}'))
+    target, span, kills, whole = folder / 'model', (time.monotonic() - begun) / 2, 0, 0
+    shutil.copytree(folder / 'model0', target)
+    present = 0  # which of the two is in the folder
     while kills < args.kills:
-        process = start(export_words(args, pair[kills % 2], target))
-        leaders = killed(process, lambda: [(path.name, stamp(path)) for path in sorted(target.iterdir())], rng,
-                         min(span, 4))
+        spaced = kills % 2 == 0
+        changed = partial(stamps, sorted(target.glob('[!.]*'))) if spaced else partial(os.listdir, target)
+        process = start(export_words(pair[1 - present], target, spaced))
+        leaders = killed(process, changed, rng, min(span, 4), within=2 * PAUSE if spaced else 0)
         if not leaders:  # it was too quick
             process.communicate()
+            present = 1 - present
             continue
         kills += 1
         wrong = nobody_left(process, leaders)
         if wrong:
             return kills, whole, wrong
         try:
-            found = predictor.Predictor(str(target), 'paddle', Options()).logits(images)
+            found = answer(target)
         except InputError as error:
             print(f'kill {kills}: refused: {str(error)[-80:]}', flush=True)
-            start(export_words(argparse.Namespace(weakened=False), pair[0], target)).communicate()
+            wrong = finish(export_words(pair[present], target))
+            if wrong:
+                return kills, whole, f'no export over what was left: {wrong}'
             continue
         except Exception as error:
             return kills, whole, f'{type(error).__name__}: {error}'
-        if not any(np.array_equal(found, answer) for answer in answers):
+        if found not in answers:
             return kills, whole, 'the folder answers with neither export'
+        present = answers.index(found)
         whole += 1
-    start(export_words(argparse.Namespace(weakened=False), pair[1], target)).communicate()
+    error = finish(export_words(pair[1 - present], target))
     left = [path.name for path in target.iterdir() if path.name.startswith('.')]
-    return kills, whole, f'left: {left}' if left else ''
+    return kills, whole, error or (f'left: {left}' if left else '')
 
 
 def main() -> int:

@@ -3,18 +3,17 @@
 
     python -m tests.faults.weakened seeds CaiT/main_single_gpu.py …     a step's seed depends on the time
     python -m tests.faults.weakened done infer.py …                     a resumed file of results starts anew
-    python -m tests.faults.weakened moves export_model.py …             files of an export are copied, slowly
+    python -m tests.faults.weakened spaced export_model.py …            as it is, with a second after each rename
 
 By monkeypatching in this process and those it forks: nothing of it is in the product.
 """
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
-import shutil
 import sys
 import time
-from pathlib import Path
 
 
 def seeds() -> None:
@@ -27,19 +26,19 @@ def done() -> None:
     ResultFile._read_existing = lambda self: None
 
 
-def moves() -> None:
-    from CaiT.deploy import folder
+def spaced() -> None:
+    """No weakness: kills come between two renames more often."""
+    replace = os.replace
 
-    def copied(temporary: Path, target: Path, last: str) -> None:
-        for file in sorted(temporary.iterdir(), key=lambda one: one.name != last):
-            shutil.copyfile(file, target / file.name)
-            time.sleep(2)
-    folder._move = copied
+    def slow(source: str, target: str) -> None:
+        replace(source, target)
+        time.sleep(1)
+    os.replace = slow
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('protection', choices=('seeds', 'done', 'moves'))
+    parser.add_argument('protection', choices=('seeds', 'done', 'spaced'))
     parser.add_argument('script')
     parser.add_argument('words', nargs=argparse.REMAINDER, help='the arguments of the script')
     flags = parser.parse_args()

@@ -48,6 +48,12 @@ BROKEN = {
     "'config': found no sections DATA, MODEL and TRAIN": lambda s: s.update(config='MODEL: 3'),
     "config: TRAIN.EPOCHS: found 'x', expected an integer of at least 1":
         lambda s: s.update(config=s['config'].replace('EPOCHS: 1\n', 'EPOCHS: x\n', 1)),
+    "'optimizer': found 5 as a name, expected text": lambda s: s['optimizer'].update({5: np.zeros(1, 'float32')}),
+    "'model': found b'head' as a name, expected text": lambda s: s['model'].update({b'head': np.zeros(1, 'float32')}),
+    "config: TRAIN.LAST_EPOCH: found 'x', expected an integer":
+        lambda s: s.update(config=s['config'].replace('LAST_EPOCH: 0\n', 'LAST_EPOCH: x\n', 1)),
+    f"config: TRAIN.EPOCHS: found '{'x' * 79}…, expected an integer of at least 1":
+        lambda s: s.update(config=s['config'].replace('EPOCHS: 1\n', f'EPOCHS: {"x" * 9000}\n', 1)),
     "model: 'head.bias' is missing": lambda s: s['model'].pop('head.bias'),
     "model: 'extra' is not of this model": lambda s: s['model'].update(extra=np.zeros(1, 'float32')),
     "model: 'norm.weight': found shape [1], expected [32]":
@@ -83,6 +89,12 @@ def test_a_state_that_is_not_whole_is_refused_by_name(config, trained, message):
     path = trained / 'last.pdstate'
     change(path, BROKEN[message])
     refused(config(*EMA, output_dir=str(trained), resume='auto'), trained, f'-resume {path}: {message}')
+
+
+@pytest.mark.parametrize('path', ['a\0b', 'x' * 70_000])
+def test_a_data_path_that_cannot_be_one_differs(config, path):
+    found = {key: theirs for key, theirs, _ in resume.differences({'DATA': {'DATA_PATH': path}}, config())}
+    assert found['DATA.DATA_PATH'] == path
 
 
 @pytest.mark.parametrize('where', [0.3, 0.7, 1.0], ids=['first third', 'last third', 'checksum'])

@@ -59,12 +59,23 @@ def test_what_a_killed_run_left_is_taken_over(tmp_path, holder):
     assert not (tmp_path / LOCK).exists()
 
 
-@pytest.mark.parametrize('text', ['', 'half {"pid"', '[1, 2]'])
+@pytest.mark.parametrize('text', ['', 'half {"pid"', '[1, 2]', '[' * 4000])
 def test_a_lock_file_that_says_nothing_is_no_lock(tmp_path, text):
     (tmp_path / LOCK).write_text(text)
     with lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize('made, message', [
+    (lambda path, other: path.symlink_to(other), 'is a link, expected the lock file of a run; remove the link'),
+    (lambda path, other: os.mkfifo(path), 'is no regular file, expected the lock file of a run')])
+def test_a_lock_file_that_is_none_is_not_written_to(tmp_path, made, message):
+    (tmp_path / 'notes.txt').write_text('mine')
+    made(tmp_path / LOCK, tmp_path / 'notes.txt')
+    with pytest.raises(InputError, match=re.escape(f'{tmp_path / LOCK}: {message}')), lock(tmp_path):
+        pass
+    assert (tmp_path / 'notes.txt').read_text() == 'mine'
 
 
 def test_another_hosts_lock_is_not_taken_over(tmp_path):
@@ -124,8 +135,10 @@ def test_what_a_killed_run_left_unfinished_is_swept(config, tmp_path):
     left = [f'.{name}.x1y2.tmp' for name in ('curves.png', 'log.jsonl', 'config.yaml', 'best_ema.pdparams', 'run.html')]
     for name in left:
         (tmp_path / name).write_text('half')
-    (tmp_path / '.keep.tmp.txt').write_text('mine')
+    mine = {'.keep.tmp.txt', '.notes.tmp', '.draft.md.tmp'}
+    for name in mine:
+        (tmp_path / name).write_text('mine')
     (tmp_path / '.folder.tmp').mkdir()
     jobs.train(config(epochs=1, output_dir=str(tmp_path)))
     names = {path.name for path in tmp_path.iterdir()}
-    assert not names & set(left) and {'.keep.tmp.txt', '.folder.tmp'} <= names and LOCK not in names
+    assert not names & set(left) and {*mine, '.folder.tmp'} <= names and LOCK not in names
