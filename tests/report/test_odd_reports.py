@@ -67,7 +67,7 @@ def test_a_class_name_that_is_no_unicode(made, tmp_path):
 @pytest.mark.parametrize('names, shown', [
     ({134: 'crane', 517: 'crane', 2: 'x'}, {134: 'crane (134)', 517: 'crane (517)', 2: 'x'}),
     ({0: ' ', 1: 'a'}, {1: 'a'}), ({}, {})])
-def test_equal_names_are_told_apart(names, shown):
+def test_equal_names_are_distinct(names, shown):
     assert titles(names) == shown
 
 
