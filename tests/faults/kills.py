@@ -203,7 +203,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
         if wrong:
             return kills, whole, wrong
         try:
-            found = answer(target)
+            found = found(target)
         except InputError as error:
             print(f'kill {kills}: refused: {str(error)[-80:]}', flush=True)
             wrong = finish(export_words(pair[present], target))
