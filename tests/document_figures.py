@@ -63,7 +63,7 @@ class Line(NamedTuple):
         """The text with any figures in the holes, each a group, and any line breaks in the place of blanks."""
         parts = [(re.escape(literal).replace('\\ ', r'\s+'), '' if name is None else f'({HOLE})')
                  for literal, name, _, _ in string.Formatter().parse(self.text)]
-        start = '(?m:^)' if self.text.startswith('| ') else ''  # of a row, not of one that ends in the same cells
+        start = '(?m:^)' if self.text.startswith('| ') else ''  # not a row that ends in these cells
         return re.compile(start + ''.join(part for pair in parts for part in pair))
 
     def figures(self) -> Tuple[str, ...]:
@@ -117,8 +117,8 @@ def _read(path: Path) -> Any:
 
 
 def ratio(row: Dict[str, Any], one: str, other: str) -> float:
-    """Median over the windows of the speed of ``one`` as a multiple of that of ``other``, or of a limit ('fp32'); windows
-    that were dropped are None."""
+    """Median over the windows of the speed of ``one`` as a multiple of that of ``other``, or of a limit ('fp32');
+    windows that were dropped are None."""
     windows = {name: value['windows'] for name, value in {**row['limits'], **row['rates']}.items()}
     return median(a / b for a, b in zip(windows[one], windows[other]) if a and b)
 

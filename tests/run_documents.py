@@ -46,7 +46,7 @@ NOT_RUN = (
     (r'(dataset|output)/(imagenette|imagenet_val|cifar)|dataset=cifar|Downloads', 'needs a dataset to be downloaded'),
     (r'=zoo|weights get|resnet152', 'needs a network'),
     (r'[Pp]eer|make_peers|-live|paddle2onnx|quantiz|paddleclas', 'needs packages beside those of the tests; hours'),
-    (r'output/(benchmark/|meanpool|paddle2\b)|shipped_model', "needs the reader's own model"),
+    (r'output/(benchmark/|meanpool|paddle2\b)|shipped_model|tools\.build_kernel', "needs the reader's own model"),
     (r'^(git|source|cd|pip|docker)\b|-m venv|YOUR_FORK|REPOSITORY', 'sets up an environment: .ci/run does it'),
     (r'^make\b', 'a target of its own, most of them in .ci/run'),
     (r'^(mpirun|srun|ssh)\b', 'needs MPI or Slurm'),
@@ -148,8 +148,8 @@ def prepare(folder: Path, found: List[str], epochs: int) -> None:
 
 @functools.lru_cache(maxsize=None)
 def five_commands(count: int, epochs: int) -> 'tempfile.TemporaryDirectory[str]':
-    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of the
-    README's commands were run."""
+    """A folder that lasts as long as this program: in its ``clone``, a copy of the repository, the first ``count`` of
+    the README's commands were run."""
     temporary = tempfile.TemporaryDirectory()
     folder = copy(temporary.name)
     for line in [line for _, line in lines('README.md') if 'digits' in line and not reason(line)][:count]:

@@ -17,10 +17,9 @@ from CaiT.accelerate import tensor_ops as ops
 from CaiT.accelerate.attend import Products
 from CaiT.accelerate.library import BFLOAT16, FLOAT32
 from CaiT.accelerate.native import build
+from CaiT.accelerate.native.build import HEAD_DIM, MAX_TOKENS
 from CaiT.accelerate.views import Tensor, dtype_of, empty
 
-HEAD_DIM = 48  # channels of a head, in every published CaiT
-MAX_TOKENS = 1024  # tested up to 785, CaiT-M48-448's
 TOLERANCE = {FLOAT32: 1e-4, BFLOAT16: 6e-2}  # of an array's largest number
 _NAMES = {FLOAT32: 'float32', BFLOAT16: 'bfloat16'}
 _kernels = {}  # by number of heads; only those that agree with oneDNN's products
@@ -61,18 +60,14 @@ def ready(qkv: Tensor, heads: int) -> Optional[Kernel]:
     """The prepared kernel for qkv [B, N, 3 * H * d], if there is one."""
     kernel = _kernels.get(heads)
     if kernel is None or qkv.shape[2] != 3 * heads * HEAD_DIM or not 0 < qkv.shape[1] <= MAX_TOKENS \
-            or dtype_of(qkv) not in kernel.dtypes or off():
+            or dtype_of(qkv) not in kernel.dtypes or build.off():
         return None
     return kernel
 
 
-def off() -> bool:
-    return os.environ.get('CAIT_NATIVE', '').lower() in ('off', '0', 'false')
-
-
 def prepare(heads: int) -> str:
     """Make the kernel for this number of heads ready; why that cannot be, or an empty string."""
-    return 'CAIT_NATIVE' if off() else _prepare(heads)
+    return 'CAIT_NATIVE' if build.off() else _prepare(heads)
 
 
 @functools.lru_cache(maxsize=None)

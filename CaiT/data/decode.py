@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import stat
 from typing import BinaryIO, Callable, Iterator, Optional, Union
 
@@ -27,6 +28,7 @@ INTEGER_TOPS = (255, 4095, 65535)   # white of 8, 12 and 16 bits
 FLOAT_TOPS = (1, 255, 65535)
 BLOCK = 1 << 20  # values that are converted at a time
 _START_OF_SCAN, _END_OF_IMAGE, _PROGRESSIVE = 0xda, 0xd9, 0xc2
+_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]', re.S)  # 255 before 0 is a plain 255, before 0xd0 to 0xd7 a restart
 DARKEST = 16  # an image whose brightest value is below white / 16 would come out black: its range is another
 
 
@@ -187,13 +189,19 @@ def _file(source: Source, name: str) -> BinaryIO:
 
 
 def _check_scans(file: BinaryIO) -> None:
-    """ValueError for a JPEG of so many scans that decoding would take minutes; those of previews in it count too."""
-    place = file.tell()
+    """ValueError for a JPEG of so many scans that decoding would take minutes. What stands in its metadata or behind
+    it (previews, the video of a motion photo) is not counted."""
+    start = file.tell()
     file.seek(0)
-    scans = file.read().count(b'\xff\xda')
-    file.seek(place)
-    if scans > MAX_SCANS:
-        raise ValueError(f'a JPEG of {scans} scans, expected at most {MAX_SCANS}')
+    jpeg, place, scans = file.read(), 2, 0
+    file.seek(start)
+    while scans <= MAX_SCANS:
+        marker = _MARKER.search(jpeg, place)
+        if not marker or marker[0][1] == _END_OF_IMAGE:
+            return
+        scans += marker[0][1] == _START_OF_SCAN
+        place = marker.end() + int.from_bytes(jpeg[marker.end():marker.end() + 2], 'big')
+    raise ValueError(f'a JPEG of more than {MAX_SCANS} scans')
 
 
 def _unidentified(file: BinaryIO) -> str:

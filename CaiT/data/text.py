@@ -29,7 +29,14 @@ def quoted(path: PathLike, always: bool = False) -> str:
     if not always and not _ODD.search(path) and not path.startswith("$'"):
         return path
     text = path.replace('\\', '\\\\').replace("'", "\\'")
-    return "$'" + _ODD.sub(lambda odd: ''.join(f'\\x{byte:02x}' for byte in os.fsencode(odd[0])), text) + "'"
+    return "$'" + _ODD.sub(lambda odd: ''.join(f'\\x{byte:02x}' for byte in _bytes(odd[0])), text) + "'"
+
+
+def _bytes(character: str) -> bytes:
+    try:
+        return os.fsencode(character)
+    except UnicodeEncodeError:  # half of a pair, as JSON can write it: "\ud800"
+        return character.encode('utf-8', 'surrogatepass')
 
 
 def unquoted(text: str) -> str:

@@ -59,11 +59,13 @@ def plain_layers(model: nn.Layer) -> Iterator[None]:
                 layer.__class__ = kind
 
 
-def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[int]] = None) -> Explanation:
+def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[int]] = None,
+            multi_label: bool = False) -> Explanation:
     """All maps of normalized images [B, 3, S, S], by one forward and one backward pass.
 
-    ``class_ids`` [B]: the classes to explain, by default the predicted ones. The model is left in eval mode; its
-    parameters' gradients are not touched.
+    ``class_ids`` [B]: the classes to explain, by default the most probable ones. ``multi_label``: of a model for images
+    of several classes, whose probabilities are sigmoids. The model is left in eval mode; its parameters' gradients are
+    not touched.
     """
     model.eval()
     with plain_layers(model), captured(model) as matrices, paddle.enable_grad():
@@ -83,7 +85,7 @@ def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[in
     attention = np.stack([one[:, :, 0] for one in last], axis=1)
     weighted = [np.maximum(a * g, 0).mean(1) for a, g in zip(arrays, slopes)]  # [B, queries, T]
     relevance = _cait_relevance(weighted, len(model.blocks)) if cait else _relevance(weighted, prefix)
-    probs = paddle.nn.functional.softmax(logits).numpy()
+    probs = (nn.functional.sigmoid if multi_label else nn.functional.softmax)(logits).numpy()
     return Explanation(probs, chosen, attention, None if cait else rollout(arrays), relevance, prefix)
 
 

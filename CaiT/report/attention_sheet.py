@@ -12,9 +12,11 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from CaiT.data.text import quoted
 from CaiT.report.attention_maps import ROLLOUT, WEIGHTED, Explanation, times_even
+from CaiT.report.fonts import can_draw, font_for
 
 CELL, SMALL = 224, 150      # pixels of a cell's side, of a contact sheet's
 GAP, MARGIN, LINE = 6, 14, 18
@@ -88,34 +90,36 @@ def sheet(image: Image.Image, title: Sequence[str], rows: Sequence[Row], top: fl
     pen = ImageDraw.Draw(canvas)
     y = MARGIN
     for line in title:
-        pen.text((MARGIN, y), line, '#1c2128', _font(14))
+        _write(pen, (MARGIN, y), line, 14)
         y += LINE
     for row, cells in zip(rows, lines):
         y += LINE // 2
-        pen.text((MARGIN, y), row.title, '#1c2128', _font(14))
+        _write(pen, (MARGIN, y), _cut(row.title, width - 2 * MARGIN, 14), 14)
         y += LINE + LINE // 2
         for start in range(0, len(cells), PER_LINE):
             for column, (name, values) in enumerate(cells[start:start + PER_LINE]):
                 x = MARGIN + column * (CELL + GAP)
-                pen.text((x, y), name, '#57606a', _font(12))
+                _write(pen, (x, y), name, 12, '#57606a')
                 canvas.paste(resized(image, CELL) if values is None else overlay(image, values, top), (x, y + LINE))
             y += CELL + LINE + GAP
     color_bar(canvas, (MARGIN, y + GAP), min(width - 2 * MARGIN, 460), top)
     return canvas
 
 
-def tile(image: Image.Image, caption: Tuple[str, str], maps: Sequence[Tuple[str, np.ndarray]],
+def tile(image: Image.Image, caption: Sequence[str], maps: Sequence[Tuple[str, np.ndarray]],
          top: float) -> Image.Image:
-    """A small original beside its maps, below two lines of caption."""
+    """A small original beside its maps, below the lines of ``caption``."""
     width = (1 + len(maps)) * (SMALL + 2) - 2
-    canvas = Image.new('RGB', (width, SMALL + 3 * LINE), 'white')
+    titles = len(caption) * LINE
+    canvas = Image.new('RGB', (width, titles + LINE + SMALL), 'white')
     pen = ImageDraw.Draw(canvas)
     for line, text in enumerate(caption):
-        pen.text((0, line * LINE), _cut(text, width, 13), '#1c2128', _font(13))
+        _write(pen, (0, line * LINE), _cut(drawable(text), width, 13), 13)
     for column, (name, values) in enumerate([('original', None), *maps]):
         left = column * (SMALL + 2)
-        pen.text((left, 2 * LINE), _cut(name, SMALL, 12), '#57606a', _font(12))
-        canvas.paste(resized(image, SMALL) if values is None else overlay(image, values, top, SMALL), (left, 3 * LINE))
+        _write(pen, (left, titles), _cut(name, SMALL, 12), 12, '#57606a')
+        canvas.paste(resized(image, SMALL) if values is None else overlay(image, values, top, SMALL),
+                     (left, titles + LINE))
     return canvas
 
 
@@ -152,17 +156,17 @@ def color_bar(canvas: Image.Image, place: Tuple[int, int], width: int, top: floa
         at = x + round(math.sqrt(mark / top) * (width - 1))
         pen.line((at, y + 14, at, y + 18), '#1c2128')
         label = f'{mark:g}' if mark < top else f'>= {mark:g}'
-        size = pen.textlength(label, font=_font(12))
-        pen.text((min(max(at - size / 2, x), x + width - size), y + 19), label, '#1c2128', _font(12))
-    pen.text((x, y + 36), 'times an even distribution (1: no preference); one scale for all maps', '#57606a', _font(12))
+        size = pen.textlength(label, font=font_for(label, 12))
+        _write(pen, (min(max(at - size / 2, x), x + width - size), y + 19), label, 12)
+    _write(pen, (x, y + 36), 'times an even distribution (1: no preference); one scale for all maps', 12, '#57606a')
 
 
 def wrapped(text: str, width: int, size: int = 14) -> List[str]:
     """The text in lines of at most ``width`` pixels, broken at blanks where there are any."""
     lines, line = [], ''
-    for word in text.split(' '):
+    for word in drawable(text).split(' '):
         longer = f'{line} {word}' if line else word
-        if line and _font(size).getlength(longer) > width:
+        if line and font_for(longer, size).getlength(longer) > width:
             lines.append(line)
             longer = word
         line = longer
@@ -170,15 +174,30 @@ def wrapped(text: str, width: int, size: int = 14) -> List[str]:
 
 
 def _cut(text: str, width: float, size: int) -> str:
-    if _font(size).getlength(text) <= width:
+    font = font_for(text, size)
+    if font.getlength(text) <= width:
         return text
-    while text and _font(size).getlength(text + '...') > width:
+    while text and font.getlength(text + '...') > width:
         text = text[:-1]
     return text + '...'
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def _write(pen: Any, place: Tuple[float, float], text: str, size: int, color: str = '#1c2128') -> None:
+    pen.text(place, text, color, font_for(text, size))
+
+
+def drawable(text: str) -> str:
+    """The text, with question marks for other letters than English ones where no font has all of it."""
+    return text if can_draw(text) else ''.join(one if one.isascii() else '?' for one in text)
+
+
+def drawable_names(names: Sequence[str]) -> Tuple[List[str], str]:
+    """(class names for images, a log line): 'class 3' where no font has the name's characters; '' where all have."""
+    shown = [name if name.isascii() or can_draw(name) else f'class {i}' for i, name in enumerate(names)]
+    missing = next((name for name, one in zip(names, shown) if name != one), None)
+    return shown, '' if missing is None else (
+        f'class names: no font with the characters of {missing[:40]!r} is installed (Noto Sans CJK has them); the '
+        'images say class numbers instead')
 
 
 def title_of(path: str, explanation: Explanation, index: int, names: Optional[Sequence[str]]) -> List[str]:
@@ -186,4 +205,4 @@ def title_of(path: str, explanation: Explanation, index: int, names: Optional[Se
     probs = explanation.probs[index]
     best = np.argsort(-probs, kind='stable')[:5]
     top5 = ', '.join(f'{names[i] if names else f"class {i}"} {100 * probs[i]:.1f}%' for i in best)
-    return [path, f'top-{len(best)}: {top5}']
+    return [quoted(path), f'top-{len(best)}: {top5}']

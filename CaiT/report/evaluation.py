@@ -2,7 +2,7 @@
 """The report of an evaluation: report.html, report.json, per_class.csv and report_predictions.csv."""
 from __future__ import annotations
 
-import csv
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
@@ -12,6 +12,7 @@ from PIL import Image
 
 from CaiT.data.class_numbers import read_thresholds
 from CaiT.data.lists import read_label_map, read_list
+from CaiT.data.text import csv_line
 from CaiT.data.transforms import as_pillow
 from CaiT.errors import InputError
 from CaiT.files import atomic_write, write_json
@@ -69,7 +70,7 @@ def summarize(predictions: Predictions, classes: metrics.PerClass) -> Dict[str, 
     present = classes.count > 0
     loss = None
     if predictions.label_probs is not None:
-        loss = float(-np.log(np.maximum(predictions.label_probs, 1e-45)).mean())
+        loss = float(-np.log(np.maximum(predictions.label_probs, 1e-45)).mean()) + 0.0  # not -0.0
     top5 = float(metrics.hits(labels, ids, 5).mean()) if ids.shape[1] >= min(5, predictions.num_classes) else None
     low, high = metrics.wilson(int(correct.sum()), len(labels))
     return {
@@ -90,16 +91,15 @@ def write_per_class(path: Path, predictions: Predictions, classes: metrics.PerCl
     def cell(value: float) -> str:
         return '' if math.isnan(value) else f'{value:.6f}'
     with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['class_id', 'class_name', 'count', 'predicted', 'precision', 'recall', 'f1', 'top5',
-                         'most_confused_with', 'most_confused_name', 'most_confused_count'])
+        file.write(csv_line(['class_id', 'class_name', 'count', 'predicted', 'precision', 'recall', 'f1', 'top5',
+                             'most_confused_with', 'most_confused_name', 'most_confused_count']))
         for i in range(predictions.num_classes):
             other = int(classes.confused_with[i])
-            writer.writerow([i, predictions.names.get(i, ''), classes.count[i], classes.predicted[i],
-                             cell(classes.precision[i]), cell(classes.recall[i]), cell(classes.f1[i]),
-                             cell(classes.top5[i]), *(('', '', 0) if other < 0 else
-                                                      (other, predictions.names.get(other, ''),
-                                                       classes.confused_count[i]))])
+            confused = (('', '', 0) if other < 0 else
+                        (other, predictions.names.get(other, ''), classes.confused_count[i]))
+            file.write(csv_line([i, predictions.names.get(i, ''), classes.count[i], classes.predicted[i],
+                                 cell(classes.precision[i]), cell(classes.recall[i]), cell(classes.f1[i]),
+                                 cell(classes.top5[i]), *confused]))
 
 
 def opener(paths: Sequence[str], folder: Optional[Path] = None) -> Callable[[int], Image.Image]:
@@ -121,7 +121,8 @@ def from_file(path: Path, labels: Optional[Path], folder: Path, earlier: Optiona
         if len(names) < predictions.num_classes:
             raise InputError(f'--label-map {label_map}: found {len(names)} names, expected at least '
                              f'{predictions.num_classes}, the classes that occur')
-        predictions.names, predictions.num_classes = dict(enumerate(names)), num_classes or len(names)
+        predictions = dataclasses.replace(predictions, names=dict(enumerate(names)),
+                                          num_classes=num_classes or len(names))
     facts = {'predictions': path, 'labels': labels or f'column label of {path}'}
     if labels is not None:
         facts['images in the list'] = len(read_list(labels, '', None))

@@ -2,16 +2,33 @@
 """report.html of an evaluation, from its numbers."""
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import numpy as np
 from PIL import Image
 
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.report import metrics
 from CaiT.report.comparison import Comparison, verdict
-from CaiT.report.page import Html, figure, grid, heading, note, page, percent, section, table, thumbnail_uri, tiles
+from CaiT.report.confusion_matrix import matrix_svg
+from CaiT.report.page import (
+    Html,
+    counted,
+    figure,
+    grid,
+    heading,
+    isolated,
+    note,
+    page,
+    percent,
+    section,
+    table,
+    thumbnail_uri,
+    tiles,
+)
 from CaiT.report.predictions import FILE_NAME, Predictions
 from CaiT.report.svg import COLORS, Axes, Series, legend, line_chart
 
@@ -38,14 +55,17 @@ def render(title: str, predictions: Predictions, classes: metrics.PerClass, summ
 
 
 def overview(summary: Dict[str, Any]) -> Html:
-    top5, loss = summary['top5'], summary['loss']
+    top5, loss, present = summary['top5'], summary['loss'], summary['classes_with_images']
+    words = 'fewer than 5 predictions' if top5 is None else ''
+    if top5 is not None and summary['classes'] <= 5:
+        words = f'always, with {counted(summary["classes"], "class")}'
     values = [('top-1', percent(summary['top1']),
                f'95% interval {percent(summary["top1_low"], 1)} to {percent(summary["top1_high"], 1)}'),
-              ('top-5', '–' if top5 is None else percent(top5), '' if top5 is not None else 'fewer than 5 predictions'),
+              ('top-5', '–' if top5 is None else percent(top5), words),
               ('balanced accuracy', percent(summary['balanced_accuracy']), 'mean recall of the classes'),
               ('macro F1', percent(summary['macro_f1']), 'mean of the classes with images'),
               ('ECE', percent(summary['ece']), 'expected calibration error'),
-              ('images', f'{summary["images"]:,}', f'of {summary["classes_with_images"]:,} classes; the head has '
+              ('images', f'{summary["images"]:,}', f'of {counted(present, "class")}; the head has '
                f'{summary["classes"]:,}')]
     if loss is not None:
         values.insert(2, ('loss', f'{loss:.4f}', 'mean cross entropy'))
@@ -53,42 +73,6 @@ def overview(summary: Dict[str, Any]) -> Html:
         'Every class is in <a href="per_class.csv">per_class.csv</a>, the numbers are in '
         '<a href="report.json">report.json</a>, every image is in '
         f'<a href="{FILE_NAME}">{FILE_NAME}</a>.')))
-
-
-def matrix_svg(predictions: Predictions, rows: List[int], columns: List[int]) -> str:
-    """Rows: labels, columns: predictions; a cell's color is its fraction of the row, its number a count of images."""
-    counts = metrics.confusion(predictions.labels, predictions.ids[:, 0], rows, columns)
-    totals = counts.sum(1)
-    row_names = [predictions.name(class_id) for class_id in rows]
-    column_names = [predictions.name(class_id) for class_id in columns]
-    if counts[:, -1].any():
-        column_names.append('all others')
-    cell, left = 30, 14 + 7 * max(len(_short(name)) for name in [*row_names, *column_names])
-    top = left
-    width, height = left + cell * len(column_names) + left // 2, top + cell * len(rows) + 10
-    style = f'min-width:{int(0.85 * width) if width > 450 else 0}px;max-width:{int(1.2 * width)}px'
-    parts = [f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="confusion matrix">']
-    for i, name in enumerate(column_names):
-        x = left + cell * i + cell / 2
-        parts.append(f'<text x="{x + 4}" y="{top - 6}" transform="rotate(-60 {x + 4} {top - 6})">'
-                     f'{escape(_short(name))}</text>')
-    for row, name in enumerate(row_names):
-        y = top + cell * row
-        parts.append(f'<text x="{left - 6}" y="{y + 19}" text-anchor="end">{escape(_short(name))}</text>')
-        for column, guess in enumerate(column_names):
-            count = int(counts[row, column])
-            right = column < len(columns) and columns[column] == rows[row]
-            strength = 0.12 + 0.88 * count / totals[row] if count else 0.0
-            x = left + cell * column
-            parts.append(f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
-                         f'fill="{BLUE if right else ORANGE}" fill-opacity="{strength:.3f}" stroke="#d8dee4" '
-                         f'stroke-width="0.5"><title>'
-                         f'{escape(name)} predicted as {escape(guess)}: {count} of {int(totals[row])}</title></rect>')
-            if count:
-                ink = '#fff' if strength > 0.55 else '#1c2128'
-                parts.append(f'<text x="{x + cell / 2 - .5}" y="{y + 19}" text-anchor="middle" '
-                             f'style="fill:{ink};pointer-events:none">{count}</text>')
-    return ''.join(parts) + '</svg>'
 
 
 def confusion_section(predictions: Predictions, classes: metrics.PerClass) -> Html:
@@ -104,16 +88,20 @@ def confusion_section(predictions: Predictions, classes: metrics.PerClass) -> Ht
         chosen = sorted(_first([pair.label for pair in pairs] or np.flatnonzero(classes.count), PART))
         columns = _first([*chosen, *(pair.predicted for pair in pairs if pair.label in chosen)], PART + EXTRA)
         columns = [*chosen, *sorted(columns[len(chosen):])]
-        words = (f'{len(active):,} of {predictions.num_classes:,} classes occur as label or prediction. Shown are the '
-                 f'{len(chosen)} classes of the most confused pairs; in the columns behind them the classes they are '
-                 f'most often taken for. {explain}')
-    parts += [note(words), f'<div class="scroll">{matrix_svg(predictions, chosen, columns)}</div>']
+        which = f'the first {len(chosen)} classes'
+        if pairs:
+            which = f'the {len(chosen)} classes of the most confused pairs'
+        if len(columns) > len(chosen):
+            which += '; in the columns behind them the classes they are most often taken for'
+        words = (f'{len(active):,} of {predictions.num_classes:,} classes occur as label or prediction. Shown are '
+                 f'{which}. {explain}')
+    parts += [note(words), f'<div class="scroll" tabindex="0">{matrix_svg(predictions, chosen, columns)}</div>']
     rows = [(predictions.name(pair.label), predictions.name(pair.predicted), pair.count, int(classes.count[pair.label]),
              percent(pair.count / classes.count[pair.label], 1)) for pair in pairs[:ROWS]]
     if rows:
         shown = f'the first {len(rows)} of {len(pairs):,}' if len(pairs) > len(rows) else f'all {len(rows)}'
         parts += [heading(f'Most confused pairs ({shown})'),
-                  table(('label', 'predicted as', 'images', 'of', 'fraction'), rows, 2)]
+                  table(('label', 'predicted as', 'images', 'of', 'fraction'), rows, (0, 1))]
     else:
         parts.append(note('No image was classified wrongly.'))
     return section('Confusion', *parts)
@@ -129,11 +117,13 @@ def class_section(predictions: Predictions, classes: metrics.PerClass) -> Html:
     rows = []
     for i in order:
         other = int(classes.confused_with[i])
+        mixed_up = Html(f'{isolated(predictions.name(other))} ({int(classes.confused_count[i])})')
         rows.append((predictions.name(i), int(classes.count[i]), percent(classes.precision[i], 1),
                      percent(classes.recall[i], 1), percent(classes.f1[i], 1), percent(classes.top5[i], 1),
-                     f'{predictions.name(other)} ({int(classes.confused_count[i])})' if other >= 0 else '–'))
+                     mixed_up if other >= 0 else '–'))
     return section('Classes', note(f'{words}. With few images per class these numbers vary widely.'),
-                   table(('class', 'images', 'precision', 'recall', 'F1', 'top-5', 'most confused with'), rows))
+                   table(('class', 'images', 'precision', 'recall', 'F1', 'top-5', 'most confused with'), rows,
+                         (0, 6)))
 
 
 def calibration_section(predictions: Predictions, summary: Dict[str, Any]) -> Html:
@@ -152,7 +142,7 @@ def calibration_section(predictions: Predictions, summary: Dict[str, Any]) -> Ht
     diagonal = Series('perfect calibration', [(0, 0), (1, 1)], '#1c2128', '4 3')
     body.append(axes.line(diagonal))
     most = max(one['count'] for one in bins)
-    counts = Axes((0, 1), (0, most * 1.05), 'top-1 probability', 'images')
+    counts = Axes((0, 1), (0, most * 1.05), 'top-1 probability', 'images', integer_y=True)
     histogram = counts.svg(''.join(counts.bar((one['low'], one['high']), (0, one['count']), GRAY,
                                               f'{one["count"]} images') for one in bins), 'images per probability')
     confidence, correct = predictions.probs[:, 0], predictions.correct
@@ -162,11 +152,14 @@ def calibration_section(predictions: Predictions, summary: Dict[str, Any]) -> Ht
               Series('fraction answered', [(one.threshold, one.answered) for one in curve], ORANGE, '5 3')]
     rows = [(f'{one["threshold"]:g}', percent(one['answered'], 1), percent(one['accuracy'], 2))
             for one in summary['reject']]
-    way = 'more' if summary['mean_confidence'] > summary['top1'] else 'less'
+    apart = summary['mean_confidence'] - summary['top1']
+    way = f'{"more" if apart > 0 else "less"} certain than it is right'
+    if abs(apart) < 5e-5:  # the same percentages
+        way = 'as certain as it is right'
     return section(
         'Calibration and rejection',
         note(f'Mean top-1 probability {percent(summary["mean_confidence"])}, accuracy {percent(summary["top1"])}: the '
-             f'model is {way} certain than it is right. ECE {percent(summary["ece"])} over '
+             f'model is {way}. ECE {percent(summary["ece"])} over '
              f'{len(summary["reliability"])} equally wide bins.'),
         grid([figure('Reliability', axes.svg(''.join(body), 'reliability diagram'),
                      Html(legend([Series('accuracy', [], '#1c2128'), Series('gap to the mean probability', [], ORANGE),
@@ -199,8 +192,8 @@ def cards(predictions: Predictions, indices: Any, image_at: ImageAt, notes: Opti
     for place, i in enumerate(indices):
         right = predictions.right_prob(i)
         lines = [f'<div class="{"right" if predictions.correct[i] else "wrong"}">'
-                 f'{escape(predictions.name(predictions.ids[i, 0]))} {percent(predictions.probs[i, 0], 1)}</div>',
-                 f'<div>label: {escape(predictions.name(predictions.labels[i]))} '
+                 f'{isolated(predictions.name(predictions.ids[i, 0]))} {percent(predictions.probs[i, 0], 1)}</div>',
+                 f'<div>label: {isolated(predictions.name(predictions.labels[i]))} '
                  f'{"below the listed" if right is None else percent(right, 1)}</div>',
                  notes[place] if notes else '', f'<div class="note">{escape(path_tail(predictions.paths[i]))}</div>']
         parts.append(f'<div class="card">{image_tag(image_at, int(i))}{"".join(lines)}</div>')
@@ -219,6 +212,7 @@ def image_tag(image_at: ImageAt, index: int) -> str:
 def comparison_section(predictions: Predictions, earlier: Predictions, comparison: Comparison,
                        image_at: ImageAt) -> Html:
     shift = comparison.top1 - comparison.top1_before
+    difference = '–' if math.isnan(comparison.prob_difference) else f'{comparison.prob_difference:.2e}'
     rows = [('top-1 before', percent(comparison.top1_before)),
             ('top-1 now', f'{percent(comparison.top1)} ({100 * shift:+.2f} points)'),
             ('images in both', f'{comparison.images:,}'), ('right both times', f'{comparison.both_right:,}'),
@@ -226,12 +220,12 @@ def comparison_section(predictions: Predictions, earlier: Predictions, compariso
             ('lost: right before, wrong now', f'{comparison.lost:,}'),
             ('gained: wrong before, right now', f'{comparison.gained:,}'),
             ('decisions that changed', f'{len(comparison.changed):,}'),
-            ('largest difference of the top-1 probability, same class', f'{comparison.prob_difference:.2e}')]
+            ('largest difference of the top-1 probability, same class', difference)]
     parts: List[str] = [note(verdict(comparison)), table(('', 'value'), rows)]
     order = {'lost': 0, 'gained': 1, 'other': 2}
     shown = sorted(comparison.changed, key=lambda change: order[change.kind])[:2 * CARDS]
     if shown:
-        notes = [f'<div>before: {escape(earlier.name(earlier.ids[one.other, 0]))} '
+        notes = [f'<div>before: {isolated(earlier.name(earlier.ids[one.other, 0]))} '
                  f'{percent(earlier.probs[one.other, 0], 1)} ({one.kind})</div>' for one in shown]
         parts += [heading(f'Images that changed ({len(shown)} of {len(comparison.changed):,})'),
                   cards(predictions, [one.index for one in shown], image_at, notes)]
@@ -243,10 +237,6 @@ def _first(values: Iterable[int], count: int) -> List[int]:
     return [int(value) for value in dict.fromkeys(values)][:count]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + '…'
-
-
 def path_tail(path: str) -> str:
-    """The last three parts of a path."""
-    return '/'.join(str(path).replace('\\', '/').split('/')[-3:])
+    """The last three parts of a path, on one line."""
+    return quoted('/'.join(str(path).replace('\\', '/').split('/')[-3:]))

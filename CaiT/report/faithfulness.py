@@ -56,9 +56,9 @@ def steps_between(first: np.ndarray, last: np.ndarray, order: np.ndarray, side: 
 
 
 def measure(model: nn.Layer, image: np.ndarray, class_id: int, maps: Dict[str, np.ndarray], steps: int = 14,
-            seed: int = 0) -> Dict[str, DeletionInsertion]:
+            seed: int = 0, multi_label: bool = False) -> Dict[str, DeletionInsertion]:
     """The curves, [1, steps + 1] each, of ``maps`` {name: [side, side]} and of 'random' and 'center', for one
-    normalized image [3, S, S]."""
+    normalized image [3, S, S]; ``multi_label`` as of ``attention.explain``."""
     side = len(next(iter(maps.values())))
     rng = np.random.Generator(np.random.PCG64(seed))
     orders = {name: [order_of(values)] for name, values in {**maps, 'center': center_map(side)}.items()}
@@ -67,16 +67,17 @@ def measure(model: nn.Layer, image: np.ndarray, class_id: int, maps: Dict[str, n
     blurred = cv2.GaussianBlur(np.ascontiguousarray(image.transpose(1, 2, 0)), (0, 0), sigma).transpose(2, 0, 1)
     found = {}
     for name, several in orders.items():
-        curves = [[_probs(model, steps_between(first, last, order, side, steps), class_id) for order in several]
-                  for first, last in ((image, np.zeros_like(image)), (blurred, image))]
+        curves = [[_probs(model, steps_between(first, last, order, side, steps), class_id, multi_label)
+                   for order in several] for first, last in ((image, np.zeros_like(image)), (blurred, image))]
         found[name] = DeletionInsertion(*(np.mean(one, axis=0)[None] for one in curves))
     return found
 
 
 @paddle.no_grad()
-def _probs(model: nn.Layer, images: np.ndarray, class_id: int) -> np.ndarray:
+def _probs(model: nn.Layer, images: np.ndarray, class_id: int, multi_label: bool) -> np.ndarray:
     model.eval()
-    parts = [nn.functional.softmax(model(paddle.to_tensor(images[i:i + BATCH])).astype('float32'))[:, class_id].numpy()
+    activation = nn.functional.sigmoid if multi_label else nn.functional.softmax
+    parts = [activation(model(paddle.to_tensor(images[i:i + BATCH])).astype('float32'))[:, class_id].numpy()
              for i in range(0, len(images), BATCH)]
     return np.concatenate(parts)
 

@@ -3,7 +3,8 @@
 report_predictions.csv and thresholds.txt."""
 from __future__ import annotations
 
-import csv
+import dataclasses
+import functools
 from html import escape
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
@@ -12,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, present_ids, top5_values
+from CaiT.data.text import csv_line
 from CaiT.files import atomic_write, write_json
 from CaiT.report import metrics
 from CaiT.report.evaluation_page import image_tag, path_tail
-from CaiT.report.page import Html, heading, note, page, percent, section, table, tiles
+from CaiT.report.names import titles
+from CaiT.report.page import Html, counted, heading, isolated, note, page, percent, section, table, tiles
 from CaiT.report.predictions import FILE_NAME
 from CaiT.training.average_precision import average_precision, best_thresholds
 
@@ -26,7 +29,8 @@ ROWS, CARDS = 50, 12  # classes in the page's table, thumbnails
 ImageAt = Callable[[int], Image.Image]
 
 
-class Evaluation(NamedTuple):
+@dataclasses.dataclass
+class Evaluation:
     """N images, K classes; ``thresholds`` are those from which a class is predicted."""
     paths: List[str]
     labels: np.ndarray      # bool [N, K]
@@ -41,6 +45,14 @@ class Evaluation(NamedTuple):
 
     def name(self, class_id: int) -> str:
         return self.names[class_id] if self.names else ''
+
+    def title(self, class_id: int) -> str:
+        """What the page calls a class."""
+        return self.titles.get(int(class_id), f'class {int(class_id)}')
+
+    @functools.cached_property
+    def titles(self) -> Dict[int, str]:
+        return titles(dict(enumerate(self.names)))
 
 
 class PerClass(NamedTuple):
@@ -99,22 +111,22 @@ def write(folder: Path, one: Evaluation, loss: float, title: str, facts: Mapping
 def write_per_class(path: Path, one: Evaluation, classes: PerClass) -> None:
     """One line per class; cells of values that are not defined are empty."""
     with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['class_id', 'class_name', *PerClass._fields])
+        file.write(csv_line(['class_id', 'class_name', *PerClass._fields]))
         for i, values in enumerate(zip(*classes)):
-            writer.writerow([i, one.name(i), *values[:2], *('' if np.isnan(v) else f'{v:.6f}' for v in values[2:])])
+            file.write(csv_line([i, one.name(i), *values[:2],
+                                 *('' if np.isnan(v) else f'{v:.6f}' for v in values[2:])]))
 
 
 def write_predictions(path: Path, one: Evaluation) -> None:
     """The table of -pred with the column class_ids of what is predicted and labels of what is there."""
     order = np.argsort(-one.probs, axis=1, kind='stable')
     with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow([*BEST, *TOP5, PRESENT, 'labels'])
+        file.write(csv_line([*BEST, *TOP5, PRESENT, 'labels']))
         for row, name in enumerate(one.paths):
             ranked = [(int(k), float(one.probs[row, k])) for k in order[row]]
-            writer.writerow([*best_values(name, ranked, one.name), *top5_values(ranked),
-                             present_ids(ranked, one.thresholds), ' '.join(map(str, np.flatnonzero(one.labels[row])))])
+            file.write(csv_line([*best_values(name, ranked, one.name), *top5_values(ranked),
+                                 present_ids(ranked, one.thresholds),
+                                 ' '.join(map(str, np.flatnonzero(one.labels[row])))]))
 
 
 def render(title: str, one: Evaluation, classes: PerClass, summary: Dict[str, Any], image_at: ImageAt) -> str:
@@ -128,7 +140,7 @@ def render(title: str, one: Evaluation, classes: PerClass, summary: Dict[str, An
               ('loss', f'{summary["loss"]:.4f}', 'mean binary cross entropy'),
               ('images', f'{summary["images"]:,}', f'{summary["labels_per_image"]:.2f} classes each, '
                f'{summary["predicted_per_image"]:.2f} predicted; {summary["classes_with_images"]:,} of '
-               f'{summary["classes"]:,} classes have images')]
+               f'{counted(summary["classes"], "class")} with images')]
     words = note(Html('Every class is in <a href="per_class.csv">per_class.csv</a>, the numbers are in <a href='
                       '"report.json">report.json</a>, every image is in <a href="' + FILE_NAME + f'">{FILE_NAME}</a>; '
                       '<a href="thresholds.txt">thresholds.txt</a> holds the best threshold of each class, for '
@@ -140,7 +152,7 @@ def render(title: str, one: Evaluation, classes: PerClass, summary: Dict[str, An
 def _class_section(one: Evaluation, classes: PerClass) -> Html:
     present = np.flatnonzero(classes.count > 0)
     order = present[np.argsort(classes.average_precision[present], kind='stable')][:ROWS]
-    rows = [(_title(one, i), int(classes.count[i]), int(classes.predicted[i]),
+    rows = [(one.title(i), int(classes.count[i]), int(classes.predicted[i]),
              *(percent(values[i], 1) for values in classes[2:6]), f'{classes.threshold[i]:.3f}',
              f'{classes.best_threshold[i]:.3f}', percent(classes.best_f1[i], 1)) for i in order]
     words = 'All classes with images' if len(present) <= ROWS else f'{ROWS} of {len(present):,} classes'
@@ -169,12 +181,8 @@ def _worst_section(one: Evaluation, image_at: ImageAt) -> Html:
 
 
 def _list(one: Evaluation, row: int, chosen: np.ndarray) -> str:
-    found = [f'{escape(_title(one, k))} {percent(one.probs[row, k], 0)}' for k in np.flatnonzero(chosen)[:8]]
+    found = [f'{isolated(one.title(k))} {percent(one.probs[row, k], 0)}' for k in np.flatnonzero(chosen)[:8]]
     return ', '.join(found) + (', …' if chosen.sum() > 8 else '') if found else '–'
-
-
-def _title(one: Evaluation, class_id: int) -> str:
-    return one.name(class_id) or f'class {class_id}'
 
 
 def _percent(value: Any) -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of a configuration's classes."""
+"""The names of classes: those of a configuration, and how pages say them."""
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Mapping, Optional
 
 from yacs.config import CfgNode
 
@@ -22,3 +23,10 @@ def class_names(config: CfgNode) -> Optional[List[str]]:
         return read_label_map(path, classes) if path.is_file() else None
     except InputError:
         return None
+
+
+def titles(names: Mapping[int, str]) -> Dict[int, str]:
+    """Names that can be told apart: with the class id behind one that several classes have (ImageNet has two cranes).
+    Blank ones are left out."""
+    count = Counter(names.values())
+    return {i: f'{name} ({i})' if count[name] > 1 else name for i, name in names.items() if name.strip()}

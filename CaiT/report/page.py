@@ -31,14 +31,14 @@ svg .grid{stroke:#e6eaee;stroke-width:1}svg .axis{stroke:#6e7781;fill:none}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid #eaeef2}
 th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
-td:not(.n){max-width:420px;overflow-wrap:break-word}.grid+.scroll{margin-top:16px}
+td:not(.n){max-width:min(420px,46vw);overflow-wrap:break-word}.grid+.scroll{margin-top:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
 .tile{border:1px solid #d8dee4;border-radius:6px;padding:8px}.tile b{display:block;font-size:20px}
 .tile span{font-size:12px;color:#57606a}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(155px,1fr));gap:10px}
 .card{border:1px solid #d8dee4;border-radius:6px;padding:6px;font-size:12px;overflow-wrap:anywhere}
 .card img,.card .missing{width:100%;aspect-ratio:1;object-fit:contain;background:#f6f8fa;display:block}
-.card .missing{display:grid;place-items:center;color:#57606a}
+.card .note{font-size:12px;margin:2px 0 0}.card .missing{display:grid;place-items:center;color:#57606a}
 .pixelated{image-rendering:pixelated}
 .right{color:#116329}.wrong{color:#a40e26}
 details{margin:8px 0}summary{cursor:pointer}
@@ -59,10 +59,11 @@ def html(value: Any) -> str:
 def page(title: str, subtitle: str, sections: Iterable[str], refresh: int = 0) -> str:
     """The document. ``refresh``: seconds after which a browser loads the file again, 0 for never."""
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ''
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{again}'
+    text = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{again}'
             '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
             f'<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n'
             f'<p class="note">{html(subtitle)}</p>\n' + '\n'.join(sections) + '\n</body></html>\n')
+    return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a name from disk may be no Unicode
 
 
 def section(title: str, *parts: str) -> Html:
@@ -74,6 +75,11 @@ def section(title: str, *parts: str) -> Html:
 def heading(title: str) -> Html:
     """Of a part of a section."""
     return Html(f'<h3>{escape(title)}</h3>')
+
+
+def isolated(text: Any) -> Html:
+    """A name inside a line: in a script that runs from right to left it does not turn what stands around it."""
+    return Html(f'<bdi>{html(text)}</bdi>')
 
 
 def note(text: Any) -> Html:
@@ -96,12 +102,14 @@ def tiles(values: Sequence[tuple]) -> Html:
     return Html('<div class="tiles">' + ''.join(cells) + '</div>')
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], text_columns: int = 1) -> Html:
-    """A table that scrolls by itself on a narrow screen; columns after the first ``text_columns`` are aligned right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], text_columns: Iterable[int] = (0,)) -> Html:
+    """A table that scrolls by itself on a narrow screen; columns other than ``text_columns`` are aligned right."""
+    text_columns = set(text_columns)
+
     def cell(tag: str, index: int, value: Any) -> str:
-        return f'<{tag}{" class=n" if index >= text_columns else ""}>{html(value)}</{tag}>'
-    lines: List[str] = ['<div class="scroll"><table><thead><tr>']
-    lines += [cell('th', index, value) for index, value in enumerate(header)]
+        return f'<{tag}{"" if index in text_columns else " class=n"}>{html(value)}</{tag.split()[0]}>'
+    lines: List[str] = ['<div class="scroll" tabindex="0"><table><thead><tr>']  # the keyboard scrolls it too
+    lines += [cell('th scope="col"', index, value) for index, value in enumerate(header)]
     lines.append('</tr></thead><tbody>')
     for row in rows:
         lines.append('<tr>' + ''.join(cell('td', index, value) for index, value in enumerate(row)) + '</tr>')
@@ -110,7 +118,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], text_columns: in
 
 def percent(value: float, digits: int = 2) -> str:
     """A fraction as a percentage; a dash where it is not defined."""
-    return '–' if value is None or np.isnan(value) else f'{100 * value:.{digits}f}%'
+    return '–' if value is None or not np.isfinite(value) else f'{100 * value:.{digits}f}%'
+
+
+def counted(count: int, what: str) -> str:
+    """'1 class', '2 classes'."""
+    plural = what + ('es' if what.endswith('s') else 's')
+    return f'{count:,} {what if count == 1 else plural}'
 
 
 def png_uri(image: Image.Image) -> str:

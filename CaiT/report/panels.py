@@ -2,6 +2,8 @@
 """What is drawn of training runs, for the page and for curves.png alike: panels of labeled series."""
 from __future__ import annotations
 
+import colorsys
+import math
 from pathlib import Path
 from typing import List, NamedTuple, Sequence, Tuple
 
@@ -59,6 +61,7 @@ def _series(runs: Sequence[Run], keys: Sequence[Tuple[str, str, str]]) -> List[S
     for run, color in zip(runs, _cycle(len(runs))):
         for key, label, dash in keys:
             points = run.series(key)
+            points = points if any(math.isfinite(value) for _, value in points) else []
             if key == 'train_acc' and run.mixed:
                 label = 'train, on mixed images'
             if points and len(runs) == 1:
@@ -76,7 +79,11 @@ def _lr(run: Run, color: str) -> Series:
 
 
 def _cycle(count: int) -> List[str]:
-    return [COLORS[index % len(COLORS)] for index in range(count)]
+    """A color per run, all different: the palette's, of more runs than it has colors around the color circle."""
+    if count <= len(COLORS):
+        return list(COLORS[:count])
+    shades = [colorsys.hls_to_rgb(index / count, 0.3 + 0.2 * (index % 2), 0.8) for index in range(count)]
+    return ['#' + ''.join(f'{round(255 * value):02x}' for value in shade) for shade in shades]
 
 
 def plot_curves(runs: Sequence[Run], path: Path) -> str:

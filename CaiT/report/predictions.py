@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -12,9 +13,11 @@ import numpy as np
 
 from CaiT import safe_json
 from CaiT.data.lists import read_list
-from CaiT.data.prediction_rows import BEST, TOP5, best_values, top5_values
+from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, top5_values
+from CaiT.data.text import csv_line, unquoted
 from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, atomic_write
+from CaiT.report.names import titles
 
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
 MAX_CLASSES = 1_000_000
@@ -58,7 +61,12 @@ class Predictions:
         return self.ids[:, 0] == self.labels
 
     def name(self, class_id: int) -> str:
-        return self.names.get(int(class_id), f'class {int(class_id)}')
+        """What pages call a class."""
+        return self.titles.get(int(class_id), f'class {int(class_id)}')
+
+    @functools.cached_property
+    def titles(self) -> Dict[int, str]:
+        return titles(self.names)
 
     def right_prob(self, index: int) -> Optional[float]:
         """Probability of the image's right class; None when it is not among those that are known."""
@@ -70,12 +78,11 @@ class Predictions:
     def write(self, path: PathLike) -> None:
         """The table of -pred with the columns label and label_prob behind it."""
         with atomic_write(path) as file:
-            writer = csv.writer(file, lineterminator='\n')
-            writer.writerow([*BEST, *TOP5, 'label', 'label_prob'])
+            file.write(csv_line([*BEST, *TOP5, 'label', 'label_prob']))
             for i, path_i in enumerate(self.paths):
                 prob, best = self.right_prob(i), list(zip(self.ids[i], self.probs[i]))
-                writer.writerow([*best_values(path_i, best, lambda class_id: self.names.get(class_id, '')),
-                                 *top5_values(best), self.labels[i], '' if prob is None else repr(prob)])
+                file.write(csv_line([*best_values(path_i, best, lambda class_id: self.names.get(class_id, '')),
+                                     *top5_values(best), self.labels[i], '' if prob is None else repr(prob)]))
 
 
 def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) -> Predictions:
@@ -89,16 +96,19 @@ def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) 
     rows = list(_rows(path))
     if not rows:
         raise InputError(f'{path}: found no predictions, expected at least one line')
+    if isinstance(rows[0], dict) and PRESENT in rows[0]:
+        raise InputError(f'{path}: found the column {PRESENT}, of images with several classes, expected images with '
+                         'one each; the report of the others is written by -eval')
     try:
         parsed = [_parse(row) for row in rows]
         known = {int(row['class_id']): row['class_name'] for row in rows if row.get('class_name')}
         right = [_class_id(row['label']) if str(row.get('label') or '').strip() else None for row in rows]
         probs = [row.get('label_prob') for row in rows] if labels is None else [None]
-        label_probs = np.array([float(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
+        label_probs = np.array([_prob(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f'{path}: not a file of predictions ({type(error).__name__}: {shown(str(error))}), expected '
                          'columns path, class_id, prob') from None
-    paths = [row['path'] for row in rows]
+    paths = [row['path'] if path.suffix == '.jsonl' else unquoted(row['path']) for row in rows]
     k = min(len(ids) for ids, _ in parsed)
     ids = np.array([ids[:k] for ids, _ in parsed], np.int64)
     if labels is not None:
@@ -176,7 +186,7 @@ def _below_common(paths: Sequence[str]) -> List[str]:
 
 def _rows(path: Path) -> Iterator[Dict[str, Any]]:
     try:
-        with open(path, encoding='utf-8', newline='') as file:
+        with open(path, encoding='utf-8-sig', newline='') as file:  # Excel puts a byte order mark in front
             if path.suffix == '.jsonl':
                 yield from (safe_json.loads(line) for line in file if line.strip())
             else:
@@ -193,16 +203,23 @@ def _parse(row: Mapping[str, Any]) -> Tuple[List[int], List[float]]:
         raise ValueError('a path that is no text')
     if row.get('top5_class_ids'):
         ids = [_class_id(i) for i in row['top5_class_ids'].split()]
-        probs = [float(p) for p in row['top5_probs'].split()]
+        probs = [_prob(p) for p in row['top5_probs'].split()]
         if not 0 < len(ids) == len(probs):
             raise ValueError(f'{len(ids)} classes with {len(probs)} probabilities')
         return ids, probs
-    ids, probs, rank = [_class_id(row['class_id'])], [float(row['prob'])], 2
+    ids, probs, rank = [_class_id(row['class_id'])], [_prob(row['prob'])], 2
     while row.get(f'class_id_{rank}') not in (None, ''):
         ids.append(_class_id(row[f'class_id_{rank}']))
-        probs.append(float(row[f'prob_{rank}']))
+        probs.append(_prob(row[f'prob_{rank}']))
         rank += 1
     return ids, probs
+
+
+def _prob(value: Any) -> float:
+    """A probability; ValueError for what is none, as a logit. Those of float16 may be a little above 1."""
+    if not -1e-3 <= float(value) <= 1 + 1e-3:  # nor is NaN
+        raise ValueError(f'probability {shown(str(value))}, expected 0 to 1')
+    return float(value)
 
 
 def _class_id(value: Any) -> int:

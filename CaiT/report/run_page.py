@@ -2,23 +2,23 @@
 """The page of one or several training runs: settings, curves, final numbers, environment, attention."""
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from html import escape
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple
 
-from PIL import Image
-
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
-from CaiT.report.page import Html, figure, grid, heading, note, page, percent, png_uri, section, table, tiles
+from CaiT.report.page import Html, counted, figure, grid, heading, note, page, percent, png_uri, section, table, tiles
 from CaiT.report.panels import panels, plot_curves
 from CaiT.report.runs import Run, defaults_of, differences, read_runs
 from CaiT.report.svg import legend, line_chart
 
 PLOT_SECONDS = 30  # between two drawings of curves.png, which takes a second
 REFRESH = 60  # seconds after which a browser reads the page of an unfinished run again
-Tiles = Tuple[str, List[Image.Image], str]  # run, its images with their maps, why there are none
+Tiles = Tuple[str, List[Any], str]  # run, its images with their maps (attention_of_run.Tile), why there are none
 
 
 def write(folders: Sequence[Path], output: Path, images: int = 4) -> List[Run]:
@@ -66,8 +66,8 @@ def render(runs: Sequence[Run], sheets: Sequence[Tiles] = ()) -> str:
 def status_of(run: Run) -> str:
     """Finished, or how far it is and when it last wrote."""
     if run.finished:
-        return f'finished: {run.epochs} epochs'
-    return (f'{run.position or "no step logged yet"}; last written {duration(run.age)} ago')
+        return f'finished: {counted(run.epochs, "epoch")}'
+    return f'{run.position or "no step logged yet"}; last written {duration(run.age)} ago'
 
 
 def status_section(runs: Sequence[Run]) -> Html:
@@ -84,10 +84,11 @@ def status_section(runs: Sequence[Run]) -> Html:
             average = run.best('ema_top1')
             values.append(('best top-1, EMA', percent(average['ema_top1']), f'epoch {average["epoch"]}'))
         if total:
-            values.append(('training time', duration(total), f'of {len(run.seconds)} epochs, without evaluation'))
+            values.append(('training time', duration(total),
+                           f'of {counted(len(run.seconds), "epoch")}, without evaluation'))
         return section('Status', tiles(values))
     rows = [(run.name, status_of(run), run.folder) for run in runs]
-    return section('Status', table(('run', 'status', 'folder'), rows, 3))
+    return section('Status', table(('run', 'status', 'folder'), rows, range(3)))
 
 
 def metrics_section(runs: Sequence[Run]) -> Html:
@@ -132,7 +133,7 @@ def settings_section(runs: Sequence[Run]) -> Html:
     parts: List[str] = []
     if len(runs) > 1:
         rows = [(key, *map(_shown, values)) for key, values in differences([run.config for run in runs])]
-        parts.append(table(('setting', *(run.name for run in runs)), rows, len(runs) + 1) if rows
+        parts.append(table(('setting', *(run.name for run in runs)), rows, range(len(runs) + 1)) if rows
                      else note('The runs have the same settings.'))
     for run in runs:
         defaults = defaults_of(run)
@@ -140,7 +141,7 @@ def settings_section(runs: Sequence[Run]) -> Html:
                 differences([defaults, run.config]) if defaults]
         body = note('None.' if defaults else 'The model of this run is not known here.')
         if rows:
-            body = table(('setting', 'this run', 'default'), rows, 3)
+            body = table(('setting', 'this run', 'default'), rows, range(3))
         words = f'{run.name}: what differs from the defaults of {run.config.get("MODEL.NAME", "the model")}'
         opened = ' open' if len(runs) == 1 else ''
         parts.append(f'<details{opened}><summary>{escape(words)}</summary>{body}</details>')
@@ -163,7 +164,9 @@ def attention_section(sheets: Sequence[Tiles]) -> Html:
         if reason:
             parts.append(note(f'Not shown: {reason}'))
         parts.append('<div class="sheets">' + ''.join(
-            f'<img alt="attention maps" width="{tile.width}" src="{png_uri(tile)}">' for tile in tiles_) + '</div>')
+            f'<figure><img alt="{escape(tile.label)}" width="{tile.image.width}" src="{png_uri(tile.image)}">'
+            f'<figcaption>{"<br>".join(map(escape, filter(None, (tile.predicted, tile.label))))}</figcaption></figure>'
+            for tile in tiles_) + '</div>')
     return section('Attention', *parts)
 
 
@@ -201,20 +204,25 @@ def _best(run: Run, key: str) -> str:
 
 
 def _last(run: Run, key: str, shown: Any) -> str:
+    """The last value, with its epoch where that is not the run's last."""
     values = run.series(key)
-    return shown(values[-1][1]) if values else '–'
+    if not values:
+        return '–'
+    epoch, value = values[-1]
+    text = shown(value) if math.isfinite(value) else 'not finite'
+    return text if epoch == run.records[-1]['epoch'] else f'{text} (epoch {epoch})'
 
 
 def _images_per_second(run: Run) -> str:
     """The median of the epochs, with one decimal below 10."""
-    values = sorted(value for _, value in run.series('images_per_second'))
+    values = [value for _, value in run.series('images_per_second') if math.isfinite(value)]
     if not values:
         return '–'
-    middle = values[len(values) // 2]
+    middle = statistics.median(values)
     return f'{middle:,.0f}' if middle >= 10 else f'{middle:.1f}'
 
 
 def _waiting(run: Run) -> str:
-    fractions = sorted(record['data_time'] / record['batch_time'] for record in run.records
-                       if record.get('batch_time') and 'data_time' in record)
-    return f'{100 * fractions[len(fractions) // 2]:.0f}% of the time' if fractions else '–'
+    fractions = [record['data_time'] / record['batch_time'] for record in run.records
+                 if record.get('batch_time') and record.get('data_time') is not None]
+    return f'{100 * statistics.median(fractions):.0f}% of the time' if fractions else '–'

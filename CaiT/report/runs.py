@@ -17,6 +17,7 @@ from CaiT.files import check_regular
 PLACES = ('OUTPUT_DIR', 'RESUME')  # settings that say where, not what
 RENAMED = {'pictures_per_second': 'images_per_second'}  # keys of log.jsonl in earlier versions
 MAX_LINE = 1000  # characters of a line of the log that are looked at
+_NOT_FINITE = re.compile(r'(?<=: )(NaN|-?Infinity)(?=[,}])')  # as Python's json writes them, null as ours
 _STAMP = re.compile(r'^\d{4} \d\d:\d\d:\d\d [AP]M ')
 _STEP = re.compile(r'\[Train\]\[Epoch (\d{1,9})/(\d{1,9})\]\[Iter: (\d{1,9})/(\d{1,9})\] lr: ([-\d.e]+), '
                    r'loss: ([-\d.einfa]+),.* ips: ([\d.]+) images/sec, eta: (.*)$')
@@ -51,7 +52,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return bool(self.records) and self.records[-1]['epoch'] >= self.epochs
+        return bool(self.records) and 0 < self.epochs <= self.records[-1]['epoch']
 
     @property
     def mixed(self) -> bool:
@@ -59,9 +60,9 @@ class Run:
         return bool(self.config.get('AUG.MIXUP') or self.config.get('AUG.CUTMIX'))
 
     def series(self, key: str) -> List[Tuple[float, float]]:
-        """(epoch, value) of the records that have the key."""
-        return [(record['epoch'], float(record[key])) for record in self.records
-                if isinstance(record.get(key), (int, float))]
+        """(epoch, value) of the records that have the key; NaN where it was not finite (null in log.jsonl)."""
+        return [(record['epoch'], math.nan if record[key] is None else float(record[key])) for record in self.records
+                if key in record and isinstance(record[key], (int, float, type(None)))]
 
     def best(self, key: str = 'val_top1') -> Dict[str, Any]:
         """The record with the highest value of ``key``, the first of equals; {} when none has it."""
@@ -86,22 +87,28 @@ def read_run(folder: Path) -> Run:
     records: Dict[int, Dict[str, Any]] = {}
     for line in _lines(records_file):
         with contextlib.suppress(InputError):
-            found = safe_json.loads(line)
+            found = safe_json.loads(_NOT_FINITE.sub('null', line))
             if isinstance(found, dict) and type(found.get('epoch')) is int:
                 records[found['epoch']] = {RENAMED.get(key, key): value for key, value in found.items()}
     steps, environment, seconds, position = _read_log(folder / 'log_train.txt')
     files = [path for path in (records_file, folder / 'log_train.txt', config_file) if path.is_file()]
-    return Run(folder.name or str(folder), folder, flat(config), [records[epoch] for epoch in sorted(records)], steps,
-               environment, seconds, position, max(0.0, time.time() - max(path.stat().st_mtime for path in files)))
+    age = max(0.0, time.time() - max(path.stat().st_mtime for path in files))
+    return Run(folder.resolve().name or str(folder), folder, flat(config),
+               [records[epoch] for epoch in sorted(records)], steps, environment, seconds, position, age)
 
 
 def read_runs(folders: Sequence[Path]) -> List[Run]:
-    """Several runs; those of equal names are told apart by their parents."""
+    """Several runs; those of equal names are told apart by their parents. InputError for one that is named twice."""
     runs = [read_run(folder) for folder in folders]
-    names = [run.name for run in runs]
-    for run in runs:
-        if names.count(run.name) > 1:
-            run.name = '/'.join(run.folder.resolve().parts[-2:])
+    places = [run.folder.resolve().parts for run in runs]
+    twice = next((run for run, place in zip(runs, places) if places.count(place) > 1), None)
+    if twice:
+        raise InputError(f'{twice.folder}: found {places.count(twice.folder.resolve().parts)} times, expected '
+                         'different runs')
+    for run, place in zip(runs, places):
+        others = [one for one in places if one is not place]
+        length = next(n for n in range(1, len(place) + 1) if all(one[-n:] != place[-n:] for one in others))
+        run.name = '/'.join(place[-length:]) or run.name
     return runs
 
 
@@ -118,6 +125,8 @@ def flat(config: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
 
 def defaults_of(run: Run) -> Dict[str, Any]:
     """The settings of the run's model and dataset where nothing else is said; {} for a model that is not known."""
+    if not run.config:
+        return {}
     from CaiT.config import get_config  # imports Paddle
     opts = [word for key in ('MODEL.NAME', 'DATA.DATASET') if key in run.config for word in (key, str(run.config[key]))]
     try:

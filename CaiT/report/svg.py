@@ -42,14 +42,24 @@ def number(value: float, exponent: bool = False) -> str:
     return f'{value:.4f}'.rstrip('0').rstrip('.') or '0'
 
 
+def labels(values: Sequence[float], exponent: bool = False) -> List[str]:
+    """Labels of ticks, no two alike: with more digits where ``number`` would round two to the same."""
+    found = [number(value, exponent) for value in values]
+    if len(set(found)) == len(found):
+        return found
+    step = min(later - earlier for earlier, later in zip(values, values[1:]))
+    return [f'{value:.{max(0, math.ceil(-math.log10(step) - 1e-9))}f}' for value in values]
+
+
 class Axes:
     """The plotted area: maps values to pixels and draws frame, grid, ticks and labels."""
 
     def __init__(self, x_range: Tuple[float, float], y_range: Tuple[float, float], x_label: str, y_label: str,
-                 integer_x: bool = False, percent_y: bool = False, height: int = HEIGHT) -> None:
+                 integer_x: bool = False, percent_y: bool = False, integer_y: bool = False,
+                 height: int = HEIGHT) -> None:
         self.x_range, self.y_range = _widened(x_range), _widened(y_range)
         self.x_label, self.y_label = x_label, y_label
-        self.integer_x, self.percent_y, self.height = integer_x, percent_y, height
+        self.integer_x, self.percent_y, self.integer_y, self.height = integer_x, percent_y, integer_y, height
 
     def x(self, value: float) -> float:
         low, high = self.x_range
@@ -63,15 +73,17 @@ class Axes:
         """The whole picture, with ``body`` drawn over the grid; ``description`` is what a screen reader says."""
         parts = [f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(description)}">']
         bottom, right = self.height - BOTTOM, WIDTH - RIGHT
-        for value in ticks(*self.x_range, 6, self.integer_x):
+        marks = ticks(*self.x_range, 6, self.integer_x)
+        for value, label in zip(marks, labels(marks)):
             x = self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>'
-                         f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{number(value)}</text>')
-        marks = ticks(*self.y_range, 6)
+                         f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{label}</text>')
+        marks = ticks(*self.y_range, 6, self.integer_y)
         small = 0 < max(map(abs, marks), default=0) < 0.01  # all in one notation
-        for value in marks:
+        texts = ([f'{one}%' for one in labels([100 * value for value in marks])] if self.percent_y
+                 else labels(marks, small))
+        for value, label in zip(marks, texts):
             y = self.y(value)
-            label = f'{number(100 * value)}%' if self.percent_y else number(value, small)
             parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
                          f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
         parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
@@ -134,6 +146,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, description
         pad = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
         bottom = 0.0 if 0 <= low < 0.9 * high else low - pad
         y_range = (bottom, min(high + pad, 1.0) if percent_y else high + pad)
+        if low == high == 0:
+            y_range = (0.0, 1.0)
     axes = Axes(x_range or (min(xs), max(xs)), y_range, x_label, y_label, integer_x, percent_y)
     return axes.svg(''.join(axes.line(one) for one in series), description)
 

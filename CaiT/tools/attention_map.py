@@ -17,6 +17,7 @@ if it was exported with --attention.
 """
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -28,20 +29,27 @@ import numpy as np
 
 from CaiT import errors, runtime
 from CaiT.cli import Parser
+from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
 CONTACTS = 60  # images per contact sheet
+_CONTACT = re.compile(r'contact(-\d+)?', re.IGNORECASE)
 
 
 def free_names(paths: List[str]) -> List[str]:
-    """A file name without extension for each image: its own, with a number when another has it already."""
+    """A file name without extension for each image: its own, with a number when another has it already, be it in other
+    letters (macOS and Windows take A.png for a.png), and never that of a contact sheet."""
     names: List[str] = []
+    taken = set()
     for path in paths:
-        name, number = Path(path).stem, 1
-        while name in names:
+        stem, number = Path(path).stem, 1
+        stem = f'{stem}-image' if _CONTACT.fullmatch(stem) else stem
+        name = stem
+        while name.lower() in taken:
             number += 1
-            name = f'{Path(path).stem}-{number}'
+            name = f'{stem}-{number}'
+        taken.add(name.lower())
         names.append(name)
     return names
 
@@ -124,12 +132,13 @@ class Checkpoint:
         """(the crop that the model sees, uint8 [S, S, 3]; its Explanation); with -faithfulness curves too."""
         from CaiT.report import attention, attention_maps
         pixels, class_id = self.normalized(path), self.options.class_id
-        one = attention.explain(self.model, pixels[None], None if class_id is None else [class_id])
+        one = attention.explain(self.model, pixels[None], None if class_id is None else [class_id],
+                                self.config.DATA.MULTI_LABEL)
         if self.options.faithfulness:
             from CaiT.report import faithfulness
             self.curves.append(faithfulness.measure(
                 self.model, pixels, int(one.class_ids[0]), attention_maps.patch_maps(one, 0), self.options.steps,
-                len(self.curves)))
+                len(self.curves), self.config.DATA.MULTI_LABEL))
         return self.crop(path), one
 
 
@@ -177,8 +186,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     from CaiT.data.lists import list_images
     from CaiT.report import attention_sheet
     source = Exported(options) if options.model_dir else Checkpoint(options)
-    paths, names = list_images(options.img_path), source.names
+    paths = list_images(options.img_path)
+    names, line = attention_sheet.drawable_names(source.names or [])
     source.load()
+    if line:
+        print(line)
     images, explanations = [], []
     for path in paths:
         pixels, one = source.explain(path)
@@ -194,7 +206,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.npz:
             with atomic_write(options.output_dir / f'{name}.npz', 'wb') as file:
                 np.savez_compressed(file, **arrays_of(one, 0, path))
-        print(f'{path}: {options.output_dir / name}.png')
+        print(f'{quoted(path)}: {quoted(options.output_dir / f"{name}.png")}')
     if len(paths) > 1:
         _contacts(options.output_dir, paths, images, explanations, name_of, top)
     if options.faithfulness:
@@ -218,7 +230,7 @@ def _contacts(folder: Path, paths: List[str], images: List[Any], explanations: L
             shown = attention_maps.patch_maps(one, 0)
             second = attention_maps.ROLLOUT if one.relevance is None else attention_maps.WEIGHTED
             tiles.append(attention_sheet.tile(
-                image, (f'{name_of(best)} {100 * one.probs[0, best]:.1f}%', Path(path).name),
+                image, (f'{name_of(best)} {100 * one.probs[0, best]:.1f}%', quoted(Path(path).name)),
                 [(name, shown[name]) for name in (attention_maps.LAST, second) if name in shown], top))
         target = folder / (f'contact-{number}.png' if len(paths) > CONTACTS else 'contact.png')
         _save(attention_sheet.contact_sheet(tiles, top), target)

@@ -103,12 +103,15 @@ def kinds(model):
     ({'avx512_bf16', 'amx_bf16'}, 'bf16', 2, False), ({'avx512_bf16', 'amx_bf16'}, 'bf16', 1, True),
     ({'avx512_bf16'}, 'bf16', 2, True), ({'avx512_bf16', 'amx_bf16'}, 'int8', 2, False),
     ({'avx512_bf16', 'amx_bf16'}, 'fp32', 2, True)])
-def test_where_amx_is_faster(graph, monkeypatch, flags, precision, streams, compiled):
+@pytest.mark.parametrize('heads', [HEADS, 8])
+def test_where_amx_is_faster(graph, monkeypatch, flags, precision, streams, compiled, heads):
     engine = Engine(graph, Options('fp32', 'float', 2, 8))
+    assert engine.attention.heads == HEADS
+    engine.attention.heads = heads
     monkeypatch.setattr(runtime, 'cpu_flags', lambda: flags)
     engine.settings['INFERENCE_PRECISION_HINT'] = 'f32' if precision == 'fp32' else 'bf16'
     engine.set_streams(streams)
-    assert engine.describe()['attention'] == ('compiled' if compiled else 'from the file')
+    assert engine.describe()['attention'] == ('compiled' if compiled or heads == 8 else 'from the file')
 
 
 def test_a_compiled_model_comes_from_the_cache_with_its_kernel(graph, monkeypatch, tmp_path):
@@ -116,9 +119,9 @@ def test_a_compiled_model_comes_from_the_cache_with_its_kernel(graph, monkeypatc
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     images = pixels(2)
     first = logits(graph, images)
-    kept = sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir())
-    assert kept and np.array_equal(logits(graph, images), first)
-    assert sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir()) == kept
+    stored = sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir())
+    assert stored and np.array_equal(logits(graph, images), first)
+    assert sorted((tmp_path / 'paddle-cait' / 'openvino').iterdir()) == stored
     monkeypatch.setenv('CAIT_NATIVE', 'off')
     assert not np.array_equal(logits(graph, images), first)  # not the model with the kernel
 

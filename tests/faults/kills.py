@@ -175,7 +175,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
     if args.weakened:
         metadata.check_content = lambda *_: None
 
-    def answer(model: Path) -> List[Any]:
+    def predictions(model: Path) -> List[Any]:
         images = [str(folder / f'{number}.png') for number in range(3)]
         return [one.best for one in predictor.Predictor(str(model), 'paddle', Options()).predict(images, 10)]
 
@@ -185,7 +185,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
         error = finish(export_words(pair[number], folder / f'model{number}'))
         if error:
             return 0, 0, error
-        answers.append(answer(folder / f'model{number}'))
+        answers.append(predictions(folder / f'model{number}'))
     target, span, kills, whole = folder / 'model', (time.monotonic() - begun) / 2, 0, 0
     shutil.copytree(folder / 'model0', target)
     present = 0  # which of the two is in the folder
@@ -203,7 +203,7 @@ def export(args: argparse.Namespace, folder: Path, rng: random.Random) -> Tuple[
         if wrong:
             return kills, whole, wrong
         try:
-            found = answer(target)
+            found = predictions(target)
         except InputError as error:
             print(f'kill {kills}: refused: {str(error)[-80:]}', flush=True)
             wrong = finish(export_words(pair[present], target))

@@ -255,6 +255,17 @@ def test_deletion_and_insertion():
     assert side == len(faithfulness.center_map(8)) and faithfulness.order_of(faithfulness.center_map(3))[0] == 4
 
 
+@pytest.mark.parametrize('multi_label, logit', [(False, 5.0), (True, 8.0)])
+def test_curves_of_images_with_several_classes(multi_label, logit):
+    """A sigmoid per class: other logits do not count."""
+    class Two(paddle.nn.Layer):
+        def forward(self, x):
+            seen = x.mean([1, 2, 3])
+            return paddle.stack([8 * seen, 3 + 0 * seen], axis=1)
+    found = faithfulness.measure(Two(), np.ones((3, 8, 8), np.float32), 0, {'map': np.ones((2, 2))}, 2, 0, multi_label)
+    assert found['map'].deletion[0, 0] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+
+
 @pytest.mark.parametrize('shift, shown', [(-0.25, '-0.250'), (-0.0001, '+0.000'), (0.0004, '+0.000')])
 def test_page_of_the_curves(tmp_path, check_page, shift, shown):
     curves = {name: faithfulness.DeletionInsertion(np.full((1, 5), value), np.full((1, 5), value))

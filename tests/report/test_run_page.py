@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -58,7 +60,7 @@ def test_finished_run(make_run, check_page, tmp_path):
 
 
 @pytest.mark.parametrize('values, shown', [([800.0, 1234.4, 2000.0], '1,234'), ([2.06, 2.04, 1.5], '2.0'),
-                                           ([9.96, 9.96, 10.4], '10.0')])
+                                           ([9.96, 9.96, 10.4], '10.0'), ([20.0, 10.0], '15'), ([None, 30.0], '30')])
 def test_slow_and_fast_runs(make_run, check_page, tmp_path, values, shown):
     folder = make_run('a', 0)
     (folder / 'log.jsonl').write_text(''.join(
@@ -140,6 +142,69 @@ def test_several_runs(make_run, check_page, tmp_path, capsys):
     assert 'y/run: train, on mixed images' in text and 'x/run: train' in text
 
 
+@pytest.mark.parametrize('null', ['null', 'NaN', '-Infinity'])
+def test_values_that_are_not_finite(make_run, check_page, tmp_path, null):
+    """A gap in the curve, and the last epoch's value is not that of an epoch before."""
+    folder = make_run('a', 0)
+    (folder / 'log.jsonl').write_text(''.join(
+        json.dumps({'epoch': epoch, **RECORD, 'val_loss': 'x' if epoch in (2, 4) else 1.5, 'val_top5': 0.25}).replace(
+            '"x"', null) + '\n' for epoch in range(1, 5)))
+    found = runs.read_run(folder)
+    assert [math.isnan(value) for _, value in found.series('val_loss')] == [False, True, False, True]
+    assert found.best('val_loss')['epoch'] == 1 and len(found.records) == 4
+    run_page.write([folder], tmp_path / 'page.html', images=0)
+    text, _ = check_page(tmp_path / 'page.html')
+    assert 'validation loss, last epoch not finite ' in text and 'validation top-5, last epoch 25.00% ' in text
+    assert 'nan' not in (tmp_path / 'page.html').read_text()
+    if panels.plot_curves([found], tmp_path / 'c.png').endswith('.png'):
+        assert (tmp_path / 'c.png').stat().st_size > 1000
+
+
+def test_a_value_of_an_earlier_epoch_says_which(make_run, check_page, tmp_path):
+    """Where the last epochs were not evaluated."""
+    folder = make_run('a', 2)
+    with open(folder / 'log.jsonl', 'a') as file:
+        file.write(json.dumps({'epoch': 3, 'train_loss': 1.75}) + '\n')
+    run_page.write([folder], tmp_path / 'page.html', images=0)
+    text, _ = check_page(tmp_path / 'page.html')
+    assert 'validation loss, last epoch 1.5000 (epoch 2)' in text and 'train loss, last epoch 1.7500 train' in text
+
+
+def test_one_epoch(make_run, check_page, tmp_path):
+    folder = make_run('a', 1, 'TRAIN.EPOCHS', 1)
+    run_page.write([folder], tmp_path / 'page.html', images=0)
+    text, _ = check_page(tmp_path / 'page.html')
+    assert '1 of 1 finished: 1 epoch ' in text and 'of 1 epoch, without evaluation' in text
+
+
+def test_without_a_config(make_run, check_page, tmp_path):
+    """How long the run was to be is not known: it is not called finished."""
+    folder = make_run('a', 2)
+    (folder / 'config.yaml').unlink()
+    run_page.write([folder], tmp_path / 'page.html', images=0)
+    text, _ = check_page(tmp_path / 'page.html')
+    assert '2 of ? epoch 2 of 3, step 3 of 4' in text and 'finished' not in text
+    assert 'The model of this run is not known here' in text and 'TRAIN.EPOCHS' not in text
+
+
+def test_names_of_runs(make_run, tmp_path, monkeypatch):
+    places = ['a/x/run', 'b/x/run', 'b/y/run', 'other']
+    folders = [make_run(place, 1) for place in places]
+    assert [run.name for run in runs.read_runs(folders)] == ['a/x/run', 'b/x/run', 'y/run', 'other']
+    monkeypatch.chdir(folders[3])
+    assert [run.name for run in runs.read_runs([Path('.')])] == ['other']
+    with pytest.raises(InputError, match=r'^\.: found 2 times, expected different runs'):
+        runs.read_runs([Path('.'), folders[0], folders[3]])
+
+
+@pytest.mark.parametrize('count', [1, 8, 9, 30])
+def test_every_run_has_a_color_of_its_own(make_run, count):
+    found = runs.read_runs([make_run(f'run{i}', 1) for i in range(1)]) * count
+    throughput = next(panel for panel in panels.panels(found) if panel.title == 'Throughput')
+    colors = [series.color for series in throughput.series]
+    assert len(set(colors)) == count and all(re.fullmatch('#[0-9a-f]{6}', color) for color in colors)
+
+
 def test_refresher(make_run, check_page, monkeypatch):
     folder = make_run('a', 2)
     refresh = run_page.Refresher(folder)
@@ -190,7 +255,9 @@ def test_attention_of_a_run(make_run, check_page, tmp_path):
     (tmp_path / 'val_list.txt').write_text(''.join(f'{index}.png {index % 5}\n' for index in range(7)))
     run_page.write([folder], tmp_path / 'page.html', images=3)
     _, images = check_page(tmp_path / 'page.html')
-    assert [image.width for image in images] == [454, 454, 454, 460]
+    assert [image.size for image in images] == [(454, 168)] * 3 + [(460, 60)]
+    text = check_page(tmp_path / 'page.html')[0]
+    assert re.search(r'class \d [\d.]+% label: class 0 ', text) and 'label: class 1 colors: 0 to ' in text
 
 
 def test_predictions(tmp_path, made, check_page, capsys):
@@ -210,7 +277,9 @@ def test_predictions(tmp_path, made, check_page, capsys):
 @pytest.mark.parametrize('words, match', [
     (['nowhere'], 'nowhere: no such file'), (['{}'], 'found neither config.yaml nor log.jsonl'),
     (['{}', '--labels', 'x'], '--labels: belongs to a file of predictions'), (['a.csv', 'b.csv'], 'found 2 files'),
-    (['{}', '--images=-1'], '--images: found -1')])
+    (['{}', '--images=-1'], '--images: found -1'), (['{}', '--label-map', 'x'], '--label-map: belongs to a file'),
+    (['{}', '--num-classes=3'], '--num-classes: belongs to a file'), (['a.csv', '--num-classes=-3'], 'found -3'),
+    (['a.csv', '--images=2'], '--images: belongs to the folder of a run, found a file of predictions, a.csv')])
 def test_faults(tmp_path, words, match):
     with pytest.raises(InputError, match=match):
         report.main([word.format(tmp_path) for word in words])

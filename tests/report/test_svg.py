@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from CaiT.report.svg import Axes, Series, line_chart, number, ticks
+from CaiT.report.svg import Axes, Series, labels, line_chart, number, ticks
 
 
 @pytest.mark.parametrize('low, high, count, integer, expected', [
@@ -48,6 +48,27 @@ def test_gaps_and_nothing():
 def test_small_values_share_one_notation():
     plotted = line_chart([Series('a', [(0, 0), (1, 2e-3)], '#000')], 'x', 'y', 'd')
     assert '>1e-3<' in plotted and '>5e-4<' in plotted and '0.001' not in plotted
+
+
+@pytest.mark.parametrize('values, shown', [
+    ([2.30258, 2.3026, 2.30262], ['2.30258', '2.30260', '2.30262']), ([1e-4, 1.02e-4], ['0.000100', '0.000102']),
+    ([123456, 123457], ['123456', '123457']), ([0.5, 1], ['0.5', '1']), ([7.0], ['7']), ([], [])])
+def test_no_two_ticks_have_one_label(values, shown):
+    assert labels(values) == shown
+
+
+@pytest.mark.parametrize('percent, top', [(True, '100%'), (False, '1')])
+def test_an_axis_of_zeros_starts_at_zero(percent, top):
+    """An accuracy of 0 in every epoch is no reason for an axis from -50 % to 50 %."""
+    plotted = line_chart([Series('a', [(1, 0.0), (2, 0.0)], '#000')], 'epoch', 'accuracy', 'd', True, percent)
+    found = re.findall(r'text-anchor="end">([^<]*)<', plotted)
+    assert found[0] == ('0%' if percent else '0') and found[-1] == top and not any('-' in one for one in found)
+
+
+@pytest.mark.parametrize('most, ticks_', [(1, ['0', '1']), (3, ['0', '1', '2', '3'])])
+def test_counts_have_whole_ticks(most, ticks_):
+    plotted = Axes((0, 1), (0, 1.05 * most), 'x', 'images', integer_y=True).svg('', 'd')
+    assert re.findall(r'text-anchor="end">([^<]*)<', plotted) == ticks_
 
 
 def test_text_is_escaped():

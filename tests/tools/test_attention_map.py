@@ -67,6 +67,32 @@ def test_one_image(tmp_path, words):
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['one.png']
 
 
+@pytest.mark.parametrize('paths, names', [
+    (['a/x.png', 'b/x.jpg', 'x-2.png'], ['x', 'x-2', 'x-2-2']), (['a.png', 'A.png'], ['a', 'A-2']),
+    (['contact.png', 'b/contact.png', 'Contact-3.jpg', 'contacts.png'],
+     ['contact-image', 'contact-image-2', 'Contact-3-image', 'contacts'])])
+def test_file_names(paths, names):
+    """Each its own, on a file system that takes A for a too, and none that of a contact sheet."""
+    assert attention_map.free_names(paths) == names
+
+
+@pytest.mark.parametrize('name', ['contact.png', 'caf\udce9 <b>.png'])
+def test_odd_names_and_images_of_several_classes(tmp_path, words, capsys, name):
+    """Probabilities are sigmoids, in the maps' files and in the curves; every image has a sheet."""
+    (tmp_path / 'images/a/one.png').rename(tmp_path / 'images/a' / name)
+    assert attention_map.main([*words, '-npz', '-faithfulness', '-steps=1', '-opts', *OPTS, 'DATA.MULTI_LABEL',
+                               'True']) == 0
+    stem = 'contact-image' if name == 'contact.png' else name[:-4]
+    with np.load(tmp_path / 'out' / f'{stem}.npz') as saved:
+        probs = saved['probs']
+    model = small_model('cait_xxs24_224', image_size=32, patch_size=8, embed_dim=24, num_heads=3)
+    data = DataConfig(32, 1.0, 'bicubic', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    logits = [model(paddle.to_tensor(eval_transform(data)(str(tmp_path / 'images' / path))[None])).numpy()[0]
+              for path in (f'a/{name}', 'b/one.png')]
+    np.testing.assert_allclose(probs, 1 / (1 + np.exp(-logits[0])), rtol=1e-4)
+    assert {path.name for path in (tmp_path / 'out').glob('*.png')} == {f'{stem}.png', 'one.png', 'contact.png'}
+
+
 @pytest.mark.parametrize('kind, maps', [('cait_xxs24_224', {'attention'}),
                                         ('deit_tiny_distilled_patch16_224', {'attention', 'rollout'})])
 def test_an_exported_model(tmp_path, words, capsys, kind, maps):

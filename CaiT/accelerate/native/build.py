@@ -26,6 +26,8 @@ HEADERS = [Path(__file__).with_name(name) for name in ('talking_heads.h', 'produ
 NEEDED = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'fma')  # instructions, by Linux' and the compilers' names
 COMPILERS = ('g++', 'clang++', 'c++')
 TIMEOUT = 120  # seconds
+HEAD_DIM = 48      # channels of a head, in every published CaiT
+MAX_TOKENS = 1024  # tested up to 785, CaiT-M48-448's
 
 
 class BuildError(Exception):
@@ -38,6 +40,10 @@ class Target(NamedTuple):
     version: str           # of the package that loads it
     flags: List[str]
     libraries: List[Path]  # of that package: a second OpenMP or TBB in the process would start twice the threads
+
+
+def off() -> bool:
+    return os.environ.get('CAIT_NATIVE', '').lower() in ('off', '0', 'false')
 
 
 def for_paddle(heads: int) -> Path:

@@ -8,7 +8,6 @@ other releases, processors without AVX-512, machines without a compiler, CAIT_NA
 """
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any, Dict
@@ -18,8 +17,6 @@ import numpy as np
 from CaiT.accelerate.native import build
 
 TESTED = ('2026.4',)  # releases of OpenVINO
-HEAD_DIM = 48         # channels of a head, in every published CaiT
-MAX_TOKENS = 1024     # as in training
 
 
 class Attention:
@@ -30,19 +27,20 @@ class Attention:
         ``compile_missing``: take the seconds to compile where there is no library yet.
 
         ``obstacle`` is why the operation cannot be used, or empty."""
+        self.heads = 0
         self.obstacle = self._prepare(core, version, graph.read_bytes(), compile_missing)
 
     def _prepare(self, core: Any, version: str, graph: bytes, compile_missing: bool) -> str:
-        if os.environ.get('CAIT_NATIVE', '').lower() in ('off', '0', 'false'):
+        if build.off():
             return 'CAIT_NATIVE'
-        heads = len(set(re.findall(rb'"blocks\.0\.attn\.proj_l\.weight_(\d+)"', graph)))
-        if not heads:
+        self.heads = len(set(re.findall(rb'"blocks\.0\.attn\.proj_l\.weight_(\d+)"', graph)))
+        if not self.heads:
             return 'no talking heads'
         if not version.startswith(TESTED):
             return f'tested with OpenVINO {", ".join(TESTED)}, found {version}'
         from openvino.utils.node_factory import NodeFactory
         try:
-            path = str(build.for_openvino(heads, version, compile_missing))
+            path = str(build.for_openvino(self.heads, version, compile_missing))
             core.add_extension(path)
             self.factory = NodeFactory()
             self.factory.add_extension(path)
@@ -77,9 +75,11 @@ class Attention:
 class _Block:
     """The ends of one block's attention in a graph written by graph.attention_leading, and its arrays.
 
-    KeyError or IndexError when a node is missing."""
+    KeyError, IndexError or ValueError for another graph."""
 
     def __init__(self, nodes: Dict[str, Any], name: str) -> None:
+        if f'{name}.scale' in nodes:  # which simplify folds into the weights of the queries
+            raise KeyError(f'{name}.scale')
         product, = nodes[f'{name}.qkv'].output(0).get_target_inputs()
         self.qkv = product.get_node()  # with its bias: [B, N, 3C]
         self.merged = nodes[f'{name}.proj'].input_value(0).get_node()  # [B, N, C]
@@ -98,9 +98,9 @@ class _Block:
 
 def misfit(heads: int, width: int, tokens: int) -> str:
     """Why the operation is not for models of these numbers of heads, channels and patches; empty when it is."""
-    if width != heads * HEAD_DIM:
-        return f'{width // heads} channels per head, it is for {HEAD_DIM}'
-    return '' if tokens <= MAX_TOKENS else f'{tokens} patches, it is for up to {MAX_TOKENS}'
+    if width != heads * build.HEAD_DIM:
+        return f'{width // heads} channels per head, it is for {build.HEAD_DIM}'
+    return '' if tokens <= build.MAX_TOKENS else f'{tokens} patches, it is for up to {build.MAX_TOKENS}'
 
 
 def _depth(nodes: Dict[str, Any]) -> int:

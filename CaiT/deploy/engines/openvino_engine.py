@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for export only: importing them would slow down the start o
 PART = 4  # images per stream and run: more exceed the cache, fewer underuse the kernels
 OFTEN = 20       # runs of a size of batch after which it gets a model of its own
 MORE_SIZES = 2   # that get one: each takes the memory of the model once more
+MANY_HEADS = 8   # from which the compiled attention is faster than AMX
 
 
 class Plan(NamedTuple):
@@ -155,10 +156,12 @@ class Engine(BaseEngine):
         return model
 
     def _is_compiled(self, streams: int) -> bool:
-        """Whether the compiled attention is used. AMX multiplies faster than its AVX-512; with one stream the kernel
-        is ahead all the same, with several it is behind (measured: docs/speed.md)."""
+        """Whether the compiled attention is used. Where AMX multiplies and several streams compute, it is ahead from 8
+        heads on, whose mixing takes the time, and behind with 4 (measured: docs/speed.md)."""
+        if self.attention.obstacle:
+            return False
         amx = self.settings['INFERENCE_PRECISION_HINT'] == 'bf16' and 'amx_bf16' in runtime.cpu_flags()
-        return not self.attention.obstacle and not (amx and streams * self.lanes.limit > 1)
+        return not amx or streams * self.lanes.limit == 1 or self.attention.heads >= MANY_HEADS
 
     def _padded(self, images: int) -> Plan:
         """The plan that is always there."""
