@@ -2,7 +2,6 @@
 """From a weight file of any format to named arrays. The file's first bytes decide its format, not its extension."""
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,13 +114,13 @@ def _take(chosen: StateDict, checkpoint: Checkpoint, spare: int) -> None:
         value = value[1] if isinstance(value, tuple) else value
         if checkpoint.format == 'Paddle' and value.dtype == np.uint16:  # Paddle keeps bfloat16 in it
             value = Bfloat16(value)
-        spare -= math.prod(value.shape) * (4 if value.dtype == 'bfloat16' else np.dtype(value.dtype).itemsize)
-        if spare < 0 and checkpoint.format != 'npz':  # whose members are compressed, and bounded in archives.py
-            raise InputError(f'its arrays up to {shown(name)} take more than four times the size of the file: they '
-                             'share numbers; refused')
         if value.dtype == 'bfloat16':
             checkpoint.bfloat16.add(name)
         checkpoint.arrays[name] = value if isinstance(value, np.ndarray) else value.array()
+        spare -= checkpoint.arrays[name].nbytes
+        if spare < 0 and checkpoint.format != 'npz':  # whose members are compressed, and bounded in archives.py
+            raise InputError(f'its arrays up to {shown(name)} take more than four times the size of the file: they '
+                             'share numbers; refused')
 
 
 def resolve(path: PathLike) -> str:
