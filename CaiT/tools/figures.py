@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of this repository, made again from its configs, its measurements and a checkpoint.
 
-    python -m CaiT.tools.figures                                architecture and benchmark charts
+    python -m CaiT.tools.figures                                architecture, training curves, benchmark charts
     python -m CaiT.tools.figures -pretrained=output/RUN/best    also docs/images/attention.png
     python -m CaiT.tools.figures -notebook                      also docs/quickstart.md with its images (minutes)
 
@@ -26,6 +26,7 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
+RUN = 'cait_grown_mixed-0'  # in training/ of the results: the best CaiT that was trained here
 
 
 def parse(arguments: Optional[List[str]]) -> Any:
@@ -36,7 +37,7 @@ def parse(arguments: Optional[List[str]]) -> Any:
     parser.flag('cfg', metavar='FILE', help='its configuration; default: config.yaml beside it')
     parser.flag('label_map', metavar='FILE', help='its class names')
     parser.flag('results', type=Path, default=ROOT / 'benchmarks' / 'results', metavar='FOLDER',
-                help='results of benchmarks/against_peers.py; the charts are written beside them')
+                help='results of benchmarks/against_peers.py, beside which the charts are written, and training.py')
     parser.flag('output_dir', type=Path, default=ROOT / 'docs' / 'images', metavar='FOLDER',
                 help='default: docs/images')
     parser.switch('notebook', help='also run the notebook and write docs/quickstart.md')
@@ -52,6 +53,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     print(write_architecture(options.architecture, options.output_dir))
     for path in write_charts(options.results):
         print(path)
+    print(write_curves(options.results, options.output_dir))
     if options.pretrained:
         print(write_attention(options))
     else:
@@ -72,6 +74,16 @@ def write_architecture(name: str, folder: Path) -> Path:
     if not isinstance(model, CaiT):
         raise InputError(f'-architecture: found {config.MODEL.NAME}, expected a CaiT')
     return _written(folder / f'{config.MODEL.NAME}.svg', architecture(sizes_of(model, config.MODEL.NAME)))
+
+
+def write_curves(results: Path, folder: Path) -> str:
+    """FOLDER/cait_grown.png: loss, accuracy and the rest of the grown CaiT's training; returns a line that says so."""
+    from CaiT.report.panels import plot_curves
+    from CaiT.report.runs import read_run
+    run = results / 'training' / RUN
+    if not run.is_dir():
+        return f'cait_grown.png: skipped, found no logs in {run}'
+    return plot_curves([read_run(run)], folder / 'cait_grown.png')
 
 
 def write_charts(folder: Path) -> List[Path]:

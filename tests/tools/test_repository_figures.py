@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
@@ -53,6 +54,16 @@ def test_attention(folder):
     with Image.open(folder / 'images/attention.png') as sheet, Image.open(ROOT / 'docs/images/attention.png') as ours:
         assert sheet.size == ours.size  # two photographs, three cells each
     assert sorted(path.name for path in (folder / 'images').iterdir()) == ['attention.png', 'cait.svg']
+
+
+def test_curves(folder, capsys):
+    """Of the run's committed logs; the size follows from the number of panels."""
+    pytest.importorskip('matplotlib')
+    shutil.copytree(ROOT / 'benchmarks/results/training' / figures.RUN, folder / 'results/training' / figures.RUN)
+    assert figures.main(words(folder)) == 0
+    assert f'curves: {folder}/images/cait_grown.png' in capsys.readouterr().out
+    with Image.open(folder / 'images/cait_grown.png') as drawn, Image.open(ROOT / 'docs/images/cait_grown.png') as ours:
+        assert drawn.size == ours.size and len(drawn.convert('RGB').getcolors(1 << 24)) > 100
 
 
 @pytest.mark.parametrize('word, message', [
