@@ -214,3 +214,22 @@ def _unidentified(file: BinaryIO) -> str:
 
 def _one_line(error: BaseException) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
+
+
+def initialize_opencv() -> None:
+    """Use each function of OpenCV that transforms use, once in this thread.
+
+    At its first use a function takes a lock of OpenCV's. If another thread holds it while a worker is forked, the
+    worker waits forever for it at its own first use; later uses take no lock."""
+    import cv2  # as above
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    cv2.imdecode(cv2.imencode('.jpg', pixels)[1], cv2.IMREAD_COLOR_RGB)
+    cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    cv2.resize(pixels, (2, 2), interpolation=cv2.INTER_AREA)
+    cv2.resize(pixels, (8, 8), interpolation=cv2.INTER_CUBIC)
+    cv2.warpAffine(pixels, cv2.getRotationMatrix2D((2, 2), 10, 1), (4, 4))
+    cv2.filter2D(cv2.GaussianBlur(pixels, (3, 3), 1), -1, np.ones((3, 3), np.float32))
+    cv2.LUT(cv2.bitwise_not(cv2.flip(pixels, 1)), np.arange(256, dtype=np.uint8))
+    cv2.calcHist([pixels], [0], None, [256], [0, 256])
+    cv2.transform(pixels, np.eye(3, dtype=np.float32))
+    cv2.mean(pixels)

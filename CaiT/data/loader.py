@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import paddle
 
+from CaiT.data.decode import initialize_opencv
 from CaiT.errors import InputError, WorkerError
 
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of the workers
@@ -73,6 +74,7 @@ class Loader:
     def start(self) -> None:
         """Start the workers before the first epoch. A forked worker keeps the memory that this process has now."""
         if self.num_workers and not self._idle:
+            initialize_opencv()
             self._idle.append(_Batches(self.sampler, self._options))
 
     def close(self) -> None:

@@ -63,6 +63,16 @@ def test_workers_shared_memory_and_resuming_change_nothing(folder):
     assert not same(plain, train_batches(folder, 0, True))
 
 
+def test_workers_do_not_need_what_other_threads_lock(folder, monkeypatch):
+    """OpenCV is in use before the first worker is forked; where there is none it is not looked at."""
+    calls = []
+    monkeypatch.setattr('CaiT.data.loader.initialize_opencv', lambda: calls.append(1))
+    train_batches(folder, 0, True)
+    assert not calls
+    train_batches(folder, 1, True)
+    assert calls
+
+
 def test_kept_workers_give_the_batches_of_new_ones(folder):
     """Epochs in any order, from any step, one that fails between them."""
     mixing = Mixing(0.8, 1.0, 5, 5, mode='elem')

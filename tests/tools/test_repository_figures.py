@@ -62,8 +62,8 @@ def test_curves(folder, capsys):
     shutil.copytree(ROOT / 'benchmarks/results/training' / figures.RUN, folder / 'results/training' / figures.RUN)
     assert figures.main(words(folder)) == 0
     assert f'curves: {folder}/images/cait_grown.png' in capsys.readouterr().out
-    with Image.open(folder / 'images/cait_grown.png') as drawn, Image.open(ROOT / 'docs/images/cait_grown.png') as ours:
-        assert drawn.size == ours.size and len(drawn.convert('RGB').getcolors(1 << 24)) > 100
+    with Image.open(folder / 'images/cait_grown.png') as made, Image.open(ROOT / 'docs/images/cait_grown.png') as ours:
+        assert made.size == ours.size and len(made.convert('RGB').getcolors(1 << 24)) > 100
 
 
 @pytest.mark.parametrize('word, message', [
