@@ -29,19 +29,20 @@ from CaiT.tools import build_kernel
 
 openvino = library()
 HEADS, BLOCKS = 4, 3
+SIZE = 40  # 25 patches: two threads do not get the same number of queries
 BOUND = {'fp32': 5e-6, 'bf16': 3e-2, 'int8': 3e-2}  # of the largest logit; bf16 and int8 are rounded to 8 bits
 
 
 def exported(folder, model, precision='fp32'):
     need('openvino')
-    checks = parity.synthetic(small_data(), 9) if precision == 'int8' else None
-    Engine.write(from_model(model), folder, Options(precision, 'float', 2), small_data(), checks)
+    checks = parity.synthetic(small_data(SIZE), 9) if precision == 'int8' else None
+    Engine.write(from_model(model), folder, Options(precision, 'float', 2), small_data(SIZE), checks)
     return folder / ('openvino_int8.xml' if precision == 'int8' else 'openvino.xml')
 
 
 @pytest.fixture(scope='module')
 def cait():
-    return small('cait', embed_dim=48 * HEADS)
+    return small('cait', SIZE, embed_dim=48 * HEADS)
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +59,7 @@ def logits(graph, images, precision='fp32', batch=8, threads=2):
 
 
 def pixels(count):
-    return np.random.default_rng(count).standard_normal((count, 3, 32, 32)).astype(np.float32)
+    return np.random.default_rng(count).standard_normal((count, 3, SIZE, SIZE)).astype(np.float32)
 
 
 @pytest.mark.parametrize('count, batch, threads', [(1, 1, 1), (1, 8, 2), (3, 8, 2), (8, 8, 2), (9, 8, 1)])
