@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process for each program
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ('.', 'CaiT/**', 'benchmarks/**', 'test_tipc/**', 'tests/**')
 PROGRAM = re.compile(r"^if __name__ == '__main__':|^\w.*\bsys\.argv\[", re.M)
