@@ -31,7 +31,8 @@ svg .grid{stroke:#e6eaee;stroke-width:1}svg .axis{stroke:#6e7781;fill:none}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid #eaeef2}
 th{font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
-td:not(.n){max-width:min(420px,46vw);overflow-wrap:break-word}.grid+.scroll{margin-top:16px}
+td:not(.n){max-width:min(420px,46vw);overflow-wrap:break-word}
+td:first-child:not(.n){min-width:min(120px,32vw)}.grid+.scroll{margin-top:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
 .tile{border:1px solid #d8dee4;border-radius:6px;padding:8px}.tile b{display:block;font-size:20px}
 .tile span{font-size:12px;color:#57606a}
