@@ -22,14 +22,9 @@ template <class T> bool forward(const ov::TensorVector& inputs, ov::Tensor& outp
     T* out = (T*)output.data();
     const float *before = inputs[1].data<float>(), *after = inputs[2].data<float>(), *bias = inputs[3].data<float>();
     const int threads = tbb::this_task_arena::max_concurrency(), parts = (threads + batch - 1) / batch;
-    const int step = (tokens + parts - 1) / parts;
     std::atomic<bool> failed{false};
     tbb::parallel_for(0, batch * parts, [&](int task) {
-        const long image = task / parts;
-        const int begin = task % parts * step, end = begin + step < tokens ? begin + step : tokens;
-        if (forward_part(qkv + image * tokens * 3 * CHANNELS, out + image * tokens * CHANNELS, tokens, before, after,
-                         bias, begin, end))
-            failed = true;
+        if (forward_task(qkv, out, task, parts, tokens, before, after, bias)) failed = true;
     });
     return !failed;
 }

@@ -11,16 +11,10 @@ namespace {
 template <class T> int forward(const T* qkv, T* out, int batch, int tokens, const float* before, const float* after,
                                const float* bias) {
     const int threads = omp_get_max_threads(), parts = batch >= threads ? 1 : (threads + batch - 1) / batch;
-    const int step = (tokens + parts - 1) / parts;
     std::atomic<int> next{0}, failed{0};  // images taken one by one: libiomp5 lacks libgomp's dynamic loops
 #pragma omp parallel
-    for (int task; (task = next++) < batch * parts;) {
-        const long image = task / parts;
-        const int begin = task % parts * step, end = begin + step < tokens ? begin + step : tokens;
-        if (forward_part(qkv + image * tokens * 3 * CHANNELS, out + image * tokens * CHANNELS, tokens, before, after,
-                         bias, begin, end))
-            failed = 1;
-    }
+    for (int task; (task = next++) < batch * parts;)
+        if (forward_task(qkv, out, task, parts, tokens, before, after, bias)) failed = 1;
     return failed;
 }
 

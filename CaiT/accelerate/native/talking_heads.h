@@ -129,6 +129,16 @@ template <class T> int forward_part(const T* qkv, T* out, int tokens, const floa
     return 0;
 }
 
+// Task ``task`` of a batch whose images are divided into ``parts`` of their queries each.
+template <class T> int forward_task(const T* qkv, T* out, int task, int parts, int tokens, const float* before,
+                                    const float* after, const float* bias) {
+    const long image = task / parts;
+    const int step = (tokens + parts - 1) / parts;
+    const int begin = task % parts * step, end = begin + step < tokens ? begin + step : tokens;
+    return forward_part(qkv + image * tokens * 3 * CHANNELS, out + image * tokens * CHANNELS, tokens, before, after, bias,
+                        begin, end);
+}
+
 // Sums over all queries and keys of an image, for the gradients of L, W and bias.
 struct Sums {
     __m512 before[H][H], after[H][H], bias[H];
