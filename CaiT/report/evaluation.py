@@ -52,14 +52,15 @@ def write(folder: Path, predictions: Predictions, title: str = 'Evaluation', fac
 
 
 def read_earlier(path: Path, predictions: Predictions) -> Predictions:
-    """Predictions of a report's folder or of a file; labels it does not have are taken from ``predictions``."""
+    """Predictions of a report's folder or of a file, perhaps of a model with more or fewer classes; labels it does not
+    have are taken from ``predictions``."""
     try:
-        return read(path, num_classes=predictions.num_classes)
+        return read(path)
     except InputError as error:
         if 'no column label' not in str(error):
             raise
     pairs = list(zip(predictions.paths, predictions.labels.tolist()))
-    return read(path, labels=pairs, num_classes=predictions.num_classes)
+    return read(path, labels=pairs)
 
 
 def summarize(predictions: Predictions, classes: metrics.PerClass) -> Dict[str, Any]:

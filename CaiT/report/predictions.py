@@ -117,8 +117,10 @@ def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) 
         raise InputError(f'{path}: has no column label; --labels: found nothing, expected a list file of '
                          '"path class_id" lines')
     right = np.array(right, np.int64)
-    classes = num_classes or int(max(ids.max(), right.max())) + 1
-    return Predictions(paths, right, ids, np.array([p[:k] for _, p in parsed], np.float64), classes,
+    highest = int(max(ids.max(), right.max()))
+    if 0 < num_classes <= highest:
+        raise InputError(f'{path}: found class id {highest}, expected 0 to {num_classes - 1} (--num-classes)')
+    return Predictions(paths, right, ids, np.array([p[:k] for _, p in parsed], np.float64), num_classes or highest + 1,
                        known, label_probs)
 
 

@@ -92,7 +92,7 @@ def write_charts(folder: Path) -> List[Path]:
     from CaiT.safe_json import load_json
     results = {path: load_json(path) for path in sorted(folder.glob('*.json'))}
     return [_written(path.with_suffix('.svg'), benchmark_chart(result)) for path, result in results.items()
-            if isinstance(result, dict) and all('rates' in row for row in result.get('rows', [{}]))]
+            if isinstance(result, dict) and all('limits' in row for row in result.get('rows', [{}]))]
 
 
 def write_attention(options: Any) -> Path:

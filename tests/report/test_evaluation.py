@@ -199,6 +199,20 @@ def test_comparison_with_predictions_without_labels(made, tmp_path):
     assert found['changed'] == 0 and found['images'] == 40 and found['p_value'] == 1
 
 
+def test_comparison_of_models_with_other_numbers_of_classes(made, tmp_path):
+    """The earlier model has a class that the present one never gives, with or without a number of classes."""
+    one = made()
+    one.write(tmp_path / 'now.csv')
+    one.ids[0, 0], one.num_classes = 673, 674
+    one.write(tmp_path / 'earlier.csv')
+    for num_classes in (0, 10):
+        found = evaluation.from_file(tmp_path / 'now.csv', None, tmp_path / 'out', tmp_path / 'earlier.csv',
+                                     num_classes=num_classes)
+        assert found['classes'] == 10 and found['compare']['changed'] == 1
+    with pytest.raises(InputError, match=r'earlier.csv: found class id 673, expected 0 to 9 \(--num-classes\)'):
+        evaluation.from_file(tmp_path / 'earlier.csv', None, tmp_path / 'out', num_classes=10)
+
+
 def test_what_to_compare_with_is_checked_first(made, tmp_path):
     with pytest.raises(InputError, match='found no report_predictions.csv there'):
         evaluation.check_earlier(tmp_path)

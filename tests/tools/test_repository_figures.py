@@ -25,11 +25,12 @@ DATA: {IMAGE_SIZE: 32}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small config, and results of which one file is a benchmark against peers and two are others."""
+    """A small config, and results of which one file is a benchmark against peers and three are others."""
     (tmp_path / 'small.yaml').write_text(CONFIG)
     (tmp_path / 'results').mkdir()
     row = {'model': 'm', 'threads': 1, 'batch': 8, 'limits': {}, 'rates': {'ours paddle fp32': {'median': 12.34}}}
-    for name, content in (('speed', {'rows': [row]}), ('other', {'tasks': {}}), ('list', [1])):
+    other = {'rows': [{'model': 'm', 'threads': 1, 'rates': {'kernel': 1}}]}
+    for name, content in (('speed', {'rows': [row]}), ('other', other), ('tasks', {'tasks': {}}), ('list', [1])):
         (tmp_path / 'results' / f'{name}.json').write_text(json.dumps(content))
     return tmp_path
 
