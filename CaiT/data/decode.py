@@ -11,7 +11,7 @@ import io
 import os
 import re
 import stat
-from typing import BinaryIO, Callable, Iterator, Optional, Union
+from typing import BinaryIO, Callable, Iterator, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ def load_image(path: Source) -> Image.Image:
     Gray images of more than 8 bits are scaled by ``to_8_bits``. Raises InputError when the file is missing, is not a
     whole image of a supported format, has more than MAX_PIXELS, or needs more memory than there is.
     """
-    with _opened(path) as image:
+    with _opened(path) as (image, _):
         return _decode(image)
 
 
@@ -64,45 +64,51 @@ def decode_fast(path: Source, reduction: Optional[Callable[[int, int], int]] = N
     a fraction of the time; sides are rounded up. It is asked once, for any image.
     """
     import cv2  # here: evaluation and inference do without it
-    with _opened(path) as image:
+    with _opened(path) as (image, jpeg):
         factor = reduction(image.width, image.height) if reduction else 1
-        if image.format == 'JPEG' and image.mode in ('RGB', 'L'):  # the libraries turn CMYK to RGB differently
-            image.fp.seek(0)
-            data = np.frombuffer(image.fp.read(), np.uint8)
+        if jpeg and image.mode in ('RGB', 'L'):  # the libraries turn CMYK to RGB differently
             reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
             how = reduced.get(factor, cv2.IMREAD_COLOR_RGB)
             how |= cv2.IMREAD_IGNORE_ORIENTATION  # as Pillow, and so published numbers
-            if _ends_well(data):
-                with contextlib.suppress(cv2.error):
-                    pixels = cv2.imdecode(data, how)
-                    if pixels is not None:
-                        return pixels if factor == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-            image.fp.seek(0)
+            with contextlib.suppress(cv2.error):
+                pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), how)
+                if pixels is not None:
+                    return pixels if factor == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return np.asarray(_decode(image))
 
 
-def _ends_well(jpeg: np.ndarray) -> bool:
-    """Whether the segments and scans of a JPEG's bytes follow each other up to the end-of-image marker.
+def _checked_jpeg(file: BinaryIO, kind: str) -> bytes:
+    """The bytes of a JPEG when it is whole, else none; ValueError when decoding its scans would take minutes."""
+    place = file.tell()
+    file.seek(0)
+    jpeg = file.read()
+    file.seek(place)
+    scans, is_whole = _scans(jpeg)
+    if scans > MAX_SCANS:
+        raise ValueError(f'a JPEG of more than {MAX_SCANS} scans')
+    return jpeg if is_whole and kind == 'JPEG' else b''
+
+
+def _scans(jpeg: bytes) -> Tuple[int, bool]:
+    """(scans of a JPEG, whether its segments and scans follow each other up to the end-of-image marker).
 
     Where they do not, OpenCV may give what it has, the rest gray or black, without a word; Pillow refuses. Nor does
-    OpenCV look at what follows the first scan of an image that is not progressive.
+    OpenCV look at what follows the first scan of an image that is not progressive. Counting ends above MAX_SCANS. What
+    stands in the metadata or behind the image (previews, the video of a motion photo) is not counted.
     """
-    marks = np.flatnonzero(jpeg[:-1] == 0xff)
-    kinds = jpeg[marks + 1]
-    # 255 before 255 fills up; inside a scan 255 before 0 is a plain 255, before 0xd0 to 0xd7 it counts restarts
-    marks = marks[(kinds != 0) & (kinds != 0xff) & ((kinds < 0xd0) | (kinds > 0xd7))]
-    place, in_scan, scans, is_progressive = 2, False, 0, False
-    while True:
-        following = np.searchsorted(marks, place)
-        if following == len(marks) or not (in_scan or (jpeg[place:marks[following]] == 0xff).all()):
-            return False
-        place = int(marks[following]) + 2
-        kind = jpeg[place - 1]
+    place, in_scan, scans, is_whole, is_progressive = 2, False, 0, True, False
+    while scans <= MAX_SCANS:
+        marker = _MARKER.search(jpeg, place)
+        if not marker:
+            return scans, False
+        kind = marker[0][1]
+        is_whole = is_whole and (in_scan or not jpeg[place:marker.start()].strip(b'\xff'))  # 255 fills up
         if kind == _END_OF_IMAGE:
-            return is_progressive or scans == 1
+            return scans, is_whole and (is_progressive or scans == 1)
         in_scan = kind == _START_OF_SCAN
         scans, is_progressive = scans + in_scan, is_progressive or kind == _PROGRESSIVE
-        place += int.from_bytes(jpeg[place:place + 2].tobytes(), 'big')
+        place = marker.end() + int.from_bytes(jpeg[marker.end():marker.end() + 2], 'big')
+    return scans, False
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
@@ -149,8 +155,9 @@ def _decode(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
-    """The image with its header read; whatever goes wrong, here or in the block, becomes an InputError."""
+def _opened(source: Source) -> Iterator[Tuple[Image.Image, bytes]]:
+    """The image with its header read, and all bytes if they are a JPEG that OpenCV may read; whatever goes wrong, here
+    or in the block, becomes an InputError."""
     path = source.name if isinstance(source, ImageBytes) else source
     name = f'image {quoted(path)}' if path else 'image'
     try:
@@ -160,9 +167,7 @@ def _opened(source: Source) -> Iterator[Image.Image]:
                     limit = source.max_pixels if isinstance(source, ImageBytes) else MAX_PIXELS
                     if image.width * image.height > limit:
                         raise ValueError(f'{image.width}x{image.height} are more than {limit} pixels')
-                    if image.format in ('JPEG', 'MPO'):
-                        _check_scans(file)
-                    yield image
+                    yield image, _checked_jpeg(file, image.format) if image.format in ('JPEG', 'MPO') else b''
             except Image.UnidentifiedImageError:
                 raise InputError(f'{name}: cannot be decoded ({_unidentified(file)})') from None
     except InputError:
@@ -186,22 +191,6 @@ def _file(source: Source, name: str) -> BinaryIO:
     if size > MAX_BYTES:
         raise InputError(f'{name}: cannot be read (found {size:,} bytes, expected at most {MAX_BYTES:,})')
     return open(source, 'rb')
-
-
-def _check_scans(file: BinaryIO) -> None:
-    """ValueError for a JPEG of so many scans that decoding would take minutes. What stands in its metadata or behind
-    it (previews, the video of a motion photo) is not counted."""
-    start = file.tell()
-    file.seek(0)
-    jpeg, place, scans = file.read(), 2, 0
-    file.seek(start)
-    while scans <= MAX_SCANS:
-        marker = _MARKER.search(jpeg, place)
-        if not marker or marker[0][1] == _END_OF_IMAGE:
-            return
-        scans += marker[0][1] == _START_OF_SCAN
-        place = marker.end() + int.from_bytes(jpeg[marker.end():marker.end() + 2], 'big')
-    raise ValueError(f'a JPEG of more than {MAX_SCANS} scans')
 
 
 def _unidentified(file: BinaryIO) -> str:

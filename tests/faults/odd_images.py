@@ -8,7 +8,7 @@ Every path must give an array of the model's size with finite numbers, or an Inp
 image; all four must agree on which; training and evaluation must decode the same pixels. No image may take more than
 SECONDS or MEGABYTES. The exit status is 1 when a check failed.
 
-Seen to fail: with --weakened OpenCV decodes without looking at the end of the file (decode._ends_well says yes, by
+Seen to fail: with --weakened OpenCV decodes without looking at the end of the file (decode._scans says yes, by
 monkeypatching in this process), so that training reads half an image that evaluation refuses.
 """
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> int:
     warnings.simplefilter('ignore')
     if args.weakened:
         from CaiT.data import decode
-        decode._ends_well = lambda jpeg: True
+        decode._scans = lambda jpeg: (1, True)
     rng, seeds, readers = random.Random(args.seed), whole_images(), paths()
     others, counts, wrong = [content for _, content in seeds], collections.Counter(), []
     with tempfile.TemporaryDirectory(prefix='odd-images-') as folder:

@@ -57,7 +57,7 @@ def test_half_an_image_in_training_alone_is_found(tmp_path, paths, monkeypatch):
     Image.effect_noise((80, 60), 90).convert('RGB').save(path)
     path.write_bytes(path.read_bytes()[:-2] + b'\xff\xda\xff\xff' + bytes(9) + b'\xff\xd9')
     assert odd_images.check(path, paths) == (False, '')
-    monkeypatch.setattr('CaiT.data.decode._ends_well', lambda jpeg: True)
+    monkeypatch.setattr('CaiT.data.decode._scans', lambda jpeg: (1, True))
     assert odd_images.check(path, paths)[1].startswith('read by some only')
 
 
