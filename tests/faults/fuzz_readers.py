@@ -160,7 +160,9 @@ def _reporting(check: Checker, seconds: float) -> Callable[[bytes], None]:
 
 def report(check: Checker) -> None:
     check.findings.mkdir(parents=True, exist_ok=True)
-    (check.findings / f'{check.name}.counts').write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
+    partial = check.findings / f'{check.name}.partial'
+    partial.write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
+    partial.replace(check.findings / f'{check.name}.counts')  # whole even if the process ends here
 
 
 def weaken() -> None:
