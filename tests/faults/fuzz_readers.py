@@ -140,7 +140,7 @@ def run_atheris(check: Checker, seeds: List[bytes], seconds: float, files: int, 
     for number, data in enumerate(seeds):
         (corpus / f'seed{number}').write_bytes(data)
     atheris.Setup([sys.argv[0], str(corpus), f'-runs={files}', f'-seed={seed + 1}', f'-max_len={LARGEST}',
-                   '-rss_limit_mb=6000', '-timeout=0', '-verbosity=0',
+                   '-rss_limit_mb=6000', f'-timeout={10 ** 6}', '-verbosity=0',  # of the clock; SECONDS is ours
                    f'-artifact_prefix={check.findings}/{check.name}-crash-'], _reporting(check, seconds))
     atheris.Fuzz()
 
@@ -160,7 +160,9 @@ def _reporting(check: Checker, seconds: float) -> Callable[[bytes], None]:
 
 def report(check: Checker) -> None:
     check.findings.mkdir(parents=True, exist_ok=True)
-    (check.findings / f'{check.name}.counts').write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
+    partial = check.findings / f'{check.name}.partial'
+    partial.write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
+    partial.replace(check.findings / f'{check.name}.counts')  # whole even if the process ends here
 
 
 def weaken() -> None:
