@@ -229,6 +229,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             make_images(folder, args.count)
         images = list_images(args.images or folder)
         kilobytes = statistics.mean(os.path.getsize(path) for path in images) / 1024
+        about = {'count': len(images), 'mean KB': round(kilobytes, 1), 'made': not args.images, **sizes(images)}
         sides = [Side('ours', sys.executable, images), Side('timm', args.peer_python, images)]
         differences = compare_pixels(sides, folder)
         tasks = measure(sides, args.windows, args.seconds)
@@ -248,8 +249,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             args.peer_python: 'PEER', args.images: 'FOLDER', str(args.output): 'FILE'}),
         'machine': {'processor': processor(), 'cores': os.cpu_count(), 'system': platform.system()},
         'versions': {'ours': versions(sys.executable, ['cv2', 'PIL', 'numpy']), 'peer': peer},
-        'images': {'count': len(images), 'mean KB': round(kilobytes, 1), 'made': not args.images, **sizes(images)},
-        'tasks': tasks, 'pixels': differences,
+        'images': about, 'tasks': tasks, 'pixels': differences,
     }
     write_json(args.output, report)
     print(f'written to {args.output}')

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +35,18 @@ def test_made_images_are_measured_and_saved(tmp_path):
     first, second, saved = map(json.loads, result.stdout.splitlines())
     assert first['images/s'] > 5 and second['images/s'] > 5 and saved == {}
     assert np.load(tmp_path / 'eval.npy').shape == (2, 3, 224, 224)
+
+
+def test_the_result_describes_the_made_images(tmp_path, monkeypatch):
+    """They are gone when it is written. Both sides and the measurement are stand-ins."""
+    module = data_pipeline()
+    process = SimpleNamespace(stdin=io.StringIO(), wait=lambda: 0)
+    for name, result in (('versions', {}), ('Side', SimpleNamespace(process=process)), ('compare_pixels', {}),
+                         ('measure', {})):
+        monkeypatch.setattr(module, name, lambda *_, result=result: result)
+    assert module.main(['--peer-python', 'x', '--count', '2', '--output', str(tmp_path / 'result.json')]) == 0
+    found = json.loads((tmp_path / 'result.json').read_text())['images']
+    assert (found['count'], found['made'], found['width'], found['height']) == (2, True, 500, 375)
 
 
 @pytest.mark.parametrize('words, expected', [
