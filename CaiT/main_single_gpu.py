@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train, evaluate or predict on one device.
 
-python CaiT/main_single_gpu.py -cfg='CaiT/configs/cait_xxs24_224.yaml' -dataset='imagenet2012' -batch_size=256 \\
-    -pretrained='CaiT/cait_xxs24_224' -data_path='dataset/LSVRC2012'
-python CaiT/main_single_gpu.py … -batch_size=64 -eval
-python CaiT/main_single_gpu.py … -batch_size=64 -pred
+python CaiT/main_single_gpu.py -cfg=CaiT/configs/cait_xxs24_224.yaml -data_path=dataset/LSVRC2012 \\
+    -output_dir=output/xxs24
+python CaiT/main_single_gpu.py -cfg=CaiT/configs/cait_xxs24_224.yaml -data_path=dataset/LSVRC2012 -batch_size=64 \\
+    -pretrained=weights/XXS24_224.pth -eval
+python CaiT/main_single_gpu.py -pretrained=output/xxs24/best -data_path=my.jpg -pred
 """
 from __future__ import annotations
 

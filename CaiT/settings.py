@@ -76,8 +76,8 @@ DEFAULTS: Dict[str, Any] = {
         'LABEL_SMOOTHING': 0.0,    # probability that the targets spread over all classes
         'CLASS_WEIGHTS': '',       # balanced: by the number of images; or a file of one weight per line
         'EMA_DECAY': 0.0,          # exponential moving average of the weights, 0: none
-        'RECOMPUTE': False,        # recompute activations: less memory, 25 % more time
-        'ACCELERATE': True,        # oneDNN kernels on a CPU: the same numbers, 4 to 7 times as fast
+        'RECOMPUTE': False,        # recompute activations: less memory, one more forward pass in each step
+        'ACCELERATE': True,        # oneDNN kernels on a CPU: faster, the same numbers up to rounding
         'TO_STATIC': False,        # train the model compiled to a static graph
         'VISUALDL': False,         # write scalars for VisualDL (pip install visualdl)
         'TENSORBOARD': False,      # scalars for TensorBoard (pip install tensorboardX)

@@ -17,10 +17,11 @@ PAGES = sorted(path.name[:-len('_cn.md')] for path in (ROOT / 'docs').glob('*_cn
 README = {
     '': [''], 'About': ['1 简介'], 'Install': ['3.1 安装'], 'Five commands': ['4.1 五条命令'],
     'Classify your image': ['3.3 权重', '4.2 识别自己的图像'], 'Fine-tune on your folder': ['4.3 在自己的目录上微调'],
-    'ImageNet': ['3.2 数据', '4.4 ImageNet'], 'Export and deploy': ['5 模型推理部署'], 'Models': ['2 数据集和复现精度'],
+    'ImageNet': ['3.2 数据', '4.4 ImageNet'], 'Export and deploy': ['5 模型推理部署'], 'Models': ['2.1 模型'],
+    'Results': ['2.2 实测结果'],
     'TIPC certification': ['6 自动化测试脚本'], 'Documents': ['8.1 文档'], 'Citation': ['8.2 引用'],
     'License and references': ['7 LICENSE', '8.3 参考文献']}
-TEMPLATE = ['3 准备数据与环境', '4 开始使用', '8 参考链接与文献']  # headings without text
+TEMPLATE = ['2 数据集和复现精度', '3 准备数据与环境', '4 开始使用', '8 参考链接与文献']  # headings without text
 GUIDES = 'https://github.com/PaddlePaddle/models/'  # in Chinese: not in README.md
 # Words in the place of names in code: FOLDER/<class>.
 PLACEHOLDERS = {'类别': 'class', '目录': 'FOLDER', '文件': 'FILE', '名称': 'NAME', '时间': 'time', '用户': 'USER',

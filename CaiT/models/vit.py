@@ -161,7 +161,7 @@ class DistilledDeiT(DeiT):
 
 
 _SIZES = {'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12), 'large': (1024, 24, 16)}
-_AUGREG = f'{TIMM}, ImageNet-21K first'  # source of published accuracies
+_AUGREG = f'{TIMM}, in21k'  # source of published accuracies: pretrained on ImageNet-21K
 
 
 def _row(model: type, size: str, patch: int, image_size: int, top1: float, top5: float,

@@ -70,7 +70,7 @@ class Axes:
         return self.height - BOTTOM - (value - low) / (high - low) * (self.height - TOP - BOTTOM)
 
     def svg(self, body: str, description: str) -> str:
-        """The whole picture, with ``body`` drawn over the grid; ``description`` is what a screen reader says."""
+        """The whole drawing, with ``body`` drawn over the grid; ``description`` is what a screen reader says."""
         parts = [f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(description)}">']
         bottom, right = self.height - BOTTOM, WIDTH - RIGHT
         marks = ticks(*self.x_range, 6, self.integer_x)

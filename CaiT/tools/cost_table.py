@@ -29,9 +29,6 @@ SPEEDS = model_table.ROOT / 'benchmarks/results/cpu.json'
 START, END = '<!-- cost-table:start -->', '<!-- cost-table:end -->'
 IMAGES = 1_281_167  # ImageNet-1K's training set
 SUSTAINED = 30e12  # operations per second of one device in training: an assumption, about a V100 with mixed precision
-MODELS = ('deit_tiny_patch16_224', 'vit_tiny_patch16_224', 'cait_xxs24_224', 'deit_small_patch16_224',
-          'cait_xxs36_224', 'cait_xs24_224', 'cait_s24_224', 'deit_base_patch16_224', 'cait_s36_224',
-          'cait_xxs24_384', 'cait_s24_384', 'cait_m36_384', 'cait_m48_448')
 
 
 def days(name: str, devices: int) -> float:
@@ -51,18 +48,19 @@ def memory(name: str) -> str:
 def table() -> List[str]:
     """The table's lines in Markdown."""
     from CaiT.config import get_config
-    from CaiT.models.registry import get_variant
+    from CaiT.models.registry import get_variant, list_models
     rows = json.loads(SPEEDS.read_text(encoding='utf-8'))['rows']
     speeds = {row['model']: row['rates']['ours openvino fp32']['median']
               for row in rows if (row['batch'], row['threads']) == (8, 2)}
     lines = ['| model | published top-1, % | images/s on two cores | epochs | GB per device | days on 1 / 8 devices |',
              '|---|---:|---:|---:|---:|---:|']
-    for name in MODELS:
+    for name in sorted(list_models(), key=lambda name: days(name, 1)):
         published = get_variant(name).published
+        top1 = f'{published["top1"]:.2f}' if published.get('top1') else '–'
+        top1 += ' (distilled)' if published.get('distilled') and published.get('top1') else ''
         speed = f'{speeds[name]:.1f}' if name in speeds else '–'
-        distilled = ' (distilled)' if published['distilled'] else ''
-        lines.append(f'| `{name}` | {published["top1"]:.2f}{distilled} | {speed} | '
-                     f'{get_config(name).TRAIN.EPOCHS} | {memory(name)} | {days(name, 1):.1f} / {days(name, 8):.1f} |')
+        lines.append(f'| `{name}` | {top1} | {speed} | {get_config(name).TRAIN.EPOCHS} | '
+                     f'{memory(name)} | {days(name, 1):.1f} / {days(name, 8):.1f} |')
     return lines
 
 

@@ -29,6 +29,7 @@ SECTIONS = {'DATA': 'Data', 'MODEL': 'Model', 'AUG': 'Augmentation in training',
             'SAVE': 'Checkpoints that stay', '': 'The run'}
 OF_THE_MODEL = 'of the model'
 MORE_CHOICES = {'AUG.ERASE_MODE': checks.ERASE_MODES}
+FLAG_TEXTS = {'DATA.BATCH_SIZE_EVAL': '`-batch_size` with `-eval` or `-pred`'}
 
 
 def comments() -> Dict[str, str]:
@@ -116,7 +117,7 @@ def tables() -> List[str]:
         if name not in meanings:
             raise InputError(f'CaiT/settings.py: {name} has no comment, expected its meaning')
         section = name.split('.')[0] if '.' in name else ''
-        flag = f'`-{flags[name]}`' if name in flags else ''
+        flag = FLAG_TEXTS.get(name) or (f'`-{flags[name]}`' if name in flags else '')
         rows[section].append(f'| `{name}` | {printed(default)} | {values(name, default)} | {flag} | '
                              f'{meanings[name].replace("|", "or")} |')
     lines = []
