@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from yacs.config import CfgNode
@@ -186,7 +186,8 @@ def check_arrays(checkpoint_: Checkpoint, shapes: Mapping[str, Sequence[int]], t
     required = {key: shape for key, shape in slots.items() if key.split('/')[0] in trained}
     masters = {f'{name}/{MASTER}': shape for name, shape in shapes.items()}
     try:
-        _check('model', state['model'], shapes)
+        _check('model', state['model'], shapes, stored={key[:-len(MASTER) - 1] for key in state['optimizer']
+                                                        if key.endswith(f'/{MASTER}')})
         if state['ema']:
             _check('ema', state['ema'], shapes)
         elif ema_decay and saved.get('EMA_DECAY'):
@@ -198,6 +199,7 @@ def check_arrays(checkpoint_: Checkpoint, shapes: Mapping[str, Sequence[int]], t
         if has_updated or state['optimizer']:
             arrays = {key.replace(OLD_SLOT, ''): array for key, array in state['optimizer'].items()}
             _check('optimizer', arrays, required, {**slots, **masters})
+            _check_slots(arrays)
     except InputError as error:
         raise InputError(f'-resume {path}: {error}') from None
 
@@ -237,7 +239,8 @@ def _is_best(source: Path, progress: TrainState) -> bool:
 
 
 def _check(part: str, arrays: Mapping[str, Any], shapes: Mapping[str, Sequence[int]],
-           optional: Mapping[str, Sequence[int]] = {}) -> None:
+           optional: Mapping[str, Sequence[int]] = {}, stored: Container[str] = ()) -> None:
+    """``stored``: names of which the optimizer's arrays hold the float32 values; older versions wrote halves here."""
     missing = [name for name in shapes if name not in arrays]
     unexpected = [name for name in arrays if name not in shapes and name not in optional]
     for names, text in ((missing, 'is missing'), (unexpected, 'is not of this model')):
@@ -249,10 +252,21 @@ def _check(part: str, arrays: Mapping[str, Any], shapes: Mapping[str, Sequence[i
         if not isinstance(array, np.ndarray) or array.dtype.kind != 'f':
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise InputError(f'{part}: {name!r}: found {kind}, expected an array of floating-point numbers')
+        if array.dtype != np.float32 and name not in stored:
+            raise InputError(f'{part}: {name!r}: found {array.dtype}, expected float32')
         if list(array.shape) != shape:
             raise InputError(f'{part}: {name!r}: found shape {list(array.shape)}, expected {shape}')
         if not checkpoint.is_finite(array):
             raise InputError(f'{part}: {name!r} holds NaN or infinite numbers')
+
+
+def _check_slots(arrays: Mapping[str, np.ndarray]) -> None:
+    """InputError for numbers that no optimizer has: the first update would make NaN of them."""
+    for name, array in arrays.items():
+        if '/moment2_' in name and array.min() < 0:
+            raise InputError(f'optimizer: {name!r}: found {array.min():g}, expected squares, at least 0')
+        if '_pow_acc_' in name and not 0 <= array.item() < 1:
+            raise InputError(f'optimizer: {name!r}: found {array.item():g}, expected a power of a number below 1')
 
 
 def _shapes_arrays(key: str) -> bool:

@@ -64,8 +64,10 @@ class TrainState:
             if (kind is int and type(value) is not int) or not low <= value <= high:
                 expected = 'an integer' if kind is int else 'a number'
                 raise InputError(f'progress: {key}: found {value}, expected {expected} from {low:g} to {high:g}')
-        if values['step'] and not values['images']:
-            raise InputError(f'progress: images: found 0 after {values["step"]} steps')
+        if values['images'] < values['step']:
+            raise InputError(f'progress: images: found {values["images"]:g} after {values["step"]} steps')
+        if values['best_epoch'] >= values['epoch']:
+            raise InputError(f'progress: best_epoch: found {values["best_epoch"]} in epoch {values["epoch"]}')
         return cls(**values)
 
     def averages(self) -> Dict[str, float]:

@@ -62,6 +62,14 @@ BROKEN = {
         lambda s: s['model'].update({'norm.bias': np.zeros(32, 'int64')}),
     "model: 'cls_token': found list, expected an array of floating-point numbers":
         lambda s: s['model'].update(cls_token=[0.0]),
+    "model: 'norm.weight': found float64, expected float32":
+        lambda s: s['model'].update({'norm.weight': np.ones(32, 'float64')}),
+    "model: 'head.bias': found float16, expected float32":
+        lambda s: s['model'].update({'head.bias': np.zeros(3, 'float16')}),
+    "ema: 'norm.weight': found float16, expected float32":
+        lambda s: s['ema'].update({'norm.weight': np.ones(32, 'float16')}),
+    "optimizer: 'head.bias/moment1_0': found float64, expected float32":
+        lambda s: s['optimizer'].update({'head.bias/moment1_0': np.zeros(3)}),
     "model: 'pos_embed' holds NaN or infinite numbers": lambda s: s['model']['pos_embed'].fill(np.inf),
     "ema: 'head.weight' is missing": lambda s: s['ema'].pop('head.weight'),
     'ema: is empty, expected the moving average of all parameters': lambda s: s['ema'].clear(),
@@ -71,6 +79,12 @@ BROKEN = {
         lambda s: s['optimizer'].update({'head.bias/moment1_0': np.zeros(5, 'float32')}),
     "optimizer: 'head.bias/beta1_pow_acc_0' holds NaN or infinite numbers":
         lambda s: s['optimizer']['head.bias/beta1_pow_acc_0'].fill(-np.inf),
+    "optimizer: 'norm.bias/moment2_0': found -1, expected squares, at least 0":
+        lambda s: s['optimizer']['norm.bias/moment2_0'].fill(-1),
+    "optimizer: 'head.bias/beta2_pow_acc_0': found 1, expected a power of a number below 1":
+        lambda s: s['optimizer']['head.bias/beta2_pow_acc_0'].fill(1),
+    "optimizer: 'cls_token/beta1_pow_acc_0': found -0.5, expected a power of a number below 1":
+        lambda s: s['optimizer']['cls_token/beta1_pow_acc_0'].fill(-0.5),
     'progress: epoch: found -5, expected an integer from 1 to 2': lambda s: s['progress'].update(epoch=-5),
     'progress: epoch: found 3, expected an integer from 1 to 2': lambda s: s['progress'].update(epoch=3),
     'progress: step: found 1000000000, expected an integer from 0 to 6': lambda s: s['progress'].update(step=10**9),
@@ -80,6 +94,8 @@ BROKEN = {
         lambda s: s['progress'].update(best_top1=float('nan')),
     'progress: correct is missing': lambda s: s['progress'].pop('correct'),
     "progress: unknown key 'momentum'": lambda s: s['progress'].update(momentum=1),
+    'progress: images: found 0.5 after 3 steps': lambda s: s['progress'].update(step=3, images=0.5, correct=0),
+    'progress: best_epoch: found 1 in epoch 1': lambda s: s['progress'].update(epoch=1, best_epoch=1),
     'progress: images: found 0 after 2 steps': lambda s: s['progress'].update(step=2, images=0, correct=0),
 }
 
