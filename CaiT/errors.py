@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from typing import Any, Callable, Optional
 
 # Errors of the system that say something about the user's disk or paths, not about this code.
 OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
                  errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE}
+# Control characters, Unicode's line ends and marks of direction, bytes that are not UTF-8.
+_ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 class InputError(ValueError):
@@ -77,8 +80,13 @@ def discard_stdout() -> None:
 
 
 def _fail(message: str) -> int:
-    print('error: ' + ' '.join(message.split('\n')), file=sys.stderr)
+    print('error: ' + _one_line(message), file=sys.stderr)
     return 2
+
+
+def _one_line(message: str) -> str:
+    """``message`` without what ends a line or steers a terminal: names in it come from files and folders."""
+    return _ODD.sub(lambda odd: odd[0].encode('unicode_escape').decode('ascii'), ' '.join(message.split('\n')))
 
 
 def _flush_or_discard_stdout() -> None:

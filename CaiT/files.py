@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any, Iterator, Union
+from typing import IO, Any, Iterator, Optional, Tuple, Union
 
 from CaiT.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+MAX_PREFIX = 200  # bytes of a name that its temporary file begins with: with what follows they are a name, too
 _UMASK = threading.Lock()
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -22,12 +29,16 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
 
     When the block raises, the temporary file is removed and ``path`` is unchanged. Text is UTF-8 without newline
     conversion. The data is synced to disk before the rename, so a power failure leaves the old file or the new one,
-    never an incomplete one. InputError when the folder is removed meanwhile.
+    never an incomplete one. Temporary files of this name that killed processes left are removed. InputError when the
+    folder is removed meanwhile.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
-    os.close(handle)
+    try:
+        lock, temporary = _temporary(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
     try:
         with open(temporary, mode, **text) as file:  # by name: the block may read file.name before the rename
@@ -47,6 +58,44 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename = str(path)  # a full disk, for one: write() does not say which file it was
         raise
+    finally:
+        os.close(lock)
+
+
+def _temporary(path: Path) -> Tuple[int, str]:
+    """(a descriptor, the name) of a new file beside ``path``, locked while the descriptor is open."""
+    prefix = os.fsdecode(os.fsencode(f'.{path.name}')[:MAX_PREFIX]) + '.'
+    for left in path.parent.glob(f'{glob.escape(prefix)}{"[a-z0-9_]" * 8}.tmp'):
+        with contextlib.suppress(OSError):
+            _remove_unlocked(left)
+    while True:
+        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent)
+        if _locks(handle) is not False and os.path.exists(temporary):
+            return handle, temporary
+        os.close(handle)  # another process took it for one that was left
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a temporary file that no process has locked; where the file system has no locks, none is removed."""
+    handle = os.open(path, os.O_RDWR | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0))
+    try:
+        if path.is_file() and _locks(handle):
+            path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _locks(handle: int) -> Optional[bool]:
+    """Lock an open file; False when another process has locked it, None without locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
 
 
 def read_text(path: PathLike, max_bytes: int, kind: str) -> str:

@@ -30,6 +30,14 @@ def test_input_error_is_one_line(capsys):
     assert capsys.readouterr().err == 'error: a.yaml: found 1, expected 2\n'
 
 
+@pytest.mark.parametrize('found, printed', [
+    ('a\x1b[2J\r', '\\x1b[2J\\r'), ('a\u2028\u202eb', '\\u2028\\u202eb'), ('a\x85\udcff\x00', '\\x85\\udcff\\x00'),
+    ('aé 中', 'é 中')])
+def test_a_name_in_an_error_does_not_steer_the_terminal(found, printed, capsys):
+    assert status_of(lambda: fail(InputError(found))) == 2
+    assert capsys.readouterr().err == f'error: a{printed}\n'
+
+
 @pytest.mark.parametrize('error', [InputError, NonFiniteError, WorkerError])
 def test_errors_of_training_are_one_line_too(error, capsys):
     assert status_of(lambda: fail(error('a'))) == 2

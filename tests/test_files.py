@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +56,57 @@ def test_file_mode_follows_the_umask(tmp_path):
 def test_json_has_one_item_per_line(tmp_path):
     write_json(tmp_path / 'deep' / 'a.json', {'b': [1, 2.5]})
     assert (tmp_path / 'deep' / 'a.json').read_text() == '{\n "b": [\n  1,\n  2.5\n ]\n}\n'
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from CaiT.files import atomic_write
+with atomic_write(sys.argv[2]) as file:
+    file.write('half')
+    file.flush()
+    print('writing', flush=True)
+    sys.stdin.read()
+"""
+
+
+def writing(path):
+    """A process in the middle of writing ``path``."""
+    process = subprocess.Popen([sys.executable, '-c', WRITER, Path(__file__).resolve().parents[1], path],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'writing\n'
+    return process
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a[0-9]*.txt', 'ü' * 125 + '.txt'], ids=['plain', 'pattern', 'long'])
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_not_disturbed(tmp_path, name):
+    other = tmp_path / f'.{name}.notes.tmp' if len(name) < 99 else tmp_path / 'notes'  # the user's
+    other.write_text('mine')
+    killed = writing(tmp_path / name)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert len(os.listdir(tmp_path)) == 2
+    living = writing(tmp_path / name)
+    assert len(os.listdir(tmp_path)) == 2
+    with atomic_write(tmp_path / name) as file:
+        file.write('mine')
+        assert len(os.listdir(tmp_path)) == 3
+    living.communicate('')
+    assert living.returncode == 0 and (tmp_path / name).read_text() == 'half'
+    assert sorted(os.listdir(tmp_path)) == sorted([name, other.name]) and other.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('length', [255, 210, 196])
+def test_a_name_of_any_length_can_be_written(tmp_path, length):
+    with atomic_write(tmp_path / ('n' * length)) as file:
+        file.write('x')
+    assert os.listdir(tmp_path) == ['n' * length]
+
+
+@pytest.mark.parametrize('name', ['n' * 256, 'a.txt/b.txt/c.txt'])
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path, name):
+    (tmp_path / 'a.txt').write_text('before')
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / name) as file:
+        file.write('x')
+    assert str(tmp_path / 'a.txt') in caught.value.filename or caught.value.filename == str(tmp_path / name)
+    assert os.listdir(tmp_path) == ['a.txt']

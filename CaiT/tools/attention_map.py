@@ -17,6 +17,7 @@ if it was exported with --attention.
 """
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
 CONTACTS = 60  # images per contact sheet
+MAX_STEM = 230  # bytes of a file's name before its number and extension, of 255 that file systems have
 _CONTACT = re.compile(r'contact(-\d+)?', re.IGNORECASE)
 
 
@@ -45,6 +47,8 @@ def free_names(paths: List[str]) -> List[str]:
     for path in paths:
         stem, number = Path(path).stem, 1
         stem = f'{stem}-image' if _CONTACT.fullmatch(stem) else stem
+        while len(os.fsencode(stem)) > MAX_STEM:
+            stem = stem[:-1]
         name = stem
         while name.lower() in taken:
             number += 1

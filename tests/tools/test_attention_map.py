@@ -70,7 +70,8 @@ def test_one_image(tmp_path, words):
 @pytest.mark.parametrize('paths, names', [
     (['a/x.png', 'b/x.jpg', 'x-2.png'], ['x', 'x-2', 'x-2-2']), (['a.png', 'A.png'], ['a', 'A-2']),
     (['contact.png', 'b/contact.png', 'Contact-3.jpg', 'contacts.png'],
-     ['contact-image', 'contact-image-2', 'Contact-3-image', 'contacts'])])
+     ['contact-image', 'contact-image-2', 'Contact-3-image', 'contacts']),
+    (['n' * 251 + '.png', 'b/' + 'n' * 251 + '.png', 'é' * 125 + '.jpg'], ['n' * 230, 'n' * 230 + '-2', 'é' * 115])])
 def test_file_names(paths, names):
     """Each its own, on a file system that takes A for a too, and none that of a contact sheet."""
     assert attention_map.free_names(paths) == names
