@@ -55,7 +55,7 @@ def test_head_comment(name):
     total = macs(config.MODEL.NAME, config.MODEL.NUM_CLASSES)['total']
     assert re.search(rf'Cost: {count:,} parameters, {total / 1e9:.3f} GMACs per image\.', text)
     assert 'Paper: ' in text and ('Not measured here.' in text or 'Measured here: ' in text)
-    if config.MODEL.NUM_CLASSES == 1000 and variant.published['top1']:
+    if config.MODEL.NUM_CLASSES == 1000 and variant.published.get('top1'):
         top5 = f', top-5 {variant.published["top5"]:g} %' if variant.published['top5'] else ''
         assert f'Published: top-1 {variant.published["top1"]:g} %{top5} on ImageNet-1K' in text
     else:

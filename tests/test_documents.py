@@ -5,6 +5,7 @@ How commands are checked: tests/commands.py.
 """
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import CaiT.models
 from CaiT import config
 from CaiT.models import registry
 from CaiT.settings import DEFAULTS
+from tests import repository_copy
 from tests.commands import NOT_OURS, ROOT, Fault, blocks, check, commands
 
 DOCUMENTS = sorted(
@@ -209,6 +211,26 @@ def exports_as_it_is(model, folder: Path) -> None:
     for kind in ('float', 'uint8'):
         found = Predictor(str(folder / 'infer'), 'paddle', Options(input=kind)).logits(checks.array(kind))
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_the_steps_for_a_new_model_lead_to_tests_that_pass(tmp_path):
+    """Those of docs/adding-a-model.md, in a copy of the repository."""
+    page, root = text_of('docs/adding-a-model.md'), repository_copy.copy(str(tmp_path))
+    module, = (block for _, block in blocks(page, 'python'))
+    (root / 'CaiT/models/meanpool.py').write_text(module, encoding='utf-8')
+    recipe, = (block for _, block in blocks(page, 'text'))
+    (root / 'CaiT/configs/meanpool_tiny_patch16_224.yaml').write_text(recipe, encoding='utf-8')
+    goldens = root / 'tests/models/test_goldens.py'
+    entry = re.search(r"`('meanpool\w+': \d+)`", page).group(1)
+    text = goldens.read_text(encoding='utf-8')
+    goldens.write_text(text.replace('COUNTED = {', 'COUNTED = {' + entry + ', '), encoding='utf-8')
+    tests = ['-q', *('tests/models', 'tests/test_configs.py'), *(f'tests/tools/test_{name}.py' for name in (
+        'model_table', 'cost_table', 'memory'))]
+    for words in (['CaiT.tools.model_table', '--write'], ['CaiT.tools.cost_table', '--write'], ['pytest', *tests]):
+        done = subprocess.run([sys.executable, '-W', 'ignore', '-m', *words], cwd=root, capture_output=True, text=True,
+                              env={**os.environ, 'PYTHONPATH': str(root)})
+        assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 """Throughput and data-loading time of an epoch, and the log line that TIPC and benchmark scripts parse."""
 from __future__ import annotations
 
-import resource
 import time
 from datetime import timedelta
 from typing import Any, Dict, Iterable, Iterator
@@ -14,9 +13,14 @@ from CaiT.config import is_explicit
 
 
 def peak_memory() -> float:
-    """Peak memory of this process so far in MiB: GPU memory where there is a GPU, else the resident set size."""
+    """Peak memory of this process so far in MiB: GPU memory where there is a GPU, else the resident set size (0 where
+    the system does not tell it: Windows)."""
     if paddle.get_device().startswith('gpu'):
         return paddle.device.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import getpass
 import json
 import os
@@ -98,8 +97,11 @@ def _acquire(path: Path) -> int:
         descriptor = _open(path)
         try:
             try:
+                import fcntl
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 supported = True
+            except ImportError:
+                supported = False  # Windows
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise InputError(_in_use(path, _owner(descriptor))) from None
@@ -111,7 +113,8 @@ def _acquire(path: Path) -> int:
             if owner and not _is_stale(owner, supported):
                 raise InputError(f'{_in_use(path, owner)}; if that run has ended, delete {path}')
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(_this_process()).encode() + b'\n', 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(_this_process()).encode() + b'\n')
             return descriptor
         except BaseException:
             with contextlib.suppress(OSError):
@@ -122,7 +125,7 @@ def _acquire(path: Path) -> int:
 def _open(path: Path) -> int:
     """The lock file, made where there is none; a link with its name leads to a file that is no lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f'{path}: is a link, expected the lock file of a run; remove the link') from None
@@ -136,8 +139,8 @@ def _open(path: Path) -> int:
 def _this_process() -> Dict[str, Any]:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
+    except (ImportError, KeyError, OSError):  # a container's user without a name; before Python 3.13 no module pwd
+        user = str(os.getuid()) if hasattr(os, 'getuid') else 'somebody'
     return {'owner': user, 'host': socket.gethostname(), 'pid': os.getpid(),
             'since': time.strftime('%Y-%m-%d %H:%M:%S')}
 
@@ -145,7 +148,8 @@ def _this_process() -> Dict[str, Any]:
 def _owner(descriptor: int) -> Dict[str, Any]:
     """Who holds the file, as it says; {} when it says nothing that can be read."""
     try:
-        values = json.loads(os.pread(descriptor, 4096, 0).decode('utf-8'))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        values = json.loads(os.read(descriptor, 4096).decode('utf-8'))
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) and {'owner', 'host', 'pid', 'since'} <= set(values) else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from CaiT.errors import InputError
-from CaiT.training import jobs, run_folder
+from CaiT.training import jobs, meter, run_folder
 from CaiT.training.run_folder import LOCK, lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,29 @@ def test_a_folder_in_use_is_refused_naming_who(config, tmp_path, holder, job):
     assert re.fullmatch(rf'{tmp_path}: is in use by \w+ on {socket.gethostname()}, process {holder.pid}, since '
                         r'[-\d]+ [:\d]+; expected another -output_dir, or the end of that run', str(caught.value))
     assert sorted(path.name for path in tmp_path.iterdir()) == before == [LOCK]
+
+
+@pytest.mark.parametrize('modules', [('fcntl', 'pwd'), ('pwd',)])
+def test_a_system_without_locks_or_users_like_windows(tmp_path, monkeypatch, modules):
+    """The run says who it is and removes the file at its end; what nobody can check is taken over."""
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    for variable in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ('O_NOFOLLOW', 'getuid', 'pread', 'pwrite'):
+        monkeypatch.delattr(os, name)
+    (tmp_path / LOCK).write_text(json.dumps({'owner': 'a', 'host': socket.gethostname(), 'pid': 2**30, 'since': 'b'}))
+    with lock(tmp_path):
+        found = json.loads((tmp_path / LOCK).read_text())
+        assert found['pid'] == os.getpid() and found['owner'] == 'somebody'
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize('missing', [True, False])
+def test_peak_memory_where_the_system_does_not_tell_it(monkeypatch, missing):
+    if missing:
+        monkeypatch.setitem(sys.modules, 'resource', None)
+    assert (meter.peak_memory() == 0.0) is missing
 
 
 def test_what_a_killed_run_left_is_taken_over(tmp_path, holder):
@@ -94,7 +117,7 @@ def test_without_locks_of_the_file_system_the_process_decides(tmp_path, monkeypa
     def unsupported(*_):
         raise OSError(95, 'Operation not supported')
 
-    monkeypatch.setattr(run_folder.fcntl, 'lockf', unsupported)
+    monkeypatch.setattr('fcntl.lockf', unsupported)
     (tmp_path / LOCK).write_text(json.dumps({'owner': 'a', 'host': socket.gethostname(), 'pid': pid, 'since': 'now'}))
     if stale:
         with lock(tmp_path):
