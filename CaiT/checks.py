@@ -14,6 +14,7 @@ from CaiT.errors import InputError
 INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'lanczos')
 CROP_KINDS = ('random_resized_crop', 'pad_crop')
 ERASE_MODES = ('pixel', 'rand', 'const')
+MAX_RESIZED_SIDE = 1_000_000  # pixels of the short side, of which the crop is a part
 MIX_MODES = ('batch', 'pair', 'elem')
 
 Name = Callable[[str], str]  # argument name -> the name that messages show
@@ -56,6 +57,9 @@ def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
     """The arguments of ``CaiT.data.transforms.DataConfig``."""
     at_least(name('image_size'), values['image_size'], 1)
     positive(name('crop_pct'), values['crop_pct'], 1)
+    if values['image_size'] / values['crop_pct'] > MAX_RESIZED_SIDE:
+        raise InputError(f'{name("crop_pct")}: found {values["crop_pct"]} with {name("image_size")} '
+                         f'{values["image_size"]}, expected images resized to at most {MAX_RESIZED_SIDE} pixels')
     one_of(name('interpolation'), values['interpolation'], INTERPOLATIONS)
     for key in ('mean', 'std'):
         if len(values[key]) != 3:

@@ -2,11 +2,14 @@
 """The errors that a user sees as one line, and the one place that prints them."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
-from typing import Any, Callable, Optional
+import threading
+from typing import Any, Callable, Iterator, Optional
 
 # Errors of the system that say something about the user's disk or paths, not about this code.
 OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
@@ -51,7 +54,8 @@ def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     _escape_unprintable()
     try:
         _open_closed_streams()
-        status = main()
+        with _second_interrupt_ends():
+            status = main()
         sys.stdout.flush()
         if fast_exit:
             sys.stderr.flush()
@@ -70,6 +74,29 @@ def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
         print(' '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt; another, while workers and files are put in order, ends the process
+    at once. Data workers end with it, and the next run removes what it left."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler \
+            or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        os.write(2, b'interrupted\n')
+        os._exit(130)
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGINT, end)
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def discard_stdout() -> None:

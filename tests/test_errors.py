@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,31 @@ def test_a_closed_pipe_is_no_error():
     process.stdout.close()
     assert (process.wait(30), process.stderr.read()) == (141, '')
     process.stderr.close()
+
+
+SLOW_END = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from CaiT.errors import run
+
+def images():
+    try:
+        yield
+    finally:
+        for _ in range(int(sys.argv[2])):
+            os.kill(os.getpid(), signal.SIGINT)
+        print('put in order')
+
+def main():
+    for _ in images():
+        os.kill(os.getpid(), signal.SIGINT)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize('more, out', [(0, 'put in order\n'), (1, ''), (2, '')])
+def test_a_second_interrupt_ends_the_process_at_once(more, out):
+    ended = subprocess.run([sys.executable, '-c', SLOW_END, Path(__file__).resolve().parents[1], str(more)],
+                           capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, out, 'interrupted\n')

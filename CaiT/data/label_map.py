@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from CaiT.data.text import quoted, read_lines
+from CaiT.data.text import is_line, quoted, read_lines
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
@@ -48,7 +48,16 @@ def read_classes(path: PathLike) -> List[Class]:
     front), ``name 0``, ``n01440764 name``. Lines with ids may stand in any order; ids must be 0, 1, … and wnids must
     rise, as ids of ImageNet do. Raises InputError naming the file, what was found and what was expected.
     """
-    lines, where = [line for _, line in read_lines(path)], f'label map {quoted(path)}'
+    where = f'label map {quoted(path)}'
+    classes = _classes(path, where)
+    odd = next((one.name for one in classes if not is_line(one.name)), None)
+    if odd is not None:
+        raise InputError(f'{where}: found the name {ascii(odd)[:60]}, expected one line of text')
+    return classes
+
+
+def _classes(path: PathLike, where: str) -> List[Class]:
+    lines = [line for _, line in read_lines(path)]
     if os.fspath(path).lower().endswith('.json') or (lines and lines[0].startswith(('{', '['))):
         return _from_value(_literal('\n'.join(lines), where), where)
     longest = max(map(len, lines), default=0)

@@ -48,6 +48,11 @@ def unquoted(text: str) -> str:
     return os.fsdecode(re.sub(rb'\\(?:x([0-9a-f]{2})|(.))', lambda m: bytes([int(m[1], 16)]) if m[1] else m[2], whole))
 
 
+def is_line(text: str) -> bool:
+    """Whether ``text`` is one line of valid Unicode, which does not steer a terminal; it may hold tabs."""
+    return not _ODD.search(text.replace('\t', ' '))
+
+
 def json_line(value: Any) -> str:
     """JSON as one line for every reader: control characters, Unicode's line ends and bytes other than UTF-8 escaped."""
     return _ODD.sub(lambda odd: f'\\u{ord(odd[0]):04x}', json.dumps(value, ensure_ascii=False)) + '\n'

@@ -33,7 +33,8 @@ class Attention:
         if prefix not in (1, 2) or self.outputs[:2] != ['logits', 'attention']:
             raise InputError(f'{graph}: found the outputs {", ".join(self.outputs)}, expected those that '
                              'export_model.py --attention writes')
-        self.prefix = int(prefix)
+        self.prefix, self.num_classes, size = int(prefix), meta.num_classes, meta.data.image_size
+        self.engine.check_shape((size, size, 3))
         self.transform = eval_transform(meta.data, normalize=False)
 
     def __call__(self, image: ImageLike) -> Dict[str, Any]:
@@ -41,4 +42,7 @@ class Attention:
         [blocks, H, N], the class token's rows; ``rollout`` [N] of ViT and DeiT."""
         pixels = self.transform(image)
         values = self.engine.session.run(self.outputs, {self.engine.input: pixels[None]})
+        if values[0].shape != (1, self.num_classes):
+            raise InputError(f'{self.engine.graph}: found {values[0].shape[-1]} classes, but {metadata.FILE} beside it '
+                             f'says {self.num_classes}')
         return {'pixels': pixels, **{name: value[0] for name, value in zip(self.outputs, values)}}

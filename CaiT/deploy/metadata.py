@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from CaiT import safe_json
+from CaiT.data.text import is_line
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
 from CaiT.files import PathLike, check_regular, sha256
@@ -85,7 +86,7 @@ def read(folder: PathLike) -> Metadata:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f'found {path.stat().st_size} bytes, expected at most {MAX_BYTES}')
         values = safe_json.loads(path.read_text(encoding='utf-8'))
-        if values.pop('format') != FORMAT:
+        if _typed('format', values.pop('format'), int) != FORMAT:
             raise ValueError(f'its format is not {FORMAT}')
         values['data'] = _data(values['data'])
         values['artifacts'] = [_artifact(one) for one in _typed('artifacts', values['artifacts'], list)]
@@ -162,6 +163,9 @@ def _checked(meta: Metadata) -> Metadata:
         raise ValueError(f'num_classes: found {meta.num_classes}, expected 1 to {MAX_CLASSES}')
     if meta.class_names is not None and len(_typed('class_names', meta.class_names, list, str)) != meta.num_classes:
         raise ValueError(f'class_names: found {len(meta.class_names)}, expected num_classes, {meta.num_classes}')
+    for text in (meta.model, *(meta.class_names or ())):
+        if not is_line(text):
+            raise ValueError(f'a name: found {ascii(text)[:60]}, expected one line of text')
     for name in ('weights', 'versions', 'sha256'):
         _typed(name, getattr(meta, name), dict, str)
     _typed('file', meta.weights['file'], str)

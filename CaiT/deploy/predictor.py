@@ -60,6 +60,7 @@ class Predictor:
         metadata.check_content(folder, [graph.name], self.meta.sha256)
         with self._checked(folder, [name for name in artifact.files if name != graph.name]):
             self.engine: BaseEngine = engine(graph, options)
+        self.engine.check_shape(self.input_shape)  # before images are decoded: to a wrong size that takes gigabytes
         self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
 
     @contextlib.contextmanager

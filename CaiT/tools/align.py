@@ -133,8 +133,9 @@ def _root_logger() -> Iterator[None]:
     reprod_log adds handlers at each report and removes none; Paddle's handler would print each line again.
     """
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    handlers, level, raises = root.handlers, root.level, logging.raiseExceptions
     root.handlers = []
+    logging.raiseExceptions = False  # or a full disk is a traceback for each line; the log is read afterwards
     try:
         yield
     finally:
@@ -142,6 +143,7 @@ def _root_logger() -> Iterator[None]:
             handler.close()
         root.handlers = handlers
         root.setLevel(level)
+        logging.raiseExceptions = raises
 
 
 def _filled(model: Any, perturb: str) -> Any:

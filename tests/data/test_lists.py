@@ -85,6 +85,20 @@ def test_broken_label_maps_are_one_line(tmp_path, name, text):
         read_label_map(tmp_path / 'none.json', 1)
 
 
+@pytest.mark.parametrize('name, text, found', [
+    ('a.json', r'["\ud800"]', r"'\ud800'"), ('a.json', r'{"0": "a\nb"}', r"'a\nb'"),
+    ('a.txt', '\x1b[2Jcat\n', r"'\x1b[2Jcat'"),
+    ('a.json', r'{"a\u2028b": 0}', r"'a\u2028b'"), ('a.json', r'{"n01440764": "a\u0085"}', r"'a\x85'")])
+def test_names_that_are_no_line_are_refused(tmp_path, name, text, found):
+    with pytest.raises(InputError) as caught:
+        read_label_map(write(tmp_path / name, text), 1)
+    assert str(caught.value) == f'label map {tmp_path / name}: found the name {found}, expected one line of text'
+
+
+def test_tabs_and_marks_in_names_stay(tmp_path):
+    assert read_label_map(write(tmp_path / 'a.json', r'["a\tb", "\u200bc"]'), 2) == ['a\tb', '\u200bc']
+
+
 def test_real_label_maps(real_data):
     for name, third in (('synset_words.txt', 'great white shark, white shark, man-eater, man-eating shark, '
                          'Carcharodon carcharias'), ('imagenet_class_index.json', 'great_white_shark')):

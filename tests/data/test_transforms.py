@@ -72,8 +72,8 @@ def test_data_config_round_trip_and_invalid_values():
     assert DataConfig.from_dict(data.as_dict()) == data
     assert data.as_dict() == {'image_size': 384, 'crop_pct': 0.95, 'interpolation': 'bilinear', 'mean': list(MEAN),
                               'std': list(STD)}
-    for change in ({'crop_pct': 1.2}, {'crop_pct': 0}, {'image_size': 0}, {'interpolation': 'cubic'},
-                   {'mean': (0.5,)}, {'std': (0.2, 0, 0.2)}, {'sdt': 1}):
+    for change in ({'crop_pct': 1.2}, {'crop_pct': 0}, {'crop_pct': 1e-5}, {'crop_pct': 1e-320},
+                   {'image_size': 0}, {'interpolation': 'cubic'}, {'mean': (0.5,)}, {'std': (0.2, 0, 0.2)}, {'sdt': 1}):
         with pytest.raises(InputError, match=list(change)[0]):
             DataConfig.from_dict({**data.as_dict(), **change})
 

@@ -108,6 +108,17 @@ def test_a_damaged_graph(cait, checks, tmp_path, fault, message):
         Attention(tmp_path, meta)
 
 
+@pytest.mark.parametrize('key, value, message', [
+    ('num_classes', 9, 'found 10 classes, but metadata.json beside it says 9'),
+    ('data', small_data(48), r'found images of 48x48 pixels, shape .*, expected 32x32'),
+    ('data', small_data(9000), r'found images of 9000x9000 pixels, shape .*, expected 32x32')])
+def test_metadata_of_another_model(cait, checks, tmp_path, key, value, message):
+    meta = exported(cait, tmp_path, checks)
+    setattr(meta, key, value)
+    with pytest.raises(InputError, match=message):
+        Attention(tmp_path, meta)(np.zeros((32, 32, 3), np.uint8))
+
+
 @pytest.mark.parametrize('value', ['x', [], {'files': {}}, {'parity': {}}, 3])
 def test_damaged_metadata(cait, checks, tmp_path, value):
     exported(cait, tmp_path, checks, '')

@@ -164,10 +164,21 @@ def test_metadata_of_another_model_is_refused(cait, checks, tmp_path):
     broken(num_classes=9)
     with pytest.raises(InputError, match='found 10 classes, but metadata.json beside it .or -cfg. says 9'):
         Predictor(str(tmp_path), 'paddle', Options()).logits(checks.array('float'))
-    broken(data={**good['data'], 'image_size': 48})
-    predictor = Predictor(str(tmp_path), 'paddle', Options())
-    with pytest.raises(InputError, match=r'found images of 48x48 pixels, shape .*, expected 32x32'):
-        predictor.logits(np.zeros((1, 3, 48, 48), np.float32))
+    for size in (48, 16384):  # before an image is decoded to it
+        broken(data={**good['data'], 'image_size': size})
+        with pytest.raises(InputError, match=rf'found images of {size}x{size} pixels, shape .*, expected 32x32'):
+            Predictor(str(tmp_path), 'paddle', Options())
+    for names in (['\ud800', *'bcdefghij'], ['a\n1. b', *'bcdefghij'], ['\x1b[2J', *'bcdefghij']):
+        broken(class_names=names)
+        with pytest.raises(InputError, match='not the metadata .*a name: found .*, expected one line of text'):
+            metadata.read(tmp_path)
+    for changes in ({'model': 'a\u2028b'}, {'format': True}, {'format': 1.0}):
+        broken(**changes)
+        with pytest.raises(InputError, match='not the metadata of an exported model'):
+            metadata.read(tmp_path)
+    broken(data={**good['data'], 'crop_pct': 1e-320})
+    with pytest.raises(InputError, match='crop_pct: found 1e-320 with image_size 32, expected images resized to'):
+        metadata.read(tmp_path)
     broken(data={'image_size': 32})
     with pytest.raises(InputError, match='not the metadata of an exported model'):
         metadata.read(tmp_path)

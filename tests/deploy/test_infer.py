@@ -96,9 +96,9 @@ def test_a_graph_of_paddle_3_with_a_configuration(exported, cait, checks, tmp_pa
     with pytest.raises(InputError, match='metadata.json: no such file; for a model of Paddle without one'):
         Predictor(str(tmp_path), 'paddle', options)
     config.write_text('MODEL: {NUM_CLASSES: 10}\nDATA: {IMAGE_SIZE: 64}\n', encoding='utf-8')
-    predictor = Predictor(str(tmp_path), 'paddle', options, metadata_from_config(tmp_path, config, 'paddle', options))
+    meta = metadata_from_config(tmp_path, config, 'paddle', options)
     with pytest.raises(InputError, match='found images of 64x64 pixels, .* expected 32x32'):
-        predictor.logits(np.zeros((1, 3, 64, 64), np.float32))
+        Predictor(str(tmp_path), 'paddle', options, meta)
     shutil.copy(exported / 'inference.json', tmp_path / 'again.json')
     with pytest.raises(InputError, match='found 2 .pdmodel and .json files, expected one'):
         metadata_from_config(tmp_path, config, 'paddle', options)

@@ -85,12 +85,16 @@ class BaseEngine:
 
     def check(self, images: np.ndarray) -> None:
         """InputError, naming what was found and expected, for images that the graph would cut or take for others."""
-        wanted, dtype = self.image_shape, 'uint8' if self.options.input == 'uint8' else 'float32'
+        dtype = 'uint8' if self.options.input == 'uint8' else 'float32'
         if images.dtype != dtype:
             raise InputError(f'{self.graph}: found images of type {images.dtype}, expected {dtype}')
-        found = images.shape[1:]
         if not len(images):
             raise InputError(f'{self.graph}: found no images, expected one at least')
+        self.check_shape(images.shape[1:])
+
+    def check_shape(self, found: Sequence[int]) -> None:
+        """InputError when images of that shape, without the batch, do not fit the graph."""
+        wanted, dtype = self.image_shape, 'uint8' if self.options.input == 'uint8' else 'float32'
         if wanted is not None and (len(found) != len(wanted) or any(
                 isinstance(size, int) and 0 < size != other for size, other in zip(wanted, found))):
             raise InputError(f'{self.graph}: found images of {_described(found, dtype)}, expected '

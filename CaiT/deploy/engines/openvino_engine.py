@@ -206,7 +206,9 @@ class Engine(BaseEngine):
         super().check(images)
 
     @property
-    def image_shape(self) -> Tuple[Any, ...]:
+    def image_shape(self) -> Optional[Tuple[Any, ...]]:
+        if not self.models:  # not known before the first run
+            return None
         return tuple(next(iter(self.models.values())).inputs[0].shape)[1:]
 
     def run_all(self, images: np.ndarray, lane: Dict[Plan, List[Any]]) -> np.ndarray:
