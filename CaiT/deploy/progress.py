@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import Optional, TextIO
 
 INTERVAL = 0.2  # seconds between two updates of the line
 
@@ -12,9 +12,10 @@ INTERVAL = 0.2  # seconds between two updates of the line
 class ProgressMeter:
     """Counts images. ``with progress:`` encloses each run of the engine; the time is measured from the first run on."""
 
-    def __init__(self, num_images: int, stream: TextIO = sys.stderr) -> None:
-        self.num_images, self.done, self.stream = num_images, 0, stream
-        self.shown = stream.isatty()
+    def __init__(self, num_images: int, stream: Optional[TextIO] = None) -> None:
+        """``stream``: sys.stderr where it is None; nothing is shown when that is closed."""
+        self.num_images, self.done, self.stream = num_images, 0, stream or sys.stderr
+        self.shown = self.stream is not None and self.stream.isatty()
         self.start_time = self.engine_seconds = self._run_start = self._last_update = 0.0
 
     def __enter__(self) -> None:

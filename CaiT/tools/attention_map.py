@@ -195,11 +195,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
     source.load()
     if line:
         print(line)
-    images, explanations = [], []
+    images, explanations, failed = [], [], []
     for path in paths:
-        pixels, one = source.explain(path)
+        try:
+            pixels, one = source.explain(path)
+        except InputError as error:
+            if len(failed) == len(paths) - 1 and not images:  # not one of the images: the last error says why
+                raise
+            print(f'left out: {error}', file=sys.stderr)
+            failed.append(path)
+            continue
         images.append(attention_sheet.Image.fromarray(pixels))
         explanations.append(one)
+    paths = [path for path in paths if path not in failed]
     name_of = (lambda i: names[i]) if names else (lambda i: f'class {i}')
     rows = [attention_sheet.rows_of(one, 0, name_of(int(one.class_ids[0]))) for one in explanations]
     top = options.scale or attention_sheet.common_scale(
@@ -220,7 +228,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         for name, values in summary.items():
             print(f'{name}: deletion {values["deletion"]:.4f}, insertion {values["insertion"]:.4f}')
         print(f'faithfulness over {len(paths)} images: {options.output_dir / "faithfulness.html"}')
-    return 0
+    if failed:
+        print(f'{len(failed)} of {len(failed) + len(paths)} images could not be decoded', file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _contacts(folder: Path, paths: List[str], images: List[Any], explanations: List[Any], name_of: Any,

@@ -127,6 +127,15 @@ def test_openvino_without_a_cache(exported, images, variable):
     assert re.match(r'openvino: compiled models are not kept: /proc/1/nowhere/\S+: ', done.stderr)
 
 
+@pytest.mark.parametrize('closed', ['2>&-', '>&-', '<&- >&- 2>&-', '2>/dev/full'])
+def test_streams_that_are_closed(exported, images, tmp_path, closed):
+    table = tmp_path / 'a.csv'
+    shell = f'exec "$@" {closed}'
+    done = subprocess.run(['bash', '-c', shell, 'bash', sys.executable, 'infer.py', f'--model-dir={exported}',
+                           f'--img-path={images[0]}', f'--output={table}'], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '') and table.read_text().count('\n') == 2
+
+
 # Output
 
 @pytest.mark.parametrize('where, reason', [

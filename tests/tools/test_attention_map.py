@@ -67,6 +67,24 @@ def test_one_image(tmp_path, words):
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['one.png']
 
 
+@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'], ids=['empty', 'text', 'cut'])
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path, words, capsys, content):
+    bad = tmp_path / 'images/a/bad.png'
+    bad.write_bytes(content)
+    assert attention_map.main([*words, '-opts', *OPTS]) == 1
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['contact.png', 'one-2.png', 'one.png']
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f'left out: image {bad}: ') and lines[1] == '1 of 3 images could not be decoded'
+
+
+def test_no_image_can_be_decoded(tmp_path, words):
+    for name in ('a', 'b'):
+        (tmp_path / 'images' / name / 'one.png').write_bytes(b'')
+    with pytest.raises(InputError, match='one.png: cannot be decoded .the file is empty.$'):
+        attention_map.main([*words, '-opts', *OPTS])
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('paths, names', [
     (['a/x.png', 'b/x.jpg', 'x-2.png'], ['x', 'x-2', 'x-2-2']), (['a.png', 'A.png'], ['a', 'A-2']),
     (['contact.png', 'b/contact.png', 'Contact-3.jpg', 'contacts.png'],
