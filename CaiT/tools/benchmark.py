@@ -87,10 +87,9 @@ def exported(name: str, targets: Sequence[Tuple[str, str, str]]) -> Iterator[Tup
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
     from CaiT.deploy.export import export
-    from CaiT.models.registry import create_model
+    from CaiT.models.registry import create_model, get_variant
     paddle.seed(0)
-    model = create_model(name)
-    data = DataConfig.of(model)
+    model, data = create_model(name), DataConfig(**get_variant(name).data)
     model.eval()
     with tempfile.TemporaryDirectory() as folder:
         export(model, folder, name, data, parity.synthetic(data, 4), {'file': 'random'}, targets, None, runtime.cores(),
