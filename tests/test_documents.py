@@ -5,6 +5,7 @@ How commands are checked: tests/commands.py.
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import CaiT.models
 from CaiT import config
 from CaiT.models import registry
 from CaiT.settings import DEFAULTS
+from tests import document_stand_ins as stand_ins
 from tests import repository_copy
 from tests.commands import NOT_OURS, ROOT, Fault, blocks, check, commands
 
@@ -250,10 +252,37 @@ def test_the_chinese_readme_leads_to_a_prediction(tmp_path):
     assert re.search(r'^image_name: dataset/digits/valid/\S+, class_id: \d, prob: 0\.\d{4}$', output, re.M)
 
 
-@pytest.mark.parametrize('number', range(4))
-def test_the_python_page_runs(number):
+PYTHON_PAGE = (  # what each block prints, in order
+    r'acceleration: oneDNN \S+ in 42 layers, 4 blocks; \d+ threads',
+    r'step 0: loss \d+\.\d{4}\nstep 1: loss \d+\.\d{4}',
+    r'epoch 0, step 0 of 1: loss \d+\.\d{4}\nepoch 0: \d+ of 9 correct',
+    r'( *\d+ class \d+ +0\.\d{4}\n){5}.*\[1, 192\].*',
+    '')
+
+
+@pytest.fixture(scope='module')
+def readers_folder(tmp_path_factory):
+    """A folder with the files that docs/python.md reads: a photograph, the names of classes, some digits."""
+    folder = tmp_path_factory.mktemp('python_page')
+    stand_ins.image(folder / 'my.jpg', 0)
+    (folder / 'imagenet_class_index.json').write_text(json.dumps(
+        {str(number): [f'n{number:08}', f'class {number}'] for number in range(1000)}), encoding='utf-8')
+    for split, count in (('train', 70), ('val', 9)):
+        for number in range(count):
+            stand_ins.image(folder / f'dataset/digits/{split}/{number}.jpg', number)
+        (folder / f'dataset/digits/{split}_list.txt').write_text(
+            ''.join(f'{split}/{number}.jpg {number % 10}\n' for number in range(count)), encoding='utf-8')
+    return folder
+
+
+@pytest.mark.parametrize('number', range(len(PYTHON_PAGE)))
+def test_the_python_page_runs(number, readers_folder):
     block = list(blocks(text_of('docs/python.md'), 'python'))[number][1]
-    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', block], cwd=ROOT, capture_output=True, text=True,
-                            timeout=120)
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', block], cwd=readers_folder, capture_output=True,
+                            text=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert result.returncode == 0, result.stderr[-500:]
-    assert number or re.search(r'^acceleration: oneDNN \S+ in 42 layers, 4 blocks; \d+ threads$', result.stdout, re.M)
+    assert re.search(rf'^{PYTHON_PAGE[number]}$', result.stdout, re.M), result.stdout
+
+
+def test_every_block_of_the_python_page_is_run():
+    assert len(list(blocks(text_of('docs/python.md'), 'python'))) == len(PYTHON_PAGE)

@@ -51,6 +51,17 @@ class DataConfig:
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 
     @classmethod
+    def of(cls, model: Any) -> DataConfig:
+        """That of a model of ``create_model``, or of the weights that it was made with; InputError for another layer.
+        """
+        known = getattr(model, 'default_cfg', None) or {}
+        names = [field.name for field in dataclasses.fields(cls)]
+        if any(name not in known for name in names):
+            raise InputError(f'data config: found {type(model).__name__} without default_cfg of {", ".join(names)}, '
+                             'expected a model of create_model')
+        return cls(**{name: known[name] for name in names})
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataConfig:
         """The inverse of ``as_dict``; unknown and missing keys raise InputError."""
         names = [field.name for field in dataclasses.fields(cls)]

@@ -145,6 +145,7 @@ class Backbone(nn.Layer):
         super().__init__()
         self.embed_dim = self.num_features = embed_dim
         self.default_cfg: Dict[str, Any] = {}  # filled by create_model
+        self.load_report: Optional[Any] = None  # set by create_model when it loads weights
         self.grad_checkpointing = False
         self.reset_classifier(num_classes)
 

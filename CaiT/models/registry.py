@@ -131,10 +131,10 @@ def create_model(name: str, pretrained: Any = None, strict: bool = True, load_op
     ``overrides`` are constructor arguments (``num_classes``, ``image_size`` or timm's ``img_size``, ``in_channels`` or
     ``in_chans``, ``drop_rate``, ``drop_path_rate``, ...). ``pretrained`` is the path of a checkpoint of any known
     source, or True, 'zoo:SOURCE' or a source's name for published weights, which are downloaded (messages go to the
-    logger 'CaiT'); what loading did is then in ``model.load_report``; ``load_options`` are further arguments of
-    ``load_weights`` (``use_ema``). ``model.default_cfg`` holds num_classes and the data config, that of the weights
-    where it is known. Raises InputError for an unknown name or argument, an impossible combination, or weights that do
-    not fit (``strict=False`` accepts missing and extra ones).
+    logger 'CaiT'); what loading did is then in ``model.load_report``, which is None without weights; ``load_options``
+    are further arguments of ``load_weights`` (``use_ema``). ``model.default_cfg`` holds num_classes and the data
+    config, that of the weights where it is known. Raises InputError for an unknown name or argument, an impossible
+    combination, or weights that do not fit (``strict=False`` accepts missing and extra ones).
     """
     variant = get_variant(name)
     arguments = {'image_size': variant.data['image_size'], 'num_classes': 1000, **variant.arch}

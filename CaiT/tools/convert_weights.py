@@ -47,7 +47,7 @@ def convert(source: str, target: str, model: Optional[str] = None, to: str = 'pa
     check_replaced(target, checkpoint.path, force)
     arrays, report = rename(checkpoint, get_family(model) if model else '')
     if model:
-        arrays = fit(arrays, shapes(model, arrays), report)
+        arrays = fit(arrays, shapes(model, arrays), report, name=model)
     else:
         report.loaded = len(arrays) - len(report.zero_filled)
     check_finite(arrays, checkpoint.path)

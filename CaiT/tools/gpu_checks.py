@@ -220,10 +220,11 @@ def exported(folder: Path) -> Any:
     from CaiT.data.transforms import DataConfig
     from CaiT.deploy import parity
     from CaiT.deploy.export import export
-    from CaiT.models.registry import create_model, get_variant
+    from CaiT.models.registry import create_model
     from CaiT.tools import goldens
     name = 'deit_tiny_patch16_224'
-    model, data = create_model(name), DataConfig(**get_variant(name).data)
+    model = create_model(name)
+    data = DataConfig.of(model)
     goldens.fill(model)
     model.eval()
     export(model, folder, name, data, parity.synthetic(data, 4), {'file': 'generated', 'sha256': '0' * 64},

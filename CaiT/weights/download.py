@@ -71,7 +71,8 @@ def download(url: str, part: Path, say: Say) -> None:
                 if failures >= ATTEMPTS:
                     raise InputError(f'{url}: {fault}; gave up after {failures} attempts'
                                      + (f', {size:,} bytes are kept for the next' if size else '')
-                                     + _surroundings()) from None
+                                     + _surroundings() + '; download it elsewhere and give -pretrained=FILE, or put it '
+                                     f'into {part.parent} as {part.stem}') from None
                 pause = max(fault.wait, wait)
                 if pause > LONGEST_WAIT:
                     raise InputError(f'{url}: {fault} and asks to wait {pause:.0f} s; try again then') from None

@@ -8,6 +8,7 @@ import numpy as np
 
 from CaiT.errors import InputError
 from CaiT.weights.load_report import LoadReport, brief
+from CaiT.weights.other_model import difference, is_cait, is_same_network
 from CaiT.weights.resample import grid_side, resample
 from CaiT.weights.sources import probably
 
@@ -21,8 +22,10 @@ def is_linear(name: str, array: np.ndarray) -> bool:
 
 
 def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport, strict: bool = True,
-        new_head: bool = False) -> Arrays:
+        new_head: bool = False, name: str = '') -> Arrays:
     """The normalized arrays that a model with these parameter shapes takes; ``report`` is completed.
+
+    ``name`` is the model's registered name, for messages.
 
     Heads for another number of classes are dropped on purpose; with ``new_head`` a file without a classifier leaves the
     model's at its initialization. Position embeddings are resampled for another number of patches. Beyond that, what
@@ -30,6 +33,7 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
     dropped. A shape that differs is an InputError always.
     """
     arrays = dict(arrays)
+    found = {key: array.shape for key, array in arrays.items()}
     _drop_heads(arrays, shapes, report)
     headless = not any(name.startswith(tuple(f'{head}.' for head in HEADS)) for name in arrays)
     if headless and new_head and not report.initial:
@@ -37,7 +41,7 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
     missing = [name for name in shapes if name not in arrays and name not in report.initial]
     unexpected = [name for name in arrays if name not in shapes]
     if strict and (missing or unexpected):
-        raise InputError(f'{report.path}: is not of this model: ' + _mismatch(missing, unexpected))
+        raise InputError(f'{report.path}: is not of this model: ' + _mismatch(missing, unexpected, found, shapes, name))
     stored = {name: arrays[name] for name in shapes if name in arrays}
     if not stored:
         raise InputError(f'{report.path}: has no array of this model')
@@ -46,7 +50,7 @@ def fit(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
     if 'pos_embed' in stored:
         stored['pos_embed'] = _position_rows(stored['pos_embed'], _prefix(arrays), tuple(shapes['pos_embed']),
                                              _prefix(shapes), report)
-    _check_shapes(stored, shapes, report)
+    _check_shapes(stored, shapes, report, found, name)
     report.converted = [pair for pair in report.converted if pair[0] in stored]
     report.loaded = len(stored) - len([name for name in report.zero_filled if name in stored])
     return stored
@@ -78,8 +82,12 @@ def _leave_heads(shapes: Mapping[str, Sequence[int]], report: LoadReport) -> Non
         report.initial += heads
 
 
-def _mismatch(missing: List[str], unexpected: List[str]) -> str:
-    parts = []
+def _mismatch(missing: List[str], unexpected: List[str], found: Mapping[str, Sequence[int]],
+              wanted: Mapping[str, Sequence[int]], model: str) -> str:
+    # Of a CaiT's names nothing is guessed: it has parts that others have too. Of a file for another network all tell.
+    guess = '' if is_cait(found) else probably(unexpected if is_same_network(found, wanted) else found)[2:]
+    other = '' if guess else difference(found, wanted, model)
+    parts = [other] if other else []
     for title, names in (('lacks', missing), ('has in excess', unexpected)):
         if names:
             short = brief(names)
@@ -90,10 +98,12 @@ def _mismatch(missing: List[str], unexpected: List[str]) -> str:
             parts.append(text)
     if missing and all(name.startswith(tuple(f'{head}.' for head in HEADS)) for name in missing):
         parts.append('a file without a classifier is for fine-tuning: say for how many classes (-num_classes)')
-    guess = probably(unexpected)
     if guess:
-        parts.append(guess[2:])
-    return '; '.join(parts) + ' (for training and eval, -opts MODEL.STRICT False takes the rest)'
+        parts.append(guess)
+    # Of another network the rest would make a model that computes nothing meaningful.
+    takes_rest = not guess and is_cait(found) == is_cait(wanted)
+    hint = ' (for training and eval, -opts MODEL.STRICT False takes the rest)' if takes_rest else ''
+    return '; '.join(parts) + hint
 
 
 def _prefix(names: Mapping[str, object]) -> int:
@@ -130,7 +140,8 @@ def _position_rows(found: np.ndarray, found_prefix: int, wanted: Tuple[int, ...]
     return np.concatenate([prefix, patches], axis=1)
 
 
-def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport) -> None:
+def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: LoadReport,
+                  found: Mapping[str, Sequence[int]], model: str) -> None:
     for name, array in arrays.items():
         if array.dtype.kind != 'f':
             raise InputError(f'{report.path}: {name} holds {array.dtype}, expected floating-point numbers')
@@ -140,14 +151,17 @@ def _check_shapes(arrays: Arrays, shapes: Mapping[str, Sequence[int]], report: L
     name = wrong[0]
     text = f'{report.path}: {name} is {list(arrays[name].shape)}, the model needs {list(shapes[name])}'
     kernel = 'patch_embed.proj.weight'
-    found, wanted = arrays[name].shape, tuple(shapes[name])
-    if name == kernel and len(found) == len(wanted) == 4 and found[1] != wanted[1] and found[::2] == wanted[::2]:
-        text += f': weights for images of {found[1]} channels, a model for {wanted[1]} (MODEL.IN_CHANNELS)'
+    shape, wanted = arrays[name].shape, tuple(shapes[name])
+    if name == kernel and len(shape) == len(wanted) == 4 and shape[1] != wanted[1] and shape[::2] == wanted[::2]:
+        text += f': weights for images of {shape[1]} channels, a model for {wanted[1]} (MODEL.IN_CHANNELS)'
     elif name == kernel and len(wrong) == 1:
         text += ': weights of another patch size cannot be adapted'
     elif is_linear(name, arrays[name]) and arrays[name].shape[::-1] == tuple(shapes[name]):
         text += f': the Linear weights are not laid out {report.layout}, the layout of {report.source} checkpoints'
-    raise InputError(text + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''))
+    if len(wrong) > 1:
+        text += f' (and {len(wrong) - 1} more)'
+    other = difference(found, shapes, model)
+    raise InputError(text + (f'; {other}' if other else ''))
 
 
 def check_finite(arrays: Arrays, path: str) -> None:

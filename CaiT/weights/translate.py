@@ -44,7 +44,8 @@ def load_weights(model: 'nn.Layer', path: PathLike, strict: bool = True, require
     arrays, report = rename(checkpoint, getattr(model, 'family', ''))
     parameters = model.state_dict()
     new_head = model.num_classes != 1000 if new_head is None else new_head
-    arrays = fit(arrays, {name: tuple(p.shape) for name, p in parameters.items()}, report, strict, new_head)
+    asked = getattr(model, 'default_cfg', {}).get('architecture', '')
+    arrays = fit(arrays, {name: tuple(p.shape) for name, p in parameters.items()}, report, strict, new_head, asked)
     if require_all and report.initial:
         raise InputError(f'{report.path}: does not hold {report.initial[0]} for {model.num_classes} classes; give the '
                          'number of classes it was trained with (-num_classes) and its config (-cfg)')

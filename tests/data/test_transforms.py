@@ -78,6 +78,18 @@ def test_data_config_round_trip_and_invalid_values():
             DataConfig.from_dict({**data.as_dict(), **change})
 
 
+@pytest.mark.parametrize('name, size', [('deit_tiny_patch16_224', 224), ('vit_tiny_patch16_224', 96)])
+def test_data_config_of_a_model(name, size):
+    from CaiT.models.registry import create_model, get_variant
+    model = create_model(name, depth=1, img_size=size, num_classes=3)
+    assert DataConfig.of(model) == DataConfig(**{**get_variant(name).data, 'image_size': size})
+    model.default_cfg['mean'] = MEAN[::-1]  # as weights that want other images set it
+    assert DataConfig.of(model).mean == MEAN[::-1]
+    with pytest.raises(InputError, match='data config: found Linear without default_cfg of image_size, crop_pct, .*, '
+                                         'expected a model of create_model'):
+        DataConfig.of(model.head)
+
+
 @pytest.mark.parametrize('change', [
     {'kind': 'crop'}, {'interpolation': 'cubic'}, {'scale': (0.9, 0.1)}, {'scale': (0.1, 1.5)}, {'ratio': (0, 1)},
     {'hflip': 1.5}, {'erase_prob': -0.1}, {'zoom': 0.95}, {'erase_mode': 'white'}, {'auto_augment': 'rand-x9'},

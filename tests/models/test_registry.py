@@ -89,6 +89,7 @@ def test_timm_arguments():
 def test_a_library_call_prints_nothing(tmp_path, capsys):
     model = create_model('vit', img_size=32, **SMALL)
     path = str(tmp_path / 'weights.pdparams')
+    assert model.load_report is None
     paddle.save(model.state_dict(), path)
     loaded = create_model('vit', img_size=32, pretrained=path, **SMALL)
     assert capsys.readouterr() == ('', '') and loaded.load_report.loaded == len(model.state_dict())

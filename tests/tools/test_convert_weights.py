@@ -82,8 +82,10 @@ def test_weights_are_checked_against_and_adapted_to_a_model(tmp_path):
                                      force=True)
     assert report.resampled == ['pos_embed 7x7 -> 14x14 patches'] and read(out)['pos_embed'].shape == (1, 198, 192)
     out.unlink()
-    for name, reason in (('deit_tiny_patch16_224', 'the file is distilled'), ('cait_xxs24_224', 'not of this model'),
-                         ('deit_tiny', 'the file is distilled'), ('nonsense', 'not known')):
+    fits = 'fits deit_tiny_distilled_patch16_224, the model is'
+    for name, reason in (('deit_tiny_patch16_224', 'the file is distilled'), ('nonsense', 'not known'),
+                         ('cait_xxs24', rf'{fits} cait_xxs24_224 \(MODEL.NAME, -cfg or model=\); it lacks'),
+                         ('deit_tiny', f'{fits} deit_tiny_patch16_224 ')):
         with pytest.raises(InputError, match=reason):
             convert_weights.convert(str(source), str(out), name)
     assert not out.exists()

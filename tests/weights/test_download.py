@@ -55,6 +55,11 @@ def folder():
     return sorted(f.name for f in path.iterdir() if not f.name.endswith('.lock')) if path.is_dir() else []
 
 
+def elsewhere(name=NAME):
+    """How a message ends after the last attempt."""
+    return f'; download it elsewhere and give -pretrained=FILE, or put it into {cache_folder()} as {name}'
+
+
 def refused(wanted, **options):
     """The one line with which a download is refused."""
     with pytest.raises(InputError) as error:
@@ -143,7 +148,7 @@ def test_an_announced_length_that_never_comes():
         message = refused(entry(server.url), say=str)
         assert len(server.requests) == 5
     assert message.startswith(f'{server.url}/model.safetensors: connection cut at {SIZE:,} of {SIZE + 10:,} bytes (')
-    assert message.endswith(f'; gave up after 5 attempts, {SIZE:,} bytes are kept for the next')
+    assert message.endswith(f'; gave up after 5 attempts, {SIZE:,} bytes are kept for the next' + elsewhere())
     assert folder() == [f'{NAME}.part', f'{NAME}.part.json']
 
 
@@ -232,7 +237,8 @@ def test_a_server_that_never_recovers_is_given_up():
     said = []
     with serve(status(503)) as server:
         assert refused(entry(server.url), say=said.append) == (
-            f'{server.url}/model.safetensors: the server answers 503 Service Unavailable; gave up after 5 attempts')
+            f'{server.url}/model.safetensors: the server answers 503 Service Unavailable; gave up after 5 attempts'
+            + elsewhere())
         assert len(server.requests) == 5
     assert [line.split('; ')[1] for line in said] == [
         f'next attempt in {wait} s' for wait in ('0.01', '0.02', '0.04', '0.08')]
@@ -297,13 +303,13 @@ def test_nobody_answers():
         host = f'127.0.0.1:{taken.getsockname()[1]}'
         message = refused(entry(f'http://{host}'), say=str)
     assert message.startswith(f'http://{host}/model.safetensors: {host} cannot be reached (')
-    assert message.endswith('gave up after 5 attempts')
+    assert message.endswith('gave up after 5 attempts' + elsewhere())
 
 
 def test_an_empty_file_is_none():
     with serve(status(200)) as server:
         assert refused(entry(server.url), say=str) == (
-            f'{server.url}/model.safetensors: an empty file arrived; gave up after 5 attempts')
+            f'{server.url}/model.safetensors: an empty file arrived; gave up after 5 attempts' + elsewhere())
 
 
 @pytest.mark.parametrize('sha256, hash_status, said', [
