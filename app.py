@@ -39,7 +39,8 @@ def parser() -> Parser:
                help=f'an exported model; default $MODEL_DIR, else {MODEL_DIR}')
     flags.flag('backend', default='paddle', help=f'{" | ".join(backends())}; default paddle')
     flags.flag('precision', default='fp32', help=f'{" | ".join(PRECISIONS)}; default fp32')
-    flags.flag('cpu_threads', type=int, default=0, metavar='N', help='default: all cores')
+    flags.flag('cpu_threads', type=int, default=0, metavar='N',
+               help='default: $OMP_NUM_THREADS, else all cores')
     flags.flag('host', default=os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'), metavar='ADDRESS',
                help='default $GRADIO_SERVER_NAME, else 127.0.0.1')
     flags.flag('port', type=int, default=0, metavar='N', help='default $GRADIO_SERVER_PORT, else 7860 or the next free')
@@ -135,7 +136,7 @@ def main() -> None:
     if args.cpu_threads < 0 or not 0 <= args.port < 65536:
         raise InputError(f'--cpu-threads {args.cpu_threads}, --port {args.port}: expected no negative numbers, and a '
                          'port below 65536')
-    threads = args.cpu_threads or runtime.cores()
+    threads = args.cpu_threads or runtime.user_threads() or runtime.cores()
     predictor = Predictor(args.model_dir, args.backend, Options(args.precision, threads=threads))
     print('app: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     list(predictor.predict([Image.new('RGB', (8, 8))]))  # engines compile their kernels in the first run

@@ -36,7 +36,7 @@ MIN_IMAGES_FOR_WORKERS = 64  # fewer are decoded before worker processes have st
 def parser() -> Parser:
     flags = Parser(__doc__)
     flags.flag('img_path', nargs='+', metavar='PATH', help='images, folders and list files')
-    engine_flags.add(flags, threads_help='default: all cores')
+    engine_flags.add(flags, threads_help='default: $OMP_NUM_THREADS, else all cores')
     flags.flag('batch_size', type=int, default=BATCH, metavar='N', help=f'images per run; default {BATCH}')
     flags.flag('topk', type=int, default=0, metavar='K', help='also list the K most probable classes with names')
     flags.flag('output', metavar='FILE', help='write results to a .csv or .jsonl file instead of the console')
@@ -73,7 +73,8 @@ def main() -> int:
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
     paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
-    options = engine_flags.options(args, args.cpu_threads or runtime.cores(), args.batch_size)
+    threads = args.cpu_threads or runtime.user_threads() or runtime.cores()
+    options = engine_flags.options(args, threads, args.batch_size)
     predictor = Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options))
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None

@@ -32,6 +32,7 @@ from CaiT.errors import InputError
 PADDLE = ((3, 0), (3, 3))  # the first and the last minor version that this project was tried with
 
 _AVX512 = ('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')
+SET_HERE = 'CAIT_OMP_NUM_THREADS'  # for programs started from here: the OMP_NUM_THREADS that no user has set
 _report = ''
 GPU_REPORT = "runtime: GPU, Paddle's own settings"
 CPU_FLAGS = {'FLAGS_use_stride_kernel': (False, True), 'FLAGS_eager_delete_tensor_gb': (0.05, 0.0)}  # ours, Paddle's
@@ -50,6 +51,27 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def most_threads() -> int:
+    """The largest number of CPU threads that is not taken for a mistake."""
+    return max(64, 4 * cores())
+
+
+def user_threads() -> int:
+    """The CPU threads that the user has set with OMP_NUM_THREADS, 0 when that is no positive integer.
+
+    What this process, or a program of ours that started it, has set itself does not count. InputError for more than
+    ``most_threads``.
+    """
+    value = os.environ.get('OMP_NUM_THREADS', '')
+    if 'OMP_NUM_THREADS' not in _first_environment() or value == os.environ.get(SET_HERE):
+        return 0
+    if not (value.isascii() and value.isdigit()):  # OpenMP also takes a list, one number per level of nesting
+        return 0
+    if len(value) > 9 or int(value) > most_threads():
+        raise InputError(f'OMP_NUM_THREADS: found {value}, expected at most {most_threads()} on this machine')
+    return int(value)
 
 
 def threads_per_process() -> int:
@@ -148,6 +170,8 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
     else:
         values = settings(_cpu(), threads or threads_per_process())
         chosen_here = 'OMP_NUM_THREADS' not in os.environ
+        if chosen_here:
+            os.environ[SET_HERE] = values['OMP_NUM_THREADS']
         for key, value in values.items():
             os.environ.setdefault(key, value)
         is_set = _keep_big_blocks()
@@ -214,6 +238,7 @@ def apply(threads: int = 0) -> str:
     count = os.environ.get('OMP_NUM_THREADS', '1')
     if count == '1' and not _report and 'OMP_NUM_THREADS' not in _first_environment():
         count = values['OMP_NUM_THREADS']  # the 1 is Paddle's: it sets the variable when it is imported
+        os.environ[SET_HERE] = '1'
         paddle.base.core.set_num_threads(int(count))
     for flag, (value, _) in CPU_FLAGS.items():
         if flag not in os.environ:

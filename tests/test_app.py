@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parent / 'deploy'))
 from small_models import need, small, small_data
 
 import app
+from CaiT import runtime
 from CaiT.deploy import clients, parity
 from CaiT.deploy.attention import Attention
 from CaiT.deploy.clients import gradio as attention_of
@@ -122,6 +123,25 @@ def test_bad_flags(monkeypatch, words, message):
     monkeypatch.setattr(sys, 'argv', ['app.py', *words])
     with pytest.raises(InputError, match=message):
         app.main()
+
+
+@pytest.mark.parametrize('value, words, threads', [('5', [], 5), ('5', ['--cpu-threads=2'], 2), ('x', [], 3)])
+def test_threads_are_those_the_user_has_set(monkeypatch, value, words, threads):
+    asked = []
+
+    def stop(folder, backend, options):
+        asked.append(options.threads)
+        raise InputError('enough')
+    monkeypatch.setitem(sys.modules, 'gradio', type(sys)('gradio'))
+    monkeypatch.setattr(app, 'Predictor', stop)
+    monkeypatch.setattr(runtime, 'cores', lambda: 3)
+    monkeypatch.setattr(runtime, '_first_environment', lambda: {'OMP_NUM_THREADS'})
+    monkeypatch.setenv('OMP_NUM_THREADS', value)
+    monkeypatch.delenv(runtime.SET_HERE, raising=False)
+    monkeypatch.setattr(sys, 'argv', ['app.py', *words])
+    with pytest.raises(InputError, match='^enough$'):
+        app.main()
+    assert asked == [threads]
 
 
 def test_without_gradio(monkeypatch):

@@ -15,7 +15,7 @@ from CaiT.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 AVX512 = 'avx2 avx512f avx512dq avx512bw avx512vl avx512cd'
 KEYS = ('OMP_NUM_THREADS', 'FLAGS_use_stride_kernel', 'FLAGS_eager_delete_tensor_gb', 'MKL_DEBUG_CPU_TYPE',
-        'CAIT_RUNTIME', 'GLOG_minloglevel')
+        'CAIT_RUNTIME', 'GLOG_minloglevel', runtime.SET_HERE)
 
 
 @pytest.mark.parametrize('cpuinfo, kind', [
@@ -88,6 +88,31 @@ def test_the_users_settings_win():
     assert 'OMP_NUM_THREADS=7' in script(PREPARE, OMP_NUM_THREADS='7')
     found = script(PREPARE + 'print("FLAGS_use_stride_kernel" in os.environ)', CAIT_RUNTIME='off')
     assert found.splitlines() == ['runtime: settings off (CAIT_RUNTIME)', 'False']
+
+
+ASKED = 'from CaiT import runtime; print(runtime.user_threads()); '
+CHILD = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {ASKED!r}], check=True); '
+
+
+@pytest.mark.parametrize('code, environment, threads', [
+    (ASKED, {'OMP_NUM_THREADS': '3'}, '3'), (ASKED, {}, '0'),
+    (PREPARE + ASKED, {}, '0'), (PREPARE + ASKED, {'OMP_NUM_THREADS': '3'}, '3'),
+    ('import paddle; ' + ASKED, {}, '0'), ('import paddle; ' + ASKED, {'OMP_NUM_THREADS': '1'}, '1'),
+    (PREPARE + CHILD, {}, '0'), (PREPARE + CHILD, {'OMP_NUM_THREADS': '3'}, '3'),
+    ('import paddle; ' + PREPARE + CHILD, {}, '0'),
+    (PREPARE + 'os.environ["OMP_NUM_THREADS"] = "63"; ' + CHILD, {}, '63')])
+def test_threads_that_the_user_has_set(code, environment, threads):
+    """Not those of Paddle's import or of prepare, in this process or in the one that started it."""
+    assert script(code, **environment).split()[-1] == threads
+
+
+def test_more_threads_than_any_machine_has(monkeypatch):
+    monkeypatch.setattr(runtime, '_first_environment', lambda: {'OMP_NUM_THREADS'})
+    monkeypatch.setattr(runtime, 'cores', lambda: 2)
+    for value in ('65', '9' * 5000):
+        monkeypatch.setenv('OMP_NUM_THREADS', value)
+        with pytest.raises(InputError, match=f'^OMP_NUM_THREADS: found {value}, expected at most 64 on this machine$'):
+            runtime.user_threads()
 
 
 VISIBLE = "import os; os.path.exists = lambda path: path == '/dev/nvidiactl'; "

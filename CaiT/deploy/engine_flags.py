@@ -37,9 +37,9 @@ def check(args: Any) -> None:
     for name in ('cpu_threads', 'gpu_id'):
         if getattr(args, name) < 0:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least 0')
-    most = max(64, 4 * runtime.cores())
-    if args.cpu_threads > most:
-        raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {most} on this machine')
+    if args.cpu_threads > runtime.most_threads():
+        raise InputError(f'--cpu-threads: found {args.cpu_threads}, expected at most {runtime.most_threads()} on this '
+                         'machine')
     if args.use_tensorrt and not args.use_gpu:
         raise InputError('--use-tensorrt True: has no effect on a CPU, expected --use-gpu True with it')
     if args.gpu_id and not args.use_gpu:

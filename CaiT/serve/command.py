@@ -36,7 +36,8 @@ MEBIBYTE = 1 << 20
 
 def parser() -> Parser:
     flags = Parser(__doc__)
-    engine_flags.add(flags, threads_help='CPU threads of each stream; default: the cores, divided by the streams')
+    engine_flags.add(flags, threads_help='CPU threads of each stream; default: $OMP_NUM_THREADS, else the '
+                     'cores, divided by the streams')
     flags.flag('host', default='127.0.0.1', metavar='ADDRESS', help='default 127.0.0.1: this machine only')
     flags.flag('port', type=int, default=8000, metavar='N', help='default 8000; 0: a free one, which is printed')
     flags.flag('model_name', default='', metavar='NAME', help="in addresses of /v2; default: the model's")
@@ -129,7 +130,8 @@ def main() -> int:
     from CaiT.serve.guard import Limits
     from CaiT.serve.metrics import Metrics
     from CaiT.serve.service import Batching, Service, automatic
-    options = automatic(engine_flags.options(args, threads=args.cpu_threads, batch=0), args.streams, args.batch_size)
+    threads = args.cpu_threads or runtime.user_threads()
+    options = automatic(engine_flags.options(args, threads, batch=0), args.streams, args.batch_size)
     batching = Batching(options.batch, args.batch_window / 1000, args.decoders or runtime.cores())
     address = listening(args.host, args.port)
     service = Service(lambda: Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options)),

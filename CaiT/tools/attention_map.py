@@ -158,7 +158,7 @@ class Exported:
             raise InputError(f'-model_dir {folder}: found a checkpoint, expected the folder of an exported model; for '
                              f'a checkpoint: -pretrained={folder}')
         self.meta = metadata.read(folder)
-        self.attention = Attention(folder, self.meta, runtime.cores())
+        self.attention = Attention(folder, self.meta, runtime.user_threads() or runtime.cores())
         self.names = (read_label_map(options.label_map, self.meta.num_classes) if options.label_map
                       else self.meta.class_names)
 

@@ -74,10 +74,23 @@ class FakePredictor:
 def test_flags_of_infer(monkeypatch, images, words, options, asked):
     monkeypatch.setattr(infer, 'Predictor', FakePredictor)
     monkeypatch.setattr(runtime, 'cores', lambda: 3)
+    monkeypatch.setattr(runtime, '_first_environment', set)
     monkeypatch.setattr('sys.argv', ['infer.py', '--model-dir=m', '--backend=openvino', '--img-path', *images, *words])
     assert infer.main() == 0
     assert FakePredictor.given == ('m', 'openvino', options, None) and FakePredictor.times is None
     assert FakePredictor.asked == (images, *asked)
+
+
+@pytest.mark.parametrize('value, words, threads', [
+    ('5', [], 5), ('1', [], 1), ('5', ['--cpu-threads=2'], 2), ('0', [], 3), ('-4', [], 3), ('2,1', [], 3)])
+def test_threads_of_infer_are_those_the_user_has_set(monkeypatch, images, value, words, threads):
+    monkeypatch.setattr(infer, 'Predictor', FakePredictor)
+    monkeypatch.setattr(runtime, 'cores', lambda: 3)
+    monkeypatch.setattr(runtime, '_first_environment', lambda: {'OMP_NUM_THREADS'})
+    monkeypatch.setenv('OMP_NUM_THREADS', value)
+    monkeypatch.delenv(runtime.SET_HERE, raising=False)
+    monkeypatch.setattr('sys.argv', ['infer.py', '--img-path', *images, *words])
+    assert infer.main() == 0 and FakePredictor.given[2].threads == threads
 
 
 @pytest.mark.parametrize('count, cores, workers', [(64, 4, 0), (65, 4, 2), (65, 1, 1), (200, 9, 4)])

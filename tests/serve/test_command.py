@@ -14,6 +14,7 @@ import httpx
 import pytest
 from served import BACKENDS, ROOT, Served, counters, post, sent
 
+from CaiT import runtime
 from CaiT.errors import InputError
 from CaiT.serve import command
 
@@ -41,6 +42,23 @@ def test_flags(words, message):
     with pytest.raises(InputError) as caught:
         check(*words)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize('value, words, threads, streams', [
+    ('2', [], 2, 2), ('3', ['--streams=2'], 3, 2), ('2', ['--cpu-threads=1'], 1, 4), ('none', [], 1, 4),
+    ('0', ['--streams=2'], 2, 2)])
+def test_threads_are_those_the_user_has_set(monkeypatch, value, words, threads, streams):
+    from CaiT.deploy import predictor
+    from CaiT.serve import server
+    monkeypatch.setattr(runtime, 'cores', lambda: 4)
+    monkeypatch.setattr(runtime, '_first_environment', lambda: {'OMP_NUM_THREADS'})
+    monkeypatch.setenv('OMP_NUM_THREADS', value)
+    monkeypatch.delenv(runtime.SET_HERE, raising=False)
+    monkeypatch.setattr(predictor, 'Predictor', lambda folder, backend, options, meta: options)
+    monkeypatch.setattr(server, 'serve', lambda service, limits, address, args: (address.close(), service.make())[1])
+    monkeypatch.setattr('sys.argv', ['serve', '--port=0', *words])
+    options = command.main()
+    assert (options.threads, options.streams) == (threads, streams)
 
 
 def test_the_token(tmp_path, monkeypatch):
