@@ -23,11 +23,11 @@ from CaiT.errors import run
 from CaiT.training.launchers import join_job
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: Optional[List[str]] = None) -> int:
     line = join_job(os.environ)
     if line and os.environ['PADDLE_TRAINER_ID'] == '0':
         print(line, flush=True)
-    main_single_gpu.main(arguments, __doc__)
+    return main_single_gpu.main(arguments, __doc__)
 
 
 if __name__ == '__main__':

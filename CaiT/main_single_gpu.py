@@ -26,8 +26,8 @@ from CaiT.foreign_flags import translate
 def parse(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> Dict[str, Any]:
     """The flags as {name: value}; None where a flag is not given. ``about`` is the head of --help."""
     parser = Parser(about or __doc__)
-    parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval and '
-                '-pred by default the config.yaml beside the weights')
+    parser.flag('cfg', metavar='FILE', help='YAML file, or the name of one that comes with the package; for -eval, '
+                '-pred and -resume by default the config.yaml beside the weights')
     parser.flag('dataset', help='imagenet2012, tar, parquet, cifar10, cifar100 or digits')
     parser.flag('data_path', help='folder of the dataset, or its shards; for -pred also an image or a folder of images')
     parser.flag('label_map', help='file of class names')
@@ -53,7 +53,7 @@ def parse(arguments: Optional[List[str]] = None, about: Optional[str] = None) ->
     return vars(parser.parse_args(translated.words))
 
 
-def main(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> None:
+def main(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> int:
     flags = parse(arguments, about)
     evaluating, predicting, earlier = flags.pop('eval'), flags.pop('pred'), flags.pop('compare')
     if evaluating and predicting:
@@ -65,25 +65,25 @@ def main(arguments: Optional[List[str]] = None, about: Optional[str] = None) -> 
         if flags['resume'] and not flags['pretrained']:  # as DeiT names the weights to evaluate
             flags['pretrained'], flags['resume'] = flags['resume'], None
     runtime.prepare(device=flags['device'] or 'auto')
-    from CaiT.config import get_config  # imports Paddle, which reads the settings of runtime.prepare()
-    from CaiT.report import evaluation, run_page
-    from CaiT.run_config import config_for
+    from CaiT.report import evaluation, run_page  # imports Paddle, which reads the settings of runtime.prepare()
+    from CaiT.run_config import config_for, config_to_resume
     from CaiT.training import distributed, jobs
     if evaluating or predicting:
         config, line = config_for(flags['pretrained'], flags.pop('cfg'), flags.pop('opts'), **flags)
         evaluation.check_earlier(earlier, config.DATA.MULTI_LABEL)
-        if line and not distributed.rank():
-            print(line)
     else:
-        config = get_config(flags.pop('cfg'), flags.pop('opts'), **flags)
+        config, line = config_to_resume(flags.pop('cfg'), flags.pop('opts'), **flags)
+    if line and not distributed.rank():
+        print(line)
     distributed.init(config.DEVICE)
     with distributed.delay_abort_on_error():
         if predicting:
-            jobs.predict(config)
+            return 1 if jobs.predict(config)[1] else 0
         elif evaluating:
             jobs.evaluate(config, functools.partial(evaluation.write_for_job, earlier=earlier))
         else:
             jobs.train(config, run_page.Refresher)
+    return 0
 
 
 if __name__ == '__main__':

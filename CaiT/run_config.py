@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration that belongs to weights: training writes ``config.yaml`` and ``classes.txt`` beside them."""
+"""The configuration that belongs to weights or to a run that is resumed: training writes ``config.yaml`` and
+``classes.txt`` beside them."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,6 +42,30 @@ def config_for(weights: str, path: Optional[str], opts: Sequence[str] = (), **fl
             and _fits(folder / CLASS_FILE, config.MODEL.NUM_CLASSES):
         values['DATA.LABEL_MAP'] = str(folder / CLASS_FILE)
     return with_values(config, values), f'config: {beside} (beside the weights)' if beside else ''
+
+
+def config_to_resume(path: Optional[str], opts: Sequence[str] = (), **flags: Any) -> Tuple[CfgNode, str]:
+    """(configuration of a training, one line on where it is from or '').
+
+    With the flag ``resume`` and without the file ``path`` it is the run's own ``config.yaml``. ``opts`` and ``flags``
+    are those of ``get_config``, and win.
+    """
+    beside = None if path else _config_of_run(flags['resume'], flags['output_dir'])
+    config = get_config(str(beside) if beside else path, opts, **flags)
+    if not beside:
+        return config, ''
+    given = {FLAGS[name] for name, value in flags.items() if value is not None} | set(opts[::2])
+    values = {key: OF_THE_RUN[key] for key in ('OUTPUT_DIR', 'RESUME', 'DEVICE') if key not in given}
+    if 'DATA.LABEL_MAP' not in given and _fits(beside.with_name(CLASS_FILE), config.MODEL.NUM_CLASSES):
+        values['DATA.LABEL_MAP'] = str(beside.with_name(CLASS_FILE))  # that of the run may be gone
+    return with_values(config, values), f'config: {beside} (of the run that is resumed)'
+
+
+def _config_of_run(resume: Optional[str], output_dir: Optional[str]) -> Optional[Path]:
+    """The ``config.yaml`` beside the training state that -resume names; None where there is none."""
+    run = Path((output_dir if resume == 'auto' else resume) or '.')
+    file = (run if run.is_dir() else run.parent) / 'config.yaml'
+    return file if resume and (resume != 'auto' or output_dir) and file.is_file() else None
 
 
 def _folder(weights: str) -> Optional[Path]:

@@ -24,6 +24,7 @@ from CaiT.files import PathLike
 __all__ = ['ArrayDataset', 'DATASETS', 'ListDataset', 'build_dataset', 'list_images', 'read_label_map']
 
 DATASETS = ('imagenet2012', 'digits', *ARCHIVES, *READERS)
+UNREADABLE = -2  # label of an image that cannot be read; -1 is none
 CLASS_FILE = 'classes.txt'  # class names beside the list files, written by make_lists and make_digits
 
 Key = Union[int, Tuple[int, int]]
@@ -109,15 +110,16 @@ class ListDataset:
         try:
             return transformed(self.transform, path, sample_seed), self._target(label)
         except InputError as error:
-            raise InputError(f'{self._line(index)}: {error}') from None
+            raise InputError(f'{self._line(index)}{error}') from None
         except MemoryError:
-            raise InputError(f'{self._line(index)}: image {quoted(path)}: not enough memory') from None
+            raise InputError(f'{self._line(index)}image {quoted(path)}: not enough memory') from None
 
     def _target(self, label: Any) -> Any:
         return np.int64(label)
 
     def _line(self, index: int) -> str:
-        return f'{quoted(self.list_file)}, line {self.samples.lines[index]}'
+        """'list file, line n: ', or '' for the images of a folder."""
+        return f'{quoted(self.list_file)}, line {self.samples.lines[index]}: ' if self.list_file else ''
 
 
 class MultiLabelDataset(ListDataset):
@@ -129,6 +131,30 @@ class MultiLabelDataset(ListDataset):
 
     def _target(self, label: Any) -> np.ndarray:
         return multi_hot(label, self.num_classes)
+
+
+class PredictionDataset:
+    """The images of another dataset [3, S, S]; one that cannot be read is black, with the label UNREADABLE."""
+
+    def __init__(self, dataset: Any, image_size: int) -> None:
+        self.dataset, self.shape, self.notes = dataset, (3, image_size, image_size), dataset.notes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample:
+        try:
+            return self.dataset[key][0], np.int64(0)
+        except InputError:
+            return np.zeros(self.shape, np.float32), np.int64(UNREADABLE)
+
+    def error(self, index: int) -> str:
+        """Why an image cannot be read."""
+        try:
+            self.dataset[index]
+        except InputError as error:
+            return str(error)
+        return 'it can be read now'
 
 
 class ArrayDataset:

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from CaiT import checks
 from CaiT.config import data_config
 from CaiT.data.cifar import ARCHIVES
-from CaiT.data.datasets import ListDataset, build_dataset
+from CaiT.data.datasets import ListDataset, PredictionDataset, build_dataset
 from CaiT.data.lists import LIST_FILES, Samples, list_images, read_label_map
 from CaiT.data.loader import build_loader
 from CaiT.data.mixing import Mixing
@@ -68,7 +68,8 @@ def _dataset(config: CfgNode, split: str, transform: Any) -> Any:
 def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[List[str]]]:
     """(loader, paths, class names) for DATA.DATA_PATH: shards, a dataset with a test list, a folder or an image.
 
-    The paths are all, in order; of several processes each loads its share of them.
+    The paths are all, in order; of several processes each loads its share of them. The loader's dataset is a
+    PredictionDataset.
     """
     data, path = config.DATA, Path(config.DATA.DATA_PATH)
     transform = eval_transform(DataConfig(**data_config(config)))
@@ -80,8 +81,9 @@ def build_prediction_loader(config: CfgNode) -> Tuple[Any, List[str], Optional[L
         paths = list_images(path, notes.append)
         names = read_label_map(data.LABEL_MAP, config.MODEL.NUM_CLASSES) if data.LABEL_MAP else None
         samples = Samples('', ((name, -1, number) for number, name in enumerate(paths, 1)))
-        dataset = ListDataset(str(path), samples, transform, names)
+        dataset = ListDataset('', samples, transform, names)
         dataset.notes += notes
     sampler = EvalSampler(len(dataset), data.BATCH_SIZE_EVAL, distributed.rank(), distributed.world_size())
-    loader = build_loader(dataset, sampler, data.NUM_WORKERS, data.USE_SHARED_MEMORY)
+    loader = build_loader(PredictionDataset(dataset, data.IMAGE_SIZE), sampler, data.NUM_WORKERS,
+                          data.USE_SHARED_MEMORY)
     return loader, [path for path, _ in dataset.samples], dataset.class_names

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from CaiT.data.datasets import UNREADABLE
 from CaiT.errors import NonFiniteError
 from CaiT.training import distributed
 from CaiT.training.average_precision import mean_average_precision
@@ -139,7 +140,8 @@ def _add(sums: List[float], unseen: List[Tuple[Any, ...]]) -> List[float]:
 def predict(model: nn.Layer, loader: Iterable[Any], topk: int = 5,
             multi_label: bool = False) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
     """For each image, in order, its ``topk`` class ids and their probabilities, most probable first: softmax, or with
-    ``multi_label`` sigmoid, of every class for itself and of all classes."""
+    ``multi_label`` sigmoid, of every class for itself and of all classes. NaN for an image with the label UNREADABLE.
+    """
     model.eval()
     for batch in loader:
         images = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -149,7 +151,10 @@ def predict(model: nn.Layer, loader: Iterable[Any], topk: int = 5,
         values, ids = paddle.topk(probabilities, classes if multi_label else min(topk, classes))
         if not np.isfinite(values.numpy()).all():
             raise NonFiniteError('predictions are not finite: the logits of these weights overflow or are NaN')
-        yield from zip(ids.numpy(), values.numpy())
+        values = values.numpy()
+        if images is not batch:
+            values[batch[1].numpy() == UNREADABLE] = np.nan
+        yield from zip(ids.numpy(), values)
 
 
 def gather_predictions(predictions: Iterable[Tuple[np.ndarray, np.ndarray]],

@@ -108,8 +108,9 @@ def evaluate(config: CfgNode, report: Optional[Callable[..., Any]] = None) -> Ev
 
 
 @worker_failures()
-def predict(config: CfgNode) -> Path:
-    """Predict with MODEL.PRETRAINED; prints a table and returns the path of the ``predictions.csv`` it writes.
+def predict(config: CfgNode) -> Tuple[Path, int]:
+    """Predict with MODEL.PRETRAINED; prints a table and returns (the path of the ``predictions.csv`` it writes, the
+    number of images that could not be read: they are named in the log and have no row).
 
     Several processes predict a share of the images each, and the first prints and writes them all.
     """
@@ -126,15 +127,21 @@ def predict(config: CfgNode) -> Path:
             predictions = evaluator.predict(model, loader, multi_label=config.DATA.MULTI_LABEL)
             if distributed.world_size() > 1:
                 predictions = evaluator.gather_predictions(predictions, len(paths))
+            left_out = []
             if logger.active:
-                _write_predictions(folder / 'predictions.csv', paths, class_names, predictions, thresholds)
-    return folder / 'predictions.csv'
+                left_out = _write_predictions(folder / 'predictions.csv', paths, class_names, predictions, thresholds)
+        for index in left_out:
+            logger.info(f'left out: {loader.dataset.error(index)}')
+        if left_out:
+            logger.info(f'{len(left_out)} of {len(paths)} images could not be decoded')
+    return folder / 'predictions.csv', len(left_out)
 
 
 def _write_predictions(table: Path, paths: List[str], class_names: Optional[List[str]],
                        predictions: Iterable[Tuple[np.ndarray, np.ndarray]],
-                       thresholds: Optional[np.ndarray] = None) -> None:
-    """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``.
+                       thresholds: Optional[np.ndarray] = None) -> List[int]:
+    """Print and write a row per image; ``predictions`` are those of ``evaluator.predict``. Returns the indices of the
+    images without a prediction.
 
     With ``thresholds`` [K] of images with several classes, also the classes whose probability is at least that.
     """
@@ -144,9 +151,13 @@ def _write_predictions(table: Path, paths: List[str], class_names: Optional[List
     name_title = padded('class_name', name_width) + '  ' if names else ''
     show(f'{padded("image", path_width)}  class_id  prob    {name_title}top-5 class_id:prob'
          + ('  class_ids' if is_multi else ''))
+    left_out = []
     with atomic_write(table) as file:
         file.write(csv_line([*BEST, *TOP5, *([PRESENT] if is_multi else [])]))
-        for path, (ids, probabilities) in zip(paths, predictions):
+        for index, (path, (ids, probabilities)) in enumerate(zip(paths, predictions)):
+            if np.isnan(probabilities[0]):
+                left_out.append(index)
+                continue
             best = list(zip(ids.tolist(), probabilities.tolist()))
             name = padded(names[ids[0]], name_width) + '  ' if names else ''
             top5 = ' '.join(f'{i}:{p:.4f}' for i, p in best[:5])
@@ -155,7 +166,8 @@ def _write_predictions(table: Path, paths: List[str], class_names: Optional[List
                             f'{name}{top5}', *present]))
             file.write(csv_line([*best_values(path, best, lambda i: names[i] if names else ''), *top5_values(best),
                                  *present]))
-    show(f'{len(paths)} images, table: {table}')
+    show(f'{len(paths) - len(left_out)} images, table: {table}')
+    return left_out
 
 
 def _thresholds(config: CfgNode) -> Optional[np.ndarray]:

@@ -3,6 +3,8 @@
 was closed (SIGHUP). The signal is recorded and acted on between batches, where the training state can be saved."""
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -50,6 +52,9 @@ class PreemptionSignal:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:  # a step can take seconds: who waits at a terminal presses again
+            with contextlib.suppress(OSError):
+                os.write(2, b'SIGINT: saving after this step (a second one ends at once, without saving)\n')
         self.received = self.received or number
 
     @property

@@ -127,7 +127,8 @@ def check_settings(saved: Mapping[str, Any], config: CfgNode) -> str:
     arrays = [one for one in found if _shapes_arrays(one[0])]
     other = [one for one in found if one not in arrays and one[0] not in NOTED]
     if arrays:
-        raise InputError(_list(arrays))
+        raise InputError(f'{_list(arrays)}; expected the flags of that run (without -cfg, -resume RUN reads its '
+                         'config.yaml)')
     if other and not config.RESUME_ANYWAY:
         raise InputError(f'{_list(other)}; expected the same settings, or -opts RESUME_ANYWAY True to go on with those '
                          'of this run, or another -output_dir for a run of its own')

@@ -239,7 +239,7 @@ def test_an_evaluation_and_a_prediction(amp_config, trained, tmp_path, level, dt
                                      output_dir=str(tmp_path / 'plain')))
     with simulated_gpu():
         found = jobs.evaluate(amp_config(level, dtype, pretrained=weights, output_dir=str(tmp_path / 'eval')))
-        table = jobs.predict(amp_config(level, dtype, pretrained=weights, output_dir=str(tmp_path / 'pred')))
+        table, _ = jobs.predict(amp_config(level, dtype, pretrained=weights, output_dir=str(tmp_path / 'pred')))
     assert found.loss != plain.loss and found.loss == pytest.approx(plain.loss, rel=0.02)
     assert len(table.read_text().splitlines()) == 12
     for job in ('eval', 'pred'):

@@ -58,7 +58,7 @@ def test_interrupted_weights_leave_those_before(tmp_path, monkeypatch):
 def test_predictions_appear_whole_or_not_at_all(config, trained, tmp_path, monkeypatch):
     """An error in the middle leaves the table of the prediction before."""
     chosen = config(pretrained=str(trained / 'best'), output_dir=str(tmp_path / 'pred'))
-    table = jobs.predict(chosen)
+    table, _ = jobs.predict(chosen)
     before, predict = table.read_bytes(), evaluator.predict
 
     def broken(model, loader, **options):

@@ -52,6 +52,25 @@ def test_names_of_several_lines_are_written_as_one(config, tmp_path):
     assert read_label_map(tmp_path / 'classes.txt', 3) == ['a b', 'c d', '3 e']
 
 
+@pytest.mark.parametrize('words', [['-resume={run}'], ['-resume', '{run}/best'],
+                                   ['-output_dir={run}', '-resume=auto'], ['-resume={run}', '-output_dir={run}-2']])
+def test_a_run_is_resumed_with_its_own_settings(run, tmp_path, capsys, words):
+    """No flag of it is repeated; one that is given wins."""
+    copy = shutil.copytree(run, tmp_path / 'copy')
+    assert main([word.format(run=copy) for word in words] + ['-epochs=2', '-device=cpu']) == 0
+    output = capsys.readouterr().out
+    assert f'config: {copy}/config.yaml (of the run that is resumed)' in output
+    assert 'Epoch[002/002]' in output and 'Epoch[001/002]' not in output
+    resumed = Path(f'{copy}-2') if len(words[0]) + len(words[-1]) > 40 else copy
+    assert read_label_map(resumed / 'classes.txt', 3) == NAMES
+
+
+def test_a_resumed_run_with_other_settings_is_told_how(run):
+    with pytest.raises(InputError, match=r'MODEL.DEPTH is 2 there and 24 in this run.* \(without -cfg, -resume RUN '
+                                         r'reads its config.yaml\)'):
+        main(['-cfg=cait_xxs24_224', f'-resume={run}', '-num_classes=3', '-device=cpu'])
+
+
 def test_the_datasets_own_file_is_left_alone(config, stripes, tmp_path):
     data = shutil.copytree(stripes, tmp_path / 'data')
     (data / 'classes.txt').write_text('0 a\n1 b\n2 c\n', encoding='utf-8')
@@ -108,7 +127,7 @@ def test_attention_maps_use_config_names_and_statistics(run, stripes, tmp_path, 
     assert f'config: {run}/config.yaml' in capsys.readouterr().out
     with np.load(tmp_path / '01.npz') as saved:
         probs = saved['probs']
-    table = jobs.predict(config_for(f'{run}/best', None, pretrained=f'{run}/best', data_path=image,
+    table, _ = jobs.predict(config_for(f'{run}/best', None, pretrained=f'{run}/best', data_path=image,
                                     output_dir=str(tmp_path / 'p'))[0])
     assert rows(table)[0]['class_name'] in NAMES
     assert float(rows(table)[0]['prob']) == pytest.approx(probs.max(), abs=1e-6)
@@ -138,7 +157,8 @@ def test_attention_maps_use_the_statistics_in_the_weight_file(config, tmp_path, 
 
 
 def test_pred_and_infer_write_the_same_columns(run, stripes, tmp_path):
-    table = jobs.predict(config_for(f'{run}/best', None, pretrained=f'{run}/best', output_dir=str(tmp_path / 'p'))[0])
+    config, _ = config_for(f'{run}/best', None, pretrained=f'{run}/best', output_dir=str(tmp_path / 'p'))
+    table, _ = jobs.predict(config)
     for words in (['export_model.py', f'-pretrained={run}/best', f'--save-inference-dir={tmp_path}/m'],
                   ['infer.py', f'--model-dir={tmp_path}/m', f'--img-path={stripes}/test_list.txt',
                    f'--output={tmp_path}/i.csv']):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from CaiT.errors import InputError
+from CaiT.main_single_gpu import main
 from CaiT.training import jobs
 
 
@@ -68,7 +70,7 @@ def test_evaluation_needs_weights(config, tmp_path):
 
 
 def test_prediction_table(config, run, stripes):
-    table = jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run / 'pred')))
+    table, _ = jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run / 'pred')))
     with open(table, newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert [row['path'] for row in rows] == [
@@ -81,9 +83,27 @@ def test_prediction_table(config, run, stripes):
 
 @pytest.mark.parametrize('what, count', [('val', 11), ('val/1/01.png', 1)])
 def test_prediction_of_a_folder_or_an_image(config, run, stripes, what, count):
-    table = jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run / 'pred'),
+    table, _ = jobs.predict(config(pretrained=str(run / 'best'), output_dir=str(run / 'pred'),
                                  data_path=str(stripes / what)))
     assert len(table.read_text().splitlines()) == 1 + count
+
+
+@pytest.mark.parametrize('listed, workers', [(True, 0), (False, 2)])
+def test_an_image_that_cannot_be_read_is_left_out_of_a_prediction(run, stripes, tmp_path, capsys, listed, workers):
+    """Named in the log and by the exit status; the others get the predictions that they get without it."""
+    data = shutil.copytree(stripes, tmp_path / 'data')
+    broken, whole = data / 'val/0/03.png', data / 'val/0/00.png'
+    where = data if listed else broken.parent
+    words = [f'-pretrained={run}/best', '-pred', f'-data_path={where}', '-device=cpu', f'-num_workers={workers}']
+    assert main([*words, f'-output_dir={tmp_path}/before']) == 0
+    broken.write_bytes(whole.read_bytes()[:60])
+    assert main([*words, f'-output_dir={tmp_path}/after']) == 1
+    before, after = ((tmp_path / name / 'predictions.csv').read_text().splitlines() for name in ('before', 'after'))
+    assert after == [row for row in before if not row.startswith(str(broken))] and len(after) == len(before) - 1
+    output = capsys.readouterr().out
+    line = f'{data}/test_list.txt, line 4: ' if listed else ''
+    assert f'left out: {line}image {broken}: cannot be decoded' in output
+    assert f'1 of {len(before) - 1} images could not be decoded' in output
 
 
 def test_a_device_that_is_not_there(config, tmp_path):

@@ -142,7 +142,7 @@ def test_evaluation_prediction_and_thresholds(chosen, several, run, tmp_path):
     jobs.evaluate(given, evaluation.write_for_job)
     again = json.loads((tmp_path / 'again/report.json').read_text())
     assert again['macro_f1'] == pytest.approx(report['macro_f1_best_thresholds'])
-    table = jobs.predict(chosen('DATA.THRESHOLDS', thresholds, pretrained=str(run / 'best'),
+    table, _ = jobs.predict(chosen('DATA.THRESHOLDS', thresholds, pretrained=str(run / 'best'),
                                 output_dir=str(tmp_path / 'pred')))
     with open(table, newline='') as mine, open(tmp_path / 'again/report_predictions.csv', newline='') as theirs:
         rows = list(zip(csv.DictReader(mine), csv.DictReader(theirs)))

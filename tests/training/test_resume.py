@@ -168,7 +168,8 @@ def test_other_settings_are_listed_and_refused_unless_said(config, trained, opts
     (['TRAIN.OPTIMIZER.NAME', 'Momentum'], "TRAIN.OPTIMIZER.NAME is 'AdamW' there and 'Momentum' in this run")])
 def test_what_the_arrays_depend_on_is_refused_whatever_is_said(config, trained, opts, message):
     refused(config(*EMA, *opts, 'RESUME_ANYWAY', True, output_dir=str(trained), resume='auto'), trained,
-            f'-resume {trained / "last.pdstate"}: {message}')
+            f'-resume {trained / "last.pdstate"}: {message}; expected the flags of that run (without -cfg, -resume RUN '
+            'reads its config.yaml)')
 
 
 def test_where_and_how_a_run_goes_on_is_free(config, stripes, trained, tmp_path):
