@@ -162,8 +162,9 @@ def _check(config: CfgNode) -> None:
                          f'{config.TRAIN.WARMUP_EPOCHS}, expected one of them, the other 0')
     optimizer = config.TRAIN.OPTIMIZER
     checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
+    checks.at_least('TRAIN.OPTIMIZER.EPS', optimizer.EPS, 1e-45)  # the smallest float32
     for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):
-        if not 0 <= value < 1:
+        if not 0 <= value < 1 - 2 ** -25:  # from there on it is 1 in float32
             raise InputError(f'TRAIN.OPTIMIZER.{key}: found {value}, expected a number from 0 to below 1')
     checks.check_data_config(data_config(config), lambda name: f'DATA.{name.upper()}')
     checks.check_train_options({key.lower(): value for key, value in config.AUG.items()},
