@@ -34,7 +34,8 @@ def get_config(path: Optional[str] = None, opts: Sequence[str] = (), **flags: An
     layers = _file_layers(path) if path else []
     layers.append(nested({FLAGS[name]: value for name, value in flags.items() if value is not None}, 'flags'))
     if len(opts) % 2:
-        raise InputError(f'-opts: found {len(opts)} words, expected KEY VALUE pairs: {" ".join(opts)}')
+        hint = f' (write {" ".join(opts[0].split("=", 1))})' if '=' in opts[0] else ''
+        raise InputError(f'-opts: found {" ".join(opts)}, expected KEY VALUE pairs{hint}')
     layers.append(nested(dict(zip(opts[::2], opts[1::2])), '-opts'))
 
     node = _node(DEFAULTS)

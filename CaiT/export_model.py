@@ -24,7 +24,8 @@ if not __package__:
 from CaiT import errors, runtime
 from CaiT.cli import Parser
 from CaiT.deploy import clients, layouts
-from CaiT.deploy.engines import backends
+from CaiT.deploy.attention import EXPORT_NEEDS
+from CaiT.deploy.engines import backends, check_installed
 from CaiT.deploy.metadata import INPUTS, PRECISIONS, sha256
 from CaiT.errors import InputError
 
@@ -120,6 +121,9 @@ def main() -> int:
         ('backend', backends()), ('precision', PRECISIONS), ('input', INPUTS))))]
     programs = choices(args, 'client', clients.CLIENTS)
     clients.check(programs, args.ort_web)
+    attention = '--attention' if args.attention else '--client gradio' if 'gradio' in programs else ''
+    for flag in filter(None, (attention, '--client web' if 'web' in programs else '')):
+        check_installed(flag, EXPORT_NEEDS)
     repositories = choices(args, 'layout', layouts.LAYOUTS)
     layouts.check(repositories, [target[0] for target in targets])
     print(runtime.prepare())
@@ -148,8 +152,7 @@ def main() -> int:
     calibration = parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,
                       {'file': Path(weights).name, 'sha256': sha256(weights)}, targets, names, runtime.cores(),
-                      calibration, thresholds,
-                      '--attention' if args.attention else '--client gradio' if 'gradio' in programs else '')
+                      calibration, thresholds, attention)
     print('\n'.join(summary(args.save_inference_dir, metadata)))
     precision = 'int8' if any(target[1] == 'int8' for target in targets) else 'fp32'
     request = clients.Request(model, args.save_inference_dir, metadata, checks, precision, calibration, args.ort_web)

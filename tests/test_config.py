@@ -118,7 +118,9 @@ def test_yaml_number_without_a_point(tmp_path):
     (['TRAIN.LR_MILESTONES', '[1.5]'], r'-opts: TRAIN.LR_MILESTONES: found 1.5, expected int'),
     (['TRAIN', '3'], "-opts: TRAIN: found '3', expected keys EPOCHS, "),
     (['TRAIN', '3', 'TRAIN.EPOCHS', '4'], '-opts: TRAIN'),
-    (['TRAIN.EPOCHS'], '-opts: found 1 words, expected KEY VALUE pairs: TRAIN.EPOCHS'),
+    (['TRAIN.EPOCHS'], '-opts: found TRAIN.EPOCHS, expected KEY VALUE pairs'),
+    (['MODEL.NAME=cait_xxs24_224'], '-opts: found MODEL.NAME=cait_xxs24_224, expected KEY VALUE pairs \\(write '
+                                    r'MODEL.NAME cait_xxs24_224\)'),
     (['TRAIN.EPOCHS', '0'], 'TRAIN.EPOCHS: found 0, expected at least 1'),
     (['TRAIN.LOSS', 'MSE'], "TRAIN.LOSS: found 'MSE', expected one of CE, BCE"),
     (['DATA.DATASET', 'mnist'], "DATA.DATASET: found 'mnist', expected one of imagenet2012, "),

@@ -12,6 +12,7 @@ from CaiT.errors import InputError
 from CaiT.files import PathLike
 
 GRAPH = 'attention.onnx'
+EXPORT_NEEDS = ('onnxruntime', 'onnx')  # packages: to write the graph and to compare it; its readers need the first
 
 
 class Attention:

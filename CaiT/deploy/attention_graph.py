@@ -14,7 +14,8 @@ from paddle import nn
 
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy import parity, quantize
-from CaiT.deploy.engines import Options, engine_class
+from CaiT.deploy.attention import EXPORT_NEEDS
+from CaiT.deploy.engines import Options, check_installed, engine_class
 from CaiT.deploy.folder import check_space
 from CaiT.deploy.rewritable import obstacle
 from CaiT.deploy.simplify import from_model, raw_input, simplify
@@ -30,6 +31,7 @@ def check(model: nn.Layer, name: str, flag: str, precision: str = 'fp32') -> Non
     if problem:
         raise InputError(f'{flag}: {name} has no ONNX graph ({problem}), expected a model that --backend onnxruntime '
                          'can export')
+    check_installed(flag, EXPORT_NEEDS)
     engine_class('onnxruntime', precision)
 
 

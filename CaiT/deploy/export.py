@@ -18,7 +18,7 @@ from CaiT import runtime
 from CaiT.data.transforms import DataConfig
 from CaiT.deploy import attention_graph, parity
 from CaiT.deploy.attention import GRAPH
-from CaiT.deploy.engines import Options, engine_class, reason
+from CaiT.deploy.engines import Options, check_installed, engine_class, reason
 from CaiT.deploy.folder import check_space, renamed_into
 from CaiT.deploy.metadata import FILE, Artifact, Metadata, check_content, check_files, read, sha256
 from CaiT.deploy.rewritable import obstacle
@@ -102,7 +102,7 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
 def check_target(target: Target, name: str, plain: str, has_calibration: bool) -> None:
     """InputError for what cannot be exported on this machine. ``plain``: why the graph is not rewritten, or ''."""
     backend, precision, _ = target
-    engine_class(backend, precision)
+    check_installed(f'--backend {backend}', engine_class(backend, precision).write_needs(precision))
     if precision == 'int8' and not has_calibration:
         raise InputError('--precision int8: needs --calibration FOLDER, images like those of inference')
     if plain and (backend, precision) != ('paddle', 'fp32'):

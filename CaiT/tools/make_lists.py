@@ -5,14 +5,15 @@
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --fraction 0.1      a tenth of each class
     python -m CaiT.tools.make_lists dataset/LSVRC2012 --per-class 50      at most 50 of each class
     python -m CaiT.tools.make_lists dataset/flowers --val-split 0.2       no valid/ folder: a fifth goes to validation
+    python -m CaiT.tools.make_lists dataset/flowers --check               decode all images, leave out broken ones
     python -m CaiT.tools.make_lists dataset/ten --classes synset_words.txt    some classes, with ImageNet's ids
 
 Looks for DATA_PATH/train/<class>/<image> and DATA_PATH/valid/<class>/<image> (or val/); without these folders for
 DATA_PATH/<class>/<image>, all of it training images but for --val-split. A class id is the place of
 the folder's name in sorted order, from 0, or with --classes its place in that label map, by WordNet id or by name.
 Writes train_list.txt, val_list.txt and test_list.txt (the validation images' paths, for -pred) into DATA_PATH, and
-classes.txt (the names of the classes). Lists and names that are there already are kept unless --force, which renames
-them to <name>.bak-<time>. Subsets are random, by --seed. Hidden and system names (.ipynb_checkpoints, ._a.png,
+classes.txt (the names of the classes). Where there are lists or names already it refuses; --force renames them to
+<name>.bak-<time>. Subsets are random, by --seed. Hidden and system names (.ipynb_checkpoints, ._a.png,
 __MACOSX, @eaDir) are no classes and no images; what is left out is counted. Names that are not UTF-8 are listed as
 bash would quote them.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -31,6 +33,7 @@ import numpy as np
 
 from CaiT.cli import Parser
 from CaiT.data.datasets import CLASS_FILE
+from CaiT.data.decode import decode_fast
 from CaiT.data.folders import HIDDEN, LeftOut, entries, images_below, is_folder, is_hidden
 from CaiT.data.label_map import name_lines, read_classes
 from CaiT.data.lists import LIST_FILES
@@ -41,8 +44,9 @@ from CaiT.files import atomic_write
 ClassImages = Dict[str, List[str]]  # class folder -> its images, paths relative to DATA_PATH, both sorted
 
 
-def class_images(root: Path, split: str, left_out: LeftOut) -> ClassImages:
-    """The images below ``root/split/<class>/``, at any depth; ``left_out`` counts what is none."""
+def class_images(root: Path, split: str, left_out: LeftOut, check: bool = False) -> ClassImages:
+    """The images below ``root/split/<class>/``, at any depth; ``left_out`` counts what is none, with ``check`` also
+    what cannot be decoded."""
     classes: ClassImages = {}
     for entry in entries(root / split):
         if is_hidden(entry.name):
@@ -51,13 +55,33 @@ def class_images(root: Path, split: str, left_out: LeftOut) -> ClassImages:
             left_out.add('beside the class folders')
         else:
             found = images_below(entry.path, left_out, regular_only=True)
+            found = decodable(found, left_out) if check else found
             if not found:
-                raise InputError(f'{quoted(entry.path)}: found no images in this class folder')
+                raise InputError(f'{quoted(entry.path)}: found no images in this class folder; remove the folder if it '
+                                 'is none')
             classes[entry.name] = [Path(path).relative_to(root).as_posix() for path in found]
     if not classes:
         raise InputError(f'{quoted(root / split)}: found no class folders, expected {split or "train"}/<class>/<image>'
                          + ('' if split else ', or <class>/<image>'))
     return classes
+
+
+def decodable(paths: Sequence[str], left_out: LeftOut) -> List[str]:
+    """Those that training can read; what is wrong with the others is printed."""
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(decoding_error, paths))
+    for error in filter(None, errors):
+        print(f'left out: {error}')
+        left_out.add('that cannot be decoded')
+    return [path for path, error in zip(paths, errors) if not error]
+
+
+def decoding_error(path: str) -> str:
+    try:
+        decode_fast(path)
+        return ''
+    except InputError as error:
+        return str(error)
 
 
 def ids_of(classes: ClassImages, label_map: Optional[str]) -> Tuple[Dict[str, int], List[str]]:
@@ -152,6 +176,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.flag('classes', metavar='FILE', help='label map whose class ids the folders get: synset_words.txt, '
                 'imagenet_class_index.json, names in order, …')
     parser.flag('seed', type=int, default=0, help='of the random choice of a subset or split')
+    parser.switch('check', help='decode every image and leave out those that cannot be read')
     parser.switch('force', help='replace lists that are there; the old ones are renamed')
     args = parser.parse_args(argv)
 
@@ -171,9 +196,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f'--val-split: there is a folder {root / val_folder} already, expected one or the other')
 
     left_out = LeftOut()
-    train = class_images(root, split, left_out)
+    train = class_images(root, split, left_out, args.check)
     ids, names = ids_of(train, args.classes)
-    valid = class_images(root, val_folder, left_out) if val_folder else {}
+    valid = class_images(root, val_folder, left_out, args.check) if val_folder else {}
     if args.val_split:
         train, valid = split_off(train, args.val_split, args.seed)
     train = sample(train, args.fraction, args.per_class, args.seed)

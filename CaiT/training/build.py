@@ -86,8 +86,9 @@ def build(config: CfgNode, folder: Path, logger: RunLogger) -> Parts:
     amp.decorate(model, optimizer)
     if resumed:
         state = restore(resumed, optimizer, model, amp, len(sampler))
-        logger.info(f'resumed from {resumed.path}: epoch {state.epoch}, step {state.step}, '
-                    f'best {criterion_name(config.DATA.MULTI_LABEL)} {state.best_top1:.4f} (epoch {state.best_epoch})')
+        best = (f'best {criterion_name(config.DATA.MULTI_LABEL)} {state.best_top1:.4f} (epoch {state.best_epoch})'
+                if state.best_epoch else 'no epoch was evaluated yet')
+        logger.info(f'resumed from {resumed.path}: epoch {state.epoch}, step {state.step}, {best}')
     ema = Ema(model, config.TRAIN.EMA_DECAY) if config.TRAIN.EMA_DECAY else None
     if ema and resumed and resumed.state['ema']:
         ema.restore(resumed.state['ema'])

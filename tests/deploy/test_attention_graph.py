@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -133,6 +134,14 @@ def test_a_model_without_onnx_graph_is_refused(checks, tmp_path):
     model.norm.register_forward_post_hook(lambda layer, inputs, output: output * 2)
     with pytest.raises(InputError, match=r'^--attention: m has no ONNX graph \(norm has a hook\), expected a model'):
         exported(model, tmp_path / 'm', checks)
+    assert not (tmp_path / 'm').exists()
+
+
+def test_a_missing_package_is_said_before_anything_is_written(cait, checks, tmp_path, monkeypatch):
+    need('onnxruntime')
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(InputError, match='^--attention: onnx is not installed; install it with: pip install onnx$'):
+        export(cait, tmp_path / 'm', 'm', small_data(), checks, WEIGHTS, TARGETS, attention='--attention')
     assert not (tmp_path / 'm').exists()
 
 

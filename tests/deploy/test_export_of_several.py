@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from CaiT import runtime
-from CaiT.deploy import engines
+from CaiT import export_model, runtime
+from CaiT.deploy import clients, engines
 from CaiT.deploy.export import possible
 from CaiT.errors import InputError
 
@@ -50,6 +50,34 @@ def test_a_missing_library_and_a_processor_without_bf16(cait, monkeypatch):
     found, lines = possible(targets(['paddle', 'openvino'], ['fp32', 'bf16']), cait, 'x', False)
     assert found == [('paddle', 'fp32', 'float')] and len(lines) == 3
     assert 'this processor has no AVX512-BF16' in lines[0] and 'openvino is not installed' in lines[1]
+
+
+@pytest.mark.parametrize('missing, refused', [
+    ('onnx', {'onnxruntime fp32', 'onnxruntime int8', 'openvino fp32', 'openvino bf16', 'openvino int8'}),
+    ('nncf', {'openvino int8'})])
+def test_a_missing_package_that_only_exports_need(cait, monkeypatch, missing, refused):
+    """The engine is installed: it could run exports made elsewhere."""
+    monkeypatch.setattr(engines.importlib.util, 'find_spec', lambda name: None if name == missing else name)
+    asked = [target for target in targets(['paddle', 'onnxruntime', 'openvino'], ['fp32', 'bf16', 'int8'])
+             if target[:2] not in (('paddle', 'int8'), ('onnxruntime', 'bf16'))]
+    found, lines = possible(asked, cait, 'x', True)
+    assert {' '.join(target[:2]) for target in asked if target not in found} == refused
+    assert sorted(lines) == sorted(f'not exported: {one} float: --backend {one.split()[0]}: {missing} is not '
+                                   f'installed; install it with: pip install {missing}' for one in refused)
+
+
+@pytest.mark.parametrize('words, flag', [
+    (['--attention'], '--attention'), (['--client=gradio'], '--client gradio'),
+    (['--client', 'web', '--ort-web=package'], '--client web')])
+@pytest.mark.parametrize('missing, named', [(['onnx'], 'onnx'), (['onnxruntime', 'onnx'], 'onnxruntime, onnx')])
+def test_attention_without_its_packages_is_refused_before_weights_are_sought(monkeypatch, words, flag, missing, named):
+    monkeypatch.setattr(engines.importlib.util, 'find_spec', lambda name: None if name in missing else name)
+    monkeypatch.setattr(clients, 'check', lambda *_: None)
+    monkeypatch.setattr(sys, 'argv', ['export_model.py', '-pretrained=/nowhere', *words])
+    with pytest.raises(InputError) as caught:
+        export_model.main()
+    assert str(caught.value) == (f'{flag}: {named} is not installed; install it with: pip install '
+                                 f'{named.replace(",", "")}')
 
 
 @pytest.mark.parametrize('flags, good', [

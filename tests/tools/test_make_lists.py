@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from CaiT.data.lists import read_list
 from CaiT.errors import InputError
@@ -72,6 +73,35 @@ def test_val_split_takes_images_away_from_training(folder):
     make_lists.main([str(folder), '--val-split', '0.2', '--force'])
     assert counts(folder / 'train_list.txt') == [6, 3, 8] and counts(folder / 'val_list.txt') == [1, 1, 2]
     assert not set(read(folder / 'train_list.txt')) & set(read(folder / 'val_list.txt'))
+
+
+def test_broken_images_are_left_out_on_demand(folder, capsys):
+    """Half a JPEG, text, an empty file; a class of which nothing is left is an error."""
+    for path in folder.rglob('*.JPEG'):
+        Image.effect_noise((16, 16), 90).save(path)
+    whole = read_lists(folder)
+    broken = [folder / line.rsplit(' ', 1)[0] for line in whole['train'][:3]]
+    broken[0].write_bytes(broken[0].read_bytes()[:-20])
+    broken[1].write_text('no image')
+    broken[2].write_bytes(b'')
+    assert make_lists.main([str(folder), '--force']) == 0 and read_lists(folder) == whole
+    capsys.readouterr()
+    assert make_lists.main([str(folder), '--force', '--check']) == 0
+    assert read_lists(folder) == {**whole, 'train': whole['train'][3:]}
+    output = capsys.readouterr().out
+    assert output.count('left out: image ') == 3 and all(f'left out: image {path}: cannot' in output for path in broken)
+    assert ', 3 that cannot be decoded\n' in output
+    for line in whole['train'][3:7]:
+        (folder / line.rsplit(' ', 1)[0]).write_bytes(b'')
+    with pytest.raises(InputError, match='found no images in this class folder; remove the folder if it is none'):
+        make_lists.main([str(folder), '--force', '--check'])
+
+
+def read_lists(folder):
+    """The lines of both lists, which are made when there are none."""
+    if not (folder / 'train_list.txt').exists():
+        make_lists.main([str(folder)])
+    return {name: read(folder / f'{name}_list.txt') for name in ('train', 'val')}
 
 
 def test_lists_that_are_there_survive(folder):

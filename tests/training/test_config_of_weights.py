@@ -65,7 +65,7 @@ def test_a_run_is_resumed_with_its_own_settings(run, tmp_path, capsys, words):
     assert read_label_map(resumed / 'classes.txt', 3) == NAMES
 
 
-def test_a_resumed_run_with_other_settings_is_told_how(run):
+def test_resuming_with_other_settings_says_how_to_use_its_own(run):
     with pytest.raises(InputError, match=r'MODEL.DEPTH is 2 there and 24 in this run.* \(without -cfg, -resume RUN '
                                          r'reads its config.yaml\)'):
         main(['-cfg=cait_xxs24_224', f'-resume={run}', '-num_classes=3', '-device=cpu'])

@@ -54,6 +54,11 @@ class BaseEngine:
     install: ClassVar[str] = ''
 
     @staticmethod
+    def write_needs(precision: str) -> Tuple[str, ...]:
+        """The modules that ``write`` imports and inference does not, named as their packages."""
+        return ()
+
+    @staticmethod
     def write(net: Any, folder: Path, options: Options, data: Any, calibration: Any) -> List[Path]:
         """Write the ``Network`` for this engine into ``folder``: returns the files, the graph to load first.
 
@@ -157,6 +162,14 @@ def engine_class(backend: str, precision: str = 'fp32') -> type:
     if importlib.util.find_spec(engine.module) is None:
         raise InputError(f'--backend {backend}: {engine.module} is not installed; install it with: {engine.install}')
     return engine
+
+
+def check_installed(flag: str, modules: Sequence[str]) -> None:
+    """InputError, with the command, when one of ``modules``, which are named as their packages, is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InputError(f'{flag}: {", ".join(missing)} is not installed; install it with: pip install '
+                         f'{" ".join(missing)}')
 
 
 def stem(name: str, options: Options) -> str:

@@ -27,6 +27,10 @@ class Engine(BaseEngine):
     install = 'pip install onnxruntime onnx'
 
     @staticmethod
+    def write_needs(precision: str) -> Tuple[str, ...]:
+        return ('onnx',)
+
+    @staticmethod
     def write(net: Network, folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
         """One ``.onnx`` file. Talking heads as a small matmul, three GEMMs for queries, keys and values: the fastest

@@ -81,6 +81,10 @@ class Engine(BaseEngine):
     install = 'pip install openvino onnx nncf'
 
     @staticmethod
+    def write_needs(precision: str) -> Tuple[str, ...]:
+        return ('onnx', 'nncf') if precision == 'int8' else ('onnx',)
+
+    @staticmethod
     def write(net: Network, folder: Path, options: Options, data: DataConfig,
               calibration: Optional[CheckSet]) -> List[Path]:
         """``.xml`` and ``.bin``; fp32 and bf16 share them, the precision is chosen when the model is loaded."""
@@ -250,11 +254,9 @@ def _quantize(model: Any, net: Network, calibration: np.ndarray) -> Any:
     """NNCF int8 with SmoothQuant for ``quantized_layers``; ``calibration`` are images in the form of the graph's input.
 
     Sets NNCF's log level to ERROR."""
-    try:
-        import nncf
-    except ImportError:
-        raise InputError('--precision int8: nncf is not installed; install it with: pip install nncf') from None
     import logging
+
+    import nncf
 
     from CaiT.deploy.quantize import quantized_layers
     nncf.set_log_level(logging.ERROR)
