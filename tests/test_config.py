@@ -122,6 +122,8 @@ def test_yaml_number_without_a_point(tmp_path):
     (['MODEL.NAME=cait_xxs24_224'], '-opts: found MODEL.NAME=cait_xxs24_224, expected KEY VALUE pairs \\(write '
                                     r'MODEL.NAME cait_xxs24_224\)'),
     (['TRAIN.EPOCHS', '0'], 'TRAIN.EPOCHS: found 0, expected at least 1'),
+    (['MODEL.NUM_CLASSES', '10000000000'], 'MODEL.NUM_CLASSES: found 10000000000, expected a number from 1 to 1000000'),
+    (['MODEL.NUM_CLASSES', '0'], 'MODEL.NUM_CLASSES: found 0, expected at least 1'),
     (['TRAIN.LOSS', 'MSE'], "TRAIN.LOSS: found 'MSE', expected one of CE, BCE"),
     (['DATA.DATASET', 'mnist'], "DATA.DATASET: found 'mnist', expected one of imagenet2012, "),
     (['DATA.CROP_PCT', '1.2'], 'DATA.CROP_PCT: found 1.2, expected more than 0, at most 1'),
