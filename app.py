@@ -129,8 +129,7 @@ def main() -> None:
     try:
         import gradio
     except ImportError:
-        raise InputError("app.py: gradio is not installed; install it with: pip install 'paddle-cait[gradio]'"
-                         ) from None
+        raise InputError('app.py: gradio is not installed; install it with: pip install gradio') from None
     if args.precision not in PRECISIONS:
         raise InputError(f'--precision: found {args.precision!r}, expected one of {", ".join(PRECISIONS)}')
     if args.cpu_threads < 0 or not 0 <= args.port < 65536:

@@ -147,7 +147,7 @@ def main() -> int:
     classes = config.MODEL.NUM_CLASSES
     checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else
               parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count,
-                                  config.DATA.MULTI_LABEL))
+                                  config.DATA.MULTI_LABEL, bool(args.dataset or args.data_path)))
     names = read_label_map(config.DATA.LABEL_MAP, classes) if config.DATA.LABEL_MAP else checks.class_names
     calibration = parity.from_folder(args.calibration, data, args.calibration_count) if args.calibration else None
     metadata = export(model, args.save_inference_dir, config.MODEL.NAME, data, checks,

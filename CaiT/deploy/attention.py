@@ -22,9 +22,8 @@ class Attention:
         """InputError, with the command that adds it, when ``folder`` has no such graph."""
         artifact = meta.attention
         if artifact is None:
-            raise InputError(f'{Path(folder) / metadata.FILE}: this export has no attention graph; add it with: python '
-                             f'export_model.py --attention --save-inference-dir={folder} '
-                             f'-pretrained={meta.weights["file"]}')
+            raise InputError(f'{Path(folder) / metadata.FILE}: this export has no attention graph; add it with: '
+                             f'{meta.export_command(folder, "--attention")}')
         engine = engine_class('onnxruntime')
         graph = metadata.check_files(folder, artifact, engine.endings)
         metadata.check_content(folder, artifact.files, meta.sha256)

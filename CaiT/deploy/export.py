@@ -190,10 +190,12 @@ def summary(folder: PathLike, metadata: Metadata) -> List[str]:
     lines = []
     for artifact in metadata.artifacts:
         measured = artifact.parity
+        advice = '; --check-images=FOLDER for real ones' if measured['source'].startswith(parity.SYNTHETIC) else ''
         lines.append(f'{Path(folder) / next(iter(artifact.files))}: {artifact.engine} {artifact.precision} '
                      f'{artifact.input}, largest difference to the dynamic model {measured["relative"]:.1e} of '
                      f'max|logit|, same class on {measured["argmax_agreement"]} of {measured["images"]} images '
-                     f'({measured["source"]})' + (f'; graph: {measured["graph"]}' if 'graph' in measured else ''))
+                     f'({measured["source"]}{advice})'
+                     + (f'; graph: {measured["graph"]}' if 'graph' in measured else ''))
     if metadata.attention:
         graph, measured = next(iter(metadata.attention.files)), metadata.attention.parity
         lines.append(f'{Path(folder) / graph}: graph with attention, largest difference to the dynamic model '

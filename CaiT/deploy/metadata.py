@@ -63,6 +63,12 @@ class Metadata:
         key = engine, precision, input_kind
         return next((artifact for artifact in self.artifacts if artifact.key == key), None)
 
+    def export_command(self, folder: PathLike, words: str) -> str:
+        """The command that adds to this export in ``folder`` what the flags ``words`` say. Where the weights are is not
+        known, only their name."""
+        return (f'python export_model.py --save-inference-dir={folder} {words} -pretrained=WEIGHTS (the weights of '
+                f'this export were {self.weights["file"]})')
+
     def as_dict(self) -> Dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values['data'] = self.data.as_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import cv2
@@ -13,6 +14,7 @@ from CaiT.data.transforms import DataConfig, eval_transform, normalize
 from CaiT.errors import InputError
 
 BATCHES = (1, 3)
+SYNTHETIC = 'synthetic images'
 # Largest allowed difference of a logit, relative to the largest logit. fp32 must be equal up to rounding; the bounds of
 # the others only reject wrong graphs, their accuracy is to be measured.
 TOLERANCES = {'fp32': 1e-5, 'bf16': 0.1, 'int8': 0.5}
@@ -46,19 +48,21 @@ def from_folder(path: str, data: DataConfig, count: int) -> CheckSet:
 
 
 def from_dataset(name: str, data_path: str, num_classes: int, data: DataConfig, count: int,
-                 multi_label: bool = False) -> CheckSet:
-    """``count`` validation images of a dataset, evenly spaced; synthetic ones when it is missing, with
-    the reason in ``source``."""
+                 multi_label: bool = False, expected: bool = True) -> CheckSet:
+    """``count`` validation images of a dataset, evenly spaced; synthetic ones when it cannot be read, with the reason
+    in ``source``, which is left out where the data are not there and were not ``expected``."""
     try:
         dataset = build_dataset(name, data_path, 'val', eval_transform(data, normalize=False), num_classes,
                                 multi_label=multi_label)
         pixels = np.stack([dataset[i][0] for i in _spaced(len(dataset), count)])
     except InputError as error:
-        return synthetic(data, count, f'synthetic images ({error})')
+        if not expected and not Path(data_path).exists():
+            return synthetic(data, count)
+        return synthetic(data, count, f'{SYNTHETIC} ({error})')
     return CheckSet(pixels, data, f'{name}, validation images of {data_path}', dataset.class_names)
 
 
-def synthetic(data: DataConfig, count: int, source: str = 'synthetic images') -> CheckSet:
+def synthetic(data: DataConfig, count: int, source: str = SYNTHETIC) -> CheckSet:
     """Smooth random color fields with noise, from fixed seeds."""
     size = data.image_size
     pixels = np.empty((count, size, size, 3), np.uint8)

@@ -52,10 +52,9 @@ class Predictor:
         if artifact is None:
             found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
-            raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: python '
-                             f'export_model.py --save-inference-dir={folder} --backend={backend} '
-                             f'--precision={stored} --input={options.input}{calibration} '
-                             f'-pretrained={self.meta.weights["file"]}')
+            words = f'--backend={backend} --precision={stored} --input={options.input}{calibration}'
+            raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: '
+                             f'{self.meta.export_command(folder, words)}')
         graph = metadata.check_files(folder, artifact, engine.endings)
         metadata.check_content(folder, [graph.name], self.meta.sha256)
         with self._checked(folder, [name for name in artifact.files if name != graph.name]):

@@ -140,8 +140,8 @@ def write_for_job(folder: Path, collected: Any, dataset: Any, config: Any, earli
     (``CaiT.training.collector``).
     """
     names = dataset.class_names or class_names(config)
-    facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'dataset': config.DATA.DATASET,
-             'data path': config.DATA.DATA_PATH, 'image size': config.DATA.IMAGE_SIZE}
+    facts = {'model': config.MODEL.NAME, 'weights': config.MODEL.PRETRAINED, 'data path': config.DATA.DATA_PATH,
+             'dataset format': config.DATA.DATASET, 'image size': config.DATA.IMAGE_SIZE}
     title = f'Evaluation of {config.MODEL.NAME}'
     if config.DATA.MULTI_LABEL:
         facts['thresholds'] = config.DATA.THRESHOLDS or '0.5'

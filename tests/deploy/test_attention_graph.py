@@ -88,7 +88,8 @@ def test_metadata_without_attention_is_as_before(cait, checks, tmp_path):
 def test_an_export_without_it_names_the_command(cait, checks, tmp_path):
     meta = exported(cait, tmp_path, checks, '')
     with pytest.raises(InputError, match=rf'^{tmp_path}/metadata.json: this export has no attention graph; add it with:'
-                       rf' python export_model.py --attention --save-inference-dir={tmp_path} -pretrained=w.pdparams$'):
+                       rf' python export_model.py --save-inference-dir={tmp_path} --attention -pretrained=WEIGHTS '
+                       r'\(the weights of this export were w.pdparams\)$'):
         Attention(tmp_path, meta)
 
 

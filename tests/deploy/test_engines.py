@@ -182,7 +182,8 @@ def test_missing_library_gives_the_install_line(monkeypatch):
 
 def test_what_was_not_exported_gives_the_command(exported):
     need('openvino')
-    with pytest.raises(InputError, match='--backend=openvino --precision=int8 --input=float --calibration=FOLDER'):
+    with pytest.raises(InputError, match='--backend=openvino --precision=int8 --input=float --calibration=FOLDER '
+                                         r'-pretrained=WEIGHTS \(the weights of this export were w.*\)$'):
         Predictor(exported[1], 'openvino', Options('int8'))
 
 

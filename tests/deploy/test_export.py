@@ -108,6 +108,21 @@ def run(*words, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, **options)
 
 
+@pytest.mark.parametrize('there, expected, reason', [
+    (False, False, ''), (False, True, r' \(.*d/val_list.txt: no such file, .*\)'),
+    (True, False, r' \(.*d/val_list.txt, line 1: .*\)'), (True, True, r' \(.*d/val_list.txt, line 1: .*\)')])
+def test_the_reason_for_synthetic_images_is_said_where_it_tells_something(cait, tmp_path, there, expected, reason):
+    """Without ImageNet, which nobody asked for, all is well; a dataset that is there and cannot be read is a fault."""
+    if there:
+        (tmp_path / 'd').mkdir()
+        (tmp_path / 'd/val_list.txt').write_text('a.png x\n', encoding='utf-8')
+    checks = parity.from_dataset('imagenet2012', str(tmp_path / 'd'), 10, small_data(), 4, expected=expected)
+    meta = export(cait, tmp_path / 'm', 'x', small_data(), checks, WEIGHTS, [('paddle', 'fp32', 'float')])
+    line, = export_module.summary(tmp_path / 'm', meta)
+    assert re.search(rf'same class on 4 of 4 images \(synthetic images{reason}; --check-images=FOLDER for real ones\)$',
+                     line), line
+
+
 @pytest.fixture(scope='module')
 def trained(cait, tmp_path_factory) -> Path:
     """A folder as training leaves it: weights with the configuration beside them."""

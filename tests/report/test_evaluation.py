@@ -186,6 +186,7 @@ def test_report_of_a_job(made, tmp_path, check_page, in_memory):
     assert said.startswith(f'report: {tmp_path / "out" / "report.html"}, ECE: 0.')
     assert ('0 of 40 decisions changed' in said) != bool(in_memory)
     text, images = check_page(tmp_path / 'out' / 'report.html')
+    assert f'data path: {tmp_path} · dataset format: imagenet2012 · ' in text
     assert 'cait_xxs24_224' in text and images[0].size == ((32, 32) if in_memory else (20, 20))
     assert json.loads((tmp_path / 'out' / 'report.json').read_text())['loss'] == pytest.approx(
         -np.log(one.label_probs).mean())
