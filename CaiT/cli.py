@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from typing import Any, Dict, Optional, Sequence
@@ -26,6 +27,8 @@ class Parser(argparse.ArgumentParser):
                     if dash + spelling not in spellings:
                         spellings.append(dash + spelling)
         self.spellings.update(spellings)
+        if options.get('type') is float:
+            options['type'] = finite
         self.add_argument(*spellings, dest=name, metavar=options.pop('metavar', name.upper()), **options)
 
     def switch(self, name: str, *aliases: str, default: bool = False, **options: Any) -> None:
@@ -49,6 +52,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise InputError(f'{message} (see {self.prog} --help)')
+
+
+def finite(text: str) -> float:
+    """Parse a number that is neither NaN nor infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f'expected a finite number, found {text[:40]!r}')
+    return number
 
 
 def boolean(text: str) -> bool:

@@ -22,6 +22,7 @@ from CaiT.weights.load_report import LoadReport
 from CaiT.weights.translate import load_weights
 from CaiT.weights.zoo import local_path
 
+MAX_CLASSES = 1_000_000  # beyond what any dataset has; Paddle fails on some larger sizes without a message
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
 
@@ -152,6 +153,7 @@ def _check(config: CfgNode) -> None:
         checks.one_of(key, _leaf(config, key), allowed)
     for key, minimum in AT_LEAST.items():
         checks.at_least(key, _leaf(config, key), minimum)
+    checks.between('MODEL.NUM_CLASSES', config.MODEL.NUM_CLASSES, 1, MAX_CLASSES)
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
     checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)
@@ -162,8 +164,9 @@ def _check(config: CfgNode) -> None:
                          f'{config.TRAIN.WARMUP_EPOCHS}, expected one of them, the other 0')
     optimizer = config.TRAIN.OPTIMIZER
     checks.positive('TRAIN.OPTIMIZER.EPS', optimizer.EPS)
+    checks.at_least('TRAIN.OPTIMIZER.EPS', optimizer.EPS, 1e-45)  # the smallest float32
     for key, value in (('BETAS', optimizer.BETAS[0]), ('BETAS', optimizer.BETAS[1]), ('MOMENTUM', optimizer.MOMENTUM)):
-        if not 0 <= value < 1:
+        if not 0 <= value < 1 - 2 ** -25:  # from there on it is 1 in float32
             raise InputError(f'TRAIN.OPTIMIZER.{key}: found {value}, expected a number from 0 to below 1')
     checks.check_data_config(data_config(config), lambda name: f'DATA.{name.upper()}')
     checks.check_train_options({key.lower(): value for key, value in config.AUG.items()},

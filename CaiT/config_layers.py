@@ -18,6 +18,7 @@ from CaiT.files import PathLike
 from CaiT.safe_yaml import load_yaml
 
 MAX_BASES = 20      # files in a row that name each other as BASE
+FLOAT32_MAX = (2 - 2 ** -23) * 2.0 ** 127  # what training computes in
 MAX_LITERAL = 1000  # characters of a value that are read as a Python literal
 SHIPPED = Path(__file__).resolve().parent / 'configs'
 
@@ -143,6 +144,8 @@ def coerce(value: Any, default: Any, where: str) -> Any:
             pass
     if type(found) is int and abs(found) >= 2 ** 63 or type(found) is float and not math.isfinite(found):
         raise InputError(f'{where}: found {brief(value)}, expected a finite number below 2**63')
+    if type(found) is float and abs(found) > FLOAT32_MAX:
+        raise InputError(f'{where}: found {brief(value)}, expected at most {FLOAT32_MAX:.3g}, the largest float32')
     if kind is float and type(found) in (int, float):
         return float(found)
     if kind is tuple and isinstance(found, (tuple, list)) and len(found) == len(default):

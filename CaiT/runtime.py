@@ -81,7 +81,7 @@ def threads_per_process() -> int:
     that started them may use.
     """
     processes = os.environ.get('PADDLE_LOCAL_SIZE', '1')
-    processes = int(processes) if processes.isdigit() else 1
+    processes = int(processes) if processes.isdecimal() and len(processes) <= 9 else 1
     if processes < 2 or cores() * processes <= _cores_of_parents():
         return cores()
     return max(1, cores() // processes)

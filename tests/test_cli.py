@@ -46,6 +46,15 @@ def test_errors_are_one_line(words, match):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('word', ['nan', 'inf', '-Infinity', '1e999', '1,5'])
+def test_numbers_are_finite(word):
+    flags = Parser('')
+    flags.flag('scale', type=float, default=0.5)
+    assert flags.parse_args([]).scale == 0.5 and flags.parse_args(['--scale', '1e-3']).scale == 1e-3
+    with pytest.raises(InputError, match=f'argument .*scale.*: expected a finite number, found {word!r}'):
+        flags.parse_args([f'--scale={word}'])
+
+
 @pytest.mark.parametrize('text, expected', [('True', True), ('yes', True), ('1', True), ('ON', True),
                                             ('False', False), ('no', False), ('0', False), (' off ', False)])
 def test_boolean(text, expected):

@@ -144,7 +144,7 @@ class RandAugment:
     def __init__(self, text: str, applier: Applier) -> None:
         parts = dict(re.findall(r'-(mstd|m|n|p|inc)(\d+(?:\.\d+)?)(?=-|$)', text))
         if text != 'rand' + ''.join(re.findall(r'-(?:mstd|m|n|p|inc)\d+(?:\.\d+)?(?=-|$)', text)) or 'm' not in parts \
-                or parts.get('inc', '1') != '1' or not parts.get('n', '2').isdigit():
+                or parts.get('inc', '1') != '1' or not parts.get('n', '2').isdecimal():
             raise InputError(f"auto_augment: found {text!r}, expected 'rand-m<0..10>[-n<count>][-p<probability>]"
                              "[-mstd<number>][-inc1]'")
         self.applier = applier

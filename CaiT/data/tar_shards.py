@@ -197,7 +197,7 @@ def _pax_path(text: bytes, position: int) -> Optional[bytes]:
     path = None
     while text:
         length, _, _ = text.partition(b' ')
-        if not length.isdigit() or not 0 < int(length) <= len(text):
+        if not length.isdigit() or len(length) > 9 or not 0 < int(length) <= len(text):
             raise InputError(f'damaged: extended header at byte {position}')
         key, _, value = text[len(length) + 1:int(length) - 1].partition(b'=')
         if key == b'path':

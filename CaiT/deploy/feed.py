@@ -121,6 +121,6 @@ def batches(images: Iterator[Decoded],
 def shard(paths: Sequence[str], which: str) -> List[str]:
     """Part k of n of ``paths``, for ``which`` 'k/n' with k from 1; the parts are disjoint and cover all paths."""
     part, slash, parts = which.partition('/')
-    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise InputError(f'--shard: found {which!r}, expected k/n with k from 1 to n')
+    if not (slash and len(which) <= 40 and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f'--shard: found {which[:40]!r}, expected k/n with k from 1 to n')
     return list(paths[int(part) - 1::int(parts)])

@@ -81,7 +81,7 @@ class Guard:
         if headers.get(b'content-encoding', b'identity').lower() != b'identity':
             raise Refused(415, 'content-encoding: found a compressed body, expected one as it is')
         declared = headers.get(b'content-length', b'0')
-        if not declared.isdigit() or int(declared) > self.limits.body:
+        if not declared.isdigit() or len(declared) > 20 or int(declared) > self.limits.body:
             raise Refused(413, f'body: found {_text(declared)} bytes, expected at most {self.limits.body}')
         self._check_queue()
         body = bytearray()

@@ -13,7 +13,7 @@ For each image one PNG: the original beside the class token's attention (CaiT: b
 ViT: the last block), mean and each head, beside the rollout (DeiT, ViT) and the gradient-weighted relevance for a
 class. All maps have one scale, in multiples of an even distribution. Several images also make contact sheets. Without
 -cfg, the config.yaml beside the weights is used. An exported model (-model_dir) gives the maps that need no gradients,
-if it was exported with --attention.
+if it was exported with --attention. Images that cannot be decoded are left out; the exit status is then 1.
 """
 from __future__ import annotations
 

@@ -86,13 +86,13 @@ def first_difference(expected: Dict[str, tuple], found: Dict[str, tuple]) -> str
 def compare(name: str, folder: Path) -> Row:
     """Build ``name`` with the generated weights and compare it with its golden values."""
     from CaiT.models.registry import create_model
-    started, differences = time.time(), {}
+    started, differences = time.monotonic(), {}
     parameters, macs, first = counts(name, folder)
     if (Path(folder) / f'{name}.npz').is_file() and not first:
         model = create_model(name, num_classes=_classes(folder, name))
         goldens.fill(model)
         differences = outputs(model, goldens.arrays(folder, name))
-    return Row(name, parameters, macs, first, differences, time.time() - started)
+    return Row(name, parameters, macs, first, differences, time.monotonic() - started)
 
 
 def _classes(folder: Path, name: str) -> int:

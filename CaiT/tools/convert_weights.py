@@ -5,6 +5,9 @@
     python -m CaiT.tools.convert_weights cait_s24_224.ckpt cait_s24_384.safetensors --model cait_s24_384
     python -m CaiT.tools.convert_weights output/best.pdparams for_timm.safetensors --to timm
 
+Without ``--to timm`` a .safetensors has Paddle's layout too (Linear [in, out]): timm and PyTorch would take its square
+matrices transposed without an error.
+
 With ``--model`` the weights are also checked against that model and position embeddings resampled; the number of
 classes is that of the file. What is known of the images of the weights (mean, std, crop) is written into the output.
 The output is written only after it has been read back and found equal, bit by bit; ``--force`` replaces a file.
@@ -33,6 +36,8 @@ from CaiT.weights.translate import rename
 from CaiT.weights.writers import check_output, check_replaced, write
 
 LAYOUTS = {'paddle': PADDLE, 'timm': TORCH}
+LAYOUT_LINES = {'paddle': f"  layout: Paddle's, Linear {PADDLE}; timm and PyTorch need --to timm",
+                'timm': f"  layout: PyTorch's, Linear {TORCH}, for timm and PyTorch"}
 
 
 def convert(source: str, target: str, model: Optional[str] = None, to: str = 'paddle', force: bool = False,
@@ -98,7 +103,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = parser.parse_args(argv)
     report = convert(arguments.input, arguments.output, arguments.model, arguments.to, arguments.force,
                      arguments.use_ema, arguments.key)
-    print('\n'.join(report.lines()))
+    print('\n'.join([*report.lines(), LAYOUT_LINES[arguments.to]]))
     print(f'written and read again, equal: {arguments.output} ({os.path.getsize(arguments.output):,} bytes)')
     return 0
 

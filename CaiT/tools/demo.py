@@ -28,13 +28,13 @@ MAX_DIFFERENCE = 1e-5
 def step(title: str, seconds: Dict[str, float], *command: str) -> str:
     """Run one public command from the repository root; prints and returns its output."""
     print(f'\n== {title}: python {" ".join(command)}', flush=True)
-    started = time.time()
+    started = time.monotonic()
     lines: List[str] = []
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         for line in process.stdout:
             print(line, end='', flush=True)
             lines.append(line)
-    seconds[title] = time.time() - started
+    seconds[title] = time.monotonic() - started
     if process.returncode:
         raise InputError(f'{title}: python {" ".join(command)} left with status {process.returncode}')
     return ''.join(lines)

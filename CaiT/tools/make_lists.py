@@ -186,6 +186,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not (root / split).is_dir():
         raise InputError(f'{root / "train"}: no such folder, expected {root}/train/<class>/<image>, or '
                          f'{root}/<class>/<image>')
+    if args.seed < 0:
+        raise InputError(f'--seed: found {args.seed}, expected at least 0')
     if not 0 < args.fraction <= 1:
         raise InputError(f'--fraction: found {args.fraction}, expected a number above 0, at most 1')
     if args.per_class is not None and args.per_class < 1:

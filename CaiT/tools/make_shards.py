@@ -156,8 +156,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     root, target = Path(args.data_path), Path(args.output)
     if args.format not in READERS:
         raise InputError(f'--format: found {args.format!r}, expected one of {", ".join(READERS)}')
-    if args.images < 1:
-        raise InputError(f'--images: found {args.images}, expected at least 1')
+    for name, least in (('images', 1), ('seed', 0)):
+        if getattr(args, name) < least:
+            raise InputError(f'--{name}: found {getattr(args, name)}, expected at least {least}')
     unknown = [split for split in args.splits if split not in LIST_FILES]
     if unknown:
         raise InputError(f'--splits: found {unknown[0]!r}, expected some of {", ".join(LIST_FILES)}')

@@ -87,9 +87,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.switch('write', help=f'write {PAGE.relative_to(ROOT)} and its images')
     parser.flag('timeout', type=int, default=600, metavar='SECONDS', help='for one cell; default 600')
     options = parser.parse_args(arguments)
-    started = time.time()
+    started = time.monotonic()
     notebook = execute(NOTEBOOK, options.timeout)
-    print(f'{NOTEBOOK.relative_to(ROOT)}: {len(notebook["cells"])} cells ran in {time.time() - started:.0f} s')
+    print(f'{NOTEBOOK.relative_to(ROOT)}: {len(notebook["cells"])} cells ran in {time.monotonic() - started:.0f} s')
     if options.write:
         text, images = render(notebook['cells'])
         for name, content in images.items():

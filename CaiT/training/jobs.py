@@ -193,7 +193,8 @@ def _set_device(config: CfgNode) -> None:
         raise InputError(f'-device {device}: found no GPU that this Paddle ({paddle.__version__}) can use, '
                          'expected cpu, or paddlepaddle-gpu and a CUDA device')
     number = device[len('gpu:'):] if device.startswith('gpu:') else '0'
-    if device.startswith('gpu') and number.isdigit() and int(number) >= gpus:  # Paddle would exit without a message
+    if device.startswith('gpu') and number.isdecimal() and (len(number) > 9 or int(number) >= gpus):
+        # Paddle would exit without a message
         raise InputError(f'-device {device}: found {gpus} GPUs, expected gpu:0 to gpu:{gpus - 1}')
     if device == 'gpu' and distributed.world_size() > 1:
         device = f'gpu:{paddle.distributed.ParallelEnv().device_id}'

@@ -209,7 +209,12 @@ def _refuse_html(response: 'httpx.Response', block: bytes, url: str) -> None:
 
 def _length(response: 'httpx.Response') -> Optional[int]:
     text = response.headers.get('content-length', '')
-    return int(text) if text.isdigit() and not response.headers.get('content-encoding') else None
+    return _number(text) if not response.headers.get('content-encoding') else None
+
+
+def _number(text: str) -> Optional[int]:
+    """A number of bytes in a header; None for what is none."""
+    return int(text) if text.isdecimal() and len(text) <= 20 else None
 
 
 def _validator(response: 'httpx.Response') -> Optional[str]:
@@ -220,18 +225,18 @@ def _validator(response: 'httpx.Response') -> Optional[str]:
 
 def _range_start(response: 'httpx.Response') -> Optional[int]:
     start = response.headers.get('content-range', '').replace('bytes ', '').split('-')[0]
-    return int(start) if start.isdigit() else None
+    return _number(start)
 
 
 def _range_total(response: 'httpx.Response') -> Optional[int]:
     total = response.headers.get('content-range', '').rpartition('/')[2]
-    return int(total) if total.isdigit() else None
+    return _number(total)
 
 
 def _retry_after(response: 'httpx.Response') -> float:
     """Seconds that the server asks to wait, given as a number or as a date; 0 without."""
     text = response.headers.get('retry-after', '').strip()
-    if text.isdigit():
+    if _number(text) is not None:
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())

@@ -340,6 +340,7 @@ def test_make_shards_refuses(lists, tmp_path, monkeypatch):
         return str(error.value)
     assert refused(tmp_path, tmp_path / 'x').startswith(f'{tmp_path}: found no list files, expected train_list.txt')
     assert refused(lists, tmp_path, '--format', 'zip') == "--format: found 'zip', expected one of tar, parquet"
+    assert refused(lists, tmp_path, '--seed', '-1') == '--seed: found -1, expected at least 0'
     assert refused(lists, tmp_path, '--images', '0') == '--images: found 0, expected at least 1'
     shards_of(lists, tmp_path / 'there', 'tar', '--splits', 'val')
     assert 'val-000000.tar: is there already' in refused(lists, tmp_path / 'there')

@@ -82,7 +82,7 @@ def test_shards_are_everything_once():
     paths = [str(i) for i in range(23)]
     parts = [feed.shard(paths, f'{k}/4') for k in range(1, 5)]
     assert sorted(sum(parts, []), key=int) == paths and max(map(len, parts)) - min(map(len, parts)) == 1
-    for wrong in ('0/4', '5/4', '2', 'a/b', '1/0', '-1/2'):
+    for wrong in ('0/4', '5/4', '2', 'a/b', '1/0', '-1/2', '²/3', '1/³', '1/' + '9' * 5000):
         with pytest.raises(InputError, match='expected k/n'):
             feed.shard(paths, wrong)
 

@@ -120,6 +120,17 @@ def test_an_output_that_differs_after_reading_is_not_written(tmp_path, monkeypat
     assert target.read_bytes() == b'what stood here before' and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize('options, suffix, line', [
+    ([], '.safetensors', "  layout: Paddle's, Linear [in, out]; timm and PyTorch need --to timm"),
+    ([], '.pdparams', "  layout: Paddle's, Linear [in, out]; timm and PyTorch need --to timm"),
+    (['--to', 'timm'], '.safetensors', "  layout: PyTorch's, Linear [out, in], for timm and PyTorch")])
+def test_the_layout_that_is_written_is_said(tmp_path, capsys, options, suffix, line):
+    source, out = c.write_safetensors(tmp_path / 'in.safetensors', rule.tiny()), tmp_path / f'out{suffix}'
+    assert convert_weights.main([str(source), str(out), *options]) == 0
+    *_, layout, written = capsys.readouterr().out.splitlines()
+    assert layout == line and written.startswith('written and read again, equal: ')
+
+
 def test_by_module_and_by_path(tmp_path):
     source = c.write_safetensors(tmp_path / 'in.safetensors', rule.tiny())
     script = str(ROOT / 'CaiT' / 'tools' / 'convert_weights.py')

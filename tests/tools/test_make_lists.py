@@ -125,6 +125,7 @@ def test_bad_folders_and_flags(folder, tmp_path):
             ([str(tmp_path / 'none')], 'none/train: no such folder'), ([str(tmp_path / 'flat')], 'no class folders'),
             ([str(tmp_path / 'hollow')], 'found no images in this class folder'),
             ([str(folder), '--fraction', '0'], '--fraction: found 0.0'),
+            ([str(folder), '--seed', '-1'], '--seed: found -1, expected at least 0'),
             ([str(folder), '--per-class', '0'], '--per-class: found 0'),
             ([str(folder), '--val-split', '1'], '--val-split: found 1.0'),
             ([str(folder), '--val-split', '0.2'], 'valid already')):
