@@ -169,13 +169,12 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
         _report = f'runtime: paddle was imported first, set afterwards: {apply(threads)}'
     else:
         values = settings(_cpu(), threads or threads_per_process())
-        chosen_here = 'OMP_NUM_THREADS' not in os.environ
-        if chosen_here:
+        if 'OMP_NUM_THREADS' not in os.environ:
             os.environ[SET_HERE] = values['OMP_NUM_THREADS']
         for key, value in values.items():
             os.environ.setdefault(key, value)
         is_set = _keep_big_blocks()
-        _import_paddle(silent=chosen_here)
+        _import_paddle(silent=os.environ['OMP_NUM_THREADS'] == os.environ.get(SET_HERE))
         shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
         _report = f'runtime: {shown}, malloc={"kept blocks" if is_set else "system default"}'
     if 'paddle' in sys.modules:

@@ -65,6 +65,7 @@ def test_a_run_opens_without_a_warning_and_with_all_threads():
     code = ('from CaiT import runtime; runtime.prepare(2); import paddle, ctypes; '
             'assert paddle.matmul(paddle.ones([2, 2]), paddle.ones([2, 2])).sum().item() == 8')
     assert stderr_of(code) == ''
+    assert stderr_of(code, OMP_NUM_THREADS='2', **{runtime.SET_HERE: '2'}) == stderr_of(code)  # as of our programs
     assert 'PLEASE USE OMP_NUM_THREADS WISELY.' in stderr_of(code, OMP_NUM_THREADS='2')  # the user's own doing
     noisy = 'import sys; sys.path.insert(0, sys.argv[1]); from CaiT import runtime; runtime.prepare(2)'
     assert stderr_of(noisy.replace('sys.argv[1]', repr(str(ROOT / 'tests/fake_paddle')))) == 'something else\n'
