@@ -70,6 +70,17 @@ def test_the_answers_of_the_dynamic_model(cait, graph, count, batch, threads):
     assert np.abs(found - expected).max() <= BOUND['fp32'] * np.abs(expected).max()
 
 
+@pytest.mark.parametrize('count', [1, 8])
+def test_it_computes_each_size_of_batch(graph, monkeypatch, count):
+    """A single image too, whose model needs no other shape."""
+    engine = Engine(graph, Options('fp32', 'float', 1, 8))
+    replaced, replace = [], engine.attention.replace
+    monkeypatch.setattr(engine.attention, 'replace', lambda *words: (replaced.append(count), replace(*words)))
+    engine.models.clear()
+    engine.run(pixels(count))
+    assert replaced == [count]
+
+
 @pytest.mark.parametrize('precision', ['bf16', pytest.param('int8', marks=pytest.mark.slow)])
 def test_in_bfloat16(cait, graph, tmp_path, precision, monkeypatch):
     """With one stream, where it is used on every processor."""
