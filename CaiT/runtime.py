@@ -23,7 +23,9 @@ import contextlib
 import importlib.util
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from typing import Dict, Set
 
@@ -96,7 +98,7 @@ def _cores_of_parents() -> int:
             with open(f'/proc/{pid}/stat', encoding='utf-8', errors='replace') as file:
                 pid = int(file.read().rpartition(')')[2].split()[1])
     except (OSError, AttributeError, ValueError, IndexError):
-        pass
+        _take_back_sigterm()
     return most
 
 
@@ -178,8 +180,18 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
         shown = ', '.join(f'{key}={os.environ[key]}' for key in sorted(values) if key != 'GLOG_minloglevel')
         _report = f'runtime: {shown}, malloc={"kept blocks" if is_set else "system default"}'
     if 'paddle' in sys.modules:
+        _take_back_sigterm()
         _check_version(getattr(sys.modules['paddle'], '__version__', ''))
     return _report
+
+
+def _take_back_sigterm() -> None:
+    """Install the handler of SIGTERM that was there before ``import paddle``.
+
+    Paddle's own writes a report, which allocates memory: a process that is ended while it allocates waits forever."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _import_paddle(silent: bool) -> None:
@@ -216,6 +228,8 @@ def follow(device: str) -> str:
     flags back, unless the user has set them.
     """
     global _report
+    if 'paddle' in sys.modules:  # on a GPU it is imported after ``prepare``
+        _take_back_sigterm()
     if device.startswith('gpu') and _report and not _report.startswith(GPU_REPORT) and not off():
         import paddle
         mine = [flag for flag in CPU_FLAGS if flag not in _first_environment()]

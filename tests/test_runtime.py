@@ -48,6 +48,17 @@ def test_prepare_sets_and_reports():
     assert f'OMP_NUM_THREADS={runtime.cores()}' in line and 'FLAGS_use_stride_kernel=0' in line and 'malloc=' in line
 
 
+@pytest.mark.parametrize('prepare', ['runtime.prepare()', 'runtime.prepare(device="gpu"); import paddle; '
+                                     'runtime.follow("cpu")', 'import paddle; runtime.prepare()'])
+@pytest.mark.parametrize('handler, caught', [('signal.SIG_DFL', 0), ('lambda *_: print("mine")', 1)])
+def test_sigterm_is_not_paddles(prepare, handler, caught):
+    """Paddle's handler can wait forever for a lock of malloc."""
+    look = 'int(open("/proc/self/status").read().split("SigCgt:")[1].split()[0], 16) >> signal.SIGTERM - 1 & 1'
+    found = script(f'import signal; from CaiT import runtime; signal.signal(signal.SIGTERM, {handler}); {prepare}; '
+                   f'print({look}); {"signal.raise_signal(signal.SIGTERM)" if caught else "pass"}')
+    assert found.split() == [str(caught)] + ['mine'] * caught
+
+
 def test_paddle_reads_them():
     found = script(PREPARE + 'import paddle; flags = ["FLAGS_use_stride_kernel", "FLAGS_eager_delete_tensor_gb"]; '
                              'print(*paddle.get_flags(flags).values())')
