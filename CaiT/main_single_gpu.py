@@ -3,8 +3,7 @@
 
 python CaiT/main_single_gpu.py -cfg=CaiT/configs/cait_xxs24_224.yaml -data_path=dataset/LSVRC2012 \\
     -output_dir=output/xxs24
-python CaiT/main_single_gpu.py -cfg=CaiT/configs/cait_xxs24_224.yaml -data_path=dataset/LSVRC2012 -batch_size=64 \\
-    -pretrained=weights/XXS24_224.pth -eval
+python CaiT/main_single_gpu.py -cfg=cait_xxs24_224 -data_path=dataset/LSVRC2012 -pretrained=weights/XXS24_224.pth -eval
 python CaiT/main_single_gpu.py -pretrained=output/xxs24/best -data_path=my.jpg -pred
 """
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_help_of_every_command_shows_what_works_there(started_as_cait, name, cap
 def test_the_flags_are_the_scripts(started_as_cait, monkeypatch, name, started):
     calls = []
     for job in ('train', 'evaluate', 'predict'):
-        monkeypatch.setattr(jobs, job, lambda config, *_, job=job: calls.append((job, config)))
+        monkeypatch.setattr(jobs, job, lambda config, *_, job=job: calls.append((job, config)) or ('', 0))
     cait.main([name, '-cfg=cait_xs24_224', '--batch-size', '3', '-opts', 'SEED', '4'])
     (job, config), = calls
     assert (job, config.MODEL.NAME, config.SEED) == (started, 'cait_xs24_224', 4)

@@ -20,7 +20,7 @@ def job(monkeypatch):
     """job(*words): (name of the job that main started, its config)."""
     calls = []
     for name in ('train', 'evaluate', 'predict'):
-        monkeypatch.setattr(jobs, name, lambda config, *_, name=name: calls.append((name, config)))
+        monkeypatch.setattr(jobs, name, lambda config, *_, name=name: calls.append((name, config)) or ('', 0))
 
     def run(*words):
         main(list(words))

@@ -69,7 +69,8 @@ def export(model: nn.Layer, folder: PathLike, name: str, data: DataConfig, check
     model.eval()
     reference = reference_logits(model, checks.array('float'))
     net = model if plain else from_model(model)
-    metadata = Metadata(name, model.num_classes, data, class_names, weights, _versions(), [])
+    names = None if class_names is None else [' '.join(one.split()) for one in class_names]  # a row is one line
+    metadata = Metadata(name, model.num_classes, data, names, weights, _versions(), [])
     if thresholds is not None:
         metadata.activation, metadata.thresholds = 'sigmoid', [float(one) for one in thresholds]
     with renamed_into(folder, FILE) as temporary:
