@@ -35,7 +35,7 @@ def find_file(name: PathLike, folder: PathLike = '.') -> Path:
     clone too. Where there is neither, the path itself is returned.
     """
     text = os.fspath(name)
-    if '\0' in text:
+    if '\0' in text or not (text.isprintable() or os.path.lexists(os.path.join(folder, text))):
         raise InputError(f'config file {shown(text)}: no such file')
     bare = re.sub(r'^(\./)?CaiT/configs/|\.ya?ml$', '', text)
     path = Path(folder) / text

@@ -164,6 +164,8 @@ def test_refused(opts, match):
     ('- TRAIN', 'a.yaml: found list, expected KEY: value lines'),
     ('TRAIN: {EPOCHS: 3', 'a.yaml: not YAML: '),
     ('BASE: b.yaml', 'config file .*b.yaml: No such file or directory'),
+    ('BASE: ["b\\nc.yaml"]', r'^config file b\?c.yaml: no such file$'),
+    ('BASE: "b\\eZ.yaml"', r'^config file b\?Z.yaml: no such file$'),
     ('BASE: a.yaml', 'a.yaml: BASE leads back to this file'),
     ('BASE: 3', 'a.yaml: BASE: found 3, expected a file name or a list of them'),
     ('BASE: [3]', r'a.yaml: BASE: found \[3\], expected a file name or a list of them'),

@@ -159,7 +159,8 @@ def _artifact(values: Any) -> Artifact:
 
 def _bare(name: str) -> None:
     """ValueError for what is not the name of a file in the folder itself."""
-    if name in ('', '.', '..') or set(name) & set('/\\:\0') or len(name.encode('utf-8', 'replace')) > 255:
+    is_bare = name not in ('', '.', '..') and not set(name) & set('/\\:') and is_line(name)
+    if not is_bare or len(name.encode('utf-8', 'replace')) > 255:
         raise ValueError(f'files: found {_shown(name)}, expected the names of files in this folder')
 
 

@@ -99,12 +99,12 @@ def _of_transformers(config: Path, file: Path) -> Optional[Dict[str, Any]]:
     content = safe_json.load_json(config) if file.name.startswith(('model', 'pytorch_model')) else None
     if not isinstance(content, dict) or 'image_mean' not in content or 'image_std' not in content:
         return None
-    crop = 1.0
+    resample, crop = content.get('resample', 3), 1.0
     sides = [_side(content.get(key)) for key in ('crop_size', 'size')]
     if content.get('do_center_crop') and all(sides):
         crop = min(1.0, sides[0] / sides[1])
     return dict(mean=content['image_mean'], std=content['image_std'], crop_pct=crop,
-                interpolation=PILLOW.get(content.get('resample', 3), 'bicubic'))
+                interpolation=PILLOW.get(resample) if type(resample) is int else None)
 
 
 def _side(size: Any) -> Optional[int]:

@@ -138,6 +138,7 @@ def data(**values):
 
 
 BAD = {
+    'line end': (files('a\nb.json'), "files: found 'a.nb.json', expected the names of files in this folder"),
     '../x': (files('../x'), r"files: found '\.\./x', expected the names of files in this folder"),
     'absolute': (files('/etc/passwd'), "files: found '/etc/passwd', expected the names"),
     'backslash': (files('..\\x'), 'files: found .* expected the names'),

@@ -52,6 +52,16 @@ def test_transformers(tmp_path, model, family, expected):
     assert source == str(tmp_path / 'preprocessor_config.json')
 
 
+@pytest.mark.parametrize('resample', [4, '2', {'height': 2}, [3], None])
+def test_transformers_with_a_filter_that_is_none(tmp_path, resample):
+    arrays = c.transformers(reference(ViT(**TINY)), 'vit')
+    path = c.write_safetensors(tmp_path / 'model.safetensors', arrays, format='pt')
+    beside = {'image_mean': [0.1, 0.2, 0.3], 'image_std': [1, 1, 1], 'resample': resample}
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(beside))
+    with pytest.raises(InputError, match='preprocessor_config.json: its data config is impossible, .* interpolation'):
+        config_of(ViT(**TINY), path)
+
+
 def test_timm_on_the_hub(tmp_path):
     path = c.write_safetensors(tmp_path / 'model.safetensors', reference(ViT(**TINY)), format='pt')
     assert config_of(ViT(**TINY), path) == (None, '')  # anyone's file under timm's names
