@@ -48,9 +48,10 @@ def test_prepare_sets_and_reports():
     assert f'OMP_NUM_THREADS={runtime.cores()}' in line and 'FLAGS_use_stride_kernel=0' in line and 'malloc=' in line
 
 
-@pytest.mark.parametrize('prepare', ['runtime.prepare()', 'runtime.prepare(device="gpu"); import paddle; '
-                                     'runtime.follow("cpu")', 'import paddle; runtime.prepare()'])
-@pytest.mark.parametrize('handler, caught', [('signal.SIG_DFL', 0), ('lambda *_: print("mine")', 1)])
+@pytest.mark.parametrize('prepare, handler, caught', [
+    ('runtime.prepare()', 'signal.SIG_DFL', 0), ('runtime.prepare()', 'lambda *_: print("mine")', 1),
+    ('runtime.prepare(device="gpu"); import paddle; runtime.follow("cpu")', 'signal.SIG_DFL', 0),
+    ('import paddle; runtime.prepare()', 'signal.SIG_DFL', 0)])
 def test_sigterm_is_not_paddles(prepare, handler, caught):
     """Paddle's handler can wait forever for a lock of malloc."""
     look = 'int(open("/proc/self/status").read().split("SigCgt:")[1].split()[0], 16) >> signal.SIGTERM - 1 & 1'
