@@ -164,6 +164,7 @@ def test_chinese_readme_has_its_sections_and_agrees_with_the_english_one():
     assert numbers == set(), 'numbers of README.md that README_cn.md does not give'
 
 
+@pytest.mark.slow
 def test_the_model_in_one_file_works(tmp_path, monkeypatch):
     """The file that docs/adding-a-model.md shows is found, built by name, keeps the contract of all models, and is
     exported and inferred."""

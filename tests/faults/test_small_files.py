@@ -184,6 +184,7 @@ def test_tied_weights_are_read(tmp_path):
     assert all(np.array_equal(arrays[name], arrays['a']) for name in 'bc') and arrays['a'].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_torch_tensors_that_share_a_storage(tmp_path):
     torch = pytest.importorskip('torch', reason='the extra "torch" is not installed')
     storage = torch.zeros(1 << 19, dtype=torch.bfloat16)

@@ -70,7 +70,7 @@ def test_short_form_may_keep_training_from_the_gpu(tree):
     assert result.commands[0].startswith('[] CaiT/main_single_gpu.py ')
 
 
-@pytest.mark.parametrize('gpus', ['0', '2'])
+@pytest.mark.parametrize('gpus', ['0', pytest.param('2', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('mode', [LITE, 'whole_infer', 'benchmark_train'])
 def test_long_form(trained, mode, gpus):
     for number, line in EVERYTHING.items():
