@@ -276,6 +276,7 @@ def readers_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', range(len(PYTHON_PAGE)))
 def test_the_python_page_runs(number, readers_folder):
     block = list(blocks(text_of('docs/python.md'), 'python'))[number][1]

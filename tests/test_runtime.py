@@ -114,6 +114,7 @@ CHILD = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {ASKED!r
     (PREPARE + CHILD, {}, '0'), (PREPARE + CHILD, {'OMP_NUM_THREADS': '3'}, '3'),
     ('import paddle; ' + PREPARE + CHILD, {}, '0'),
     (PREPARE + 'os.environ["OMP_NUM_THREADS"] = "63"; ' + CHILD, {}, '63')])
+@pytest.mark.slow
 def test_threads_that_the_user_has_set(code, environment, threads):
     """Not those of Paddle's import or of prepare, in this process or in the one that started it."""
     assert script(code, **environment).split()[-1] == threads
@@ -147,6 +148,7 @@ FLAGS = 'import paddle; print(*paddle.get_flags(["FLAGS_use_stride_kernel", "FLA
      'runtime: a GPU is visible and not used, set afterwards: ', 'False 0.05'),
     ('from CaiT import runtime; runtime.prepare(); print(runtime.follow("cpu")); ', {}, 'runtime: FLAGS_',
      'False 0.05')])
+@pytest.mark.slow
 def test_a_run_on_a_gpu_gets_none_of_them(start, environment, line, values):
     found = script(start + FLAGS, **environment).splitlines()
     assert found[-2].startswith(line) and found[-1] == values

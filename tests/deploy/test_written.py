@@ -55,6 +55,7 @@ def other(checks, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_mixture_is_refused(made, other, copy):
     """Whatever of the new export has arrived when it is killed: what loads is the old model or the new one."""
     names = sorted(path.name for path in other.iterdir())

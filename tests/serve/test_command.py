@@ -130,7 +130,8 @@ def test_the_last_answers_come_before_the_end(exported, images, number):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', ['paddle', *(pytest.param(one, marks=pytest.mark.slow) for one in BACKENDS
+                                                 if one != 'paddle')])
 def test_every_engine_ends_with_status_0(exported, backend, number):
     """Paddle sets signal handlers when it is imported, which is after the server's."""
     server = Served(exported, f'--backend={backend}').ready()

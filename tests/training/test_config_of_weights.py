@@ -52,8 +52,10 @@ def test_names_of_several_lines_are_written_as_one(config, tmp_path):
     assert read_label_map(tmp_path / 'classes.txt', 3) == ['a b', 'c d', '3 e']
 
 
-@pytest.mark.parametrize('words', [['-resume={run}'], ['-resume', '{run}/best'],
-                                   ['-output_dir={run}', '-resume=auto'], ['-resume={run}', '-output_dir={run}-2']])
+@pytest.mark.parametrize('words', [
+    ['-resume={run}'], pytest.param(['-resume', '{run}/best'], marks=pytest.mark.slow),
+    pytest.param(['-output_dir={run}', '-resume=auto'], marks=pytest.mark.slow),
+    ['-resume={run}', '-output_dir={run}-2']])
 def test_a_run_is_resumed_with_its_own_settings(run, tmp_path, capsys, words):
     """No flag of it is repeated; one that is given wins."""
     copy = shutil.copytree(run, tmp_path / 'copy')

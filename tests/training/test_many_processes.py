@@ -68,7 +68,8 @@ def one(stripes, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('recompute', ['False', pytest.param('True', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('recompute', ['False', 'True'])
 def test_two_processes_with_half_the_batch_are_one(stripes, one, tmp_path, recompute):
     """Weights, average, losses and accuracies; 11 validation images in 5s: neither padded nor counted twice."""
     folder = tmp_path / 'two'
