@@ -14,6 +14,7 @@ from CaiT.errors import InputError
 INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'lanczos')
 CROP_KINDS = ('random_resized_crop', 'pad_crop')
 ERASE_MODES = ('pixel', 'rand', 'const')
+MAX_CLASSES = 1_000_000  # beyond what any dataset has; Paddle fails on some larger sizes without a message
 MAX_RESIZED_SIDE = 1_000_000  # pixels of the short side, of which the crop is a part
 MIX_MODES = ('batch', 'pair', 'elem')
 

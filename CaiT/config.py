@@ -22,7 +22,6 @@ from CaiT.weights.load_report import LoadReport
 from CaiT.weights.translate import load_weights
 from CaiT.weights.zoo import local_path
 
-MAX_CLASSES = 1_000_000  # beyond what any dataset has; Paddle fails on some larger sizes without a message
 _EXPLICIT = '_explicit'  # attribute of a config: the keys that the user set
 
 
@@ -153,7 +152,7 @@ def _check(config: CfgNode) -> None:
         checks.one_of(key, _leaf(config, key), allowed)
     for key, minimum in AT_LEAST.items():
         checks.at_least(key, _leaf(config, key), minimum)
-    checks.between('MODEL.NUM_CLASSES', config.MODEL.NUM_CLASSES, 1, MAX_CLASSES)
+    checks.between('MODEL.NUM_CLASSES', config.MODEL.NUM_CLASSES, 1, checks.MAX_CLASSES)
     for key in FRACTIONS:
         checks.between(key, _leaf(config, key), 0, 1)
     checks.shuffle_block('DATA.SHUFFLE', config.DATA.SHUFFLE)

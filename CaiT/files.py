@@ -70,7 +70,7 @@ def _temporary(path: Path) -> Tuple[int, str]:
             _remove_unlocked(left)
     while True:
         handle, temporary = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent)
-        if _locks(handle) is not False and os.path.exists(temporary):
+        if try_lock(handle) is not False and os.path.exists(temporary):
             return handle, temporary
         os.close(handle)  # another process took it for one that was left
 
@@ -79,13 +79,13 @@ def _remove_unlocked(path: Path) -> None:
     """Remove a temporary file that no process has locked; where the file system has no locks, none is removed."""
     handle = os.open(path, os.O_RDWR | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0))
     try:
-        if path.is_file() and _locks(handle):
+        if path.is_file() and try_lock(handle):
             path.unlink()
     finally:
         os.close(handle)
 
 
-def _locks(handle: int) -> Optional[bool]:
+def try_lock(handle: int) -> Optional[bool]:
     """Lock an open file; False when another process has locked it, None without locks."""
     if fcntl is None:
         return None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
@@ -31,17 +31,12 @@ def config_for(weights: str, path: Optional[str], opts: Sequence[str] = (), **fl
     folder = _folder(weights)
     beside = folder / 'config.yaml' if folder and not path and (folder / 'config.yaml').is_file() else None
     try:
-        config = get_config(str(beside) if beside else path, opts, **flags)
+        config = _config(path, opts, flags, folder, beside, list(OF_THE_RUN))
     except InputError as error:
         if beside and str(error).startswith(str(beside)):
             raise InputError(f'{error} (it is read because it lies beside the weights; -cfg names another)') from None
         raise
-    given = {FLAGS[name] for name, value in flags.items() if value is not None} | set(opts[::2])
-    values = {key: value for key, value in OF_THE_RUN.items() if beside and key not in given}
-    if folder and 'DATA.LABEL_MAP' not in given and (beside or not config.DATA.LABEL_MAP) \
-            and _fits(folder / CLASS_FILE, config.MODEL.NUM_CLASSES):
-        values['DATA.LABEL_MAP'] = str(folder / CLASS_FILE)
-    return with_values(config, values), f'config: {beside} (beside the weights)' if beside else ''
+    return config, f'config: {beside} (beside the weights)' if beside else ''
 
 
 def config_to_resume(path: Optional[str], opts: Sequence[str] = (), **flags: Any) -> Tuple[CfgNode, str]:
@@ -51,14 +46,21 @@ def config_to_resume(path: Optional[str], opts: Sequence[str] = (), **flags: Any
     are those of ``get_config``, and win.
     """
     beside = None if path else _config_of_run(flags['resume'], flags['output_dir'])
+    config = _config(path, opts, flags, beside and beside.parent, beside, ['OUTPUT_DIR', 'RESUME', 'DEVICE'])
+    return config, f'config: {beside} (of the run that is resumed)' if beside else ''
+
+
+def _config(path: Optional[str], opts: Sequence[str], flags: Mapping[str, Any], folder: Optional[Path],
+            beside: Optional[Path], reset: Sequence[str]) -> CfgNode:
+    """That of ``beside``, without its values of the keys ``reset``, else of ``path``; with the class names of
+    ``folder``, where those that the run had may be gone."""
     config = get_config(str(beside) if beside else path, opts, **flags)
-    if not beside:
-        return config, ''
     given = {FLAGS[name] for name, value in flags.items() if value is not None} | set(opts[::2])
-    values = {key: OF_THE_RUN[key] for key in ('OUTPUT_DIR', 'RESUME', 'DEVICE') if key not in given}
-    if 'DATA.LABEL_MAP' not in given and _fits(beside.with_name(CLASS_FILE), config.MODEL.NUM_CLASSES):
-        values['DATA.LABEL_MAP'] = str(beside.with_name(CLASS_FILE))  # that of the run may be gone
-    return with_values(config, values), f'config: {beside} (of the run that is resumed)'
+    values = {key: OF_THE_RUN[key] for key in reset if beside and key not in given}
+    if folder and 'DATA.LABEL_MAP' not in given and (beside or not config.DATA.LABEL_MAP) \
+            and _fits(folder / CLASS_FILE, config.MODEL.NUM_CLASSES):
+        values['DATA.LABEL_MAP'] = str(folder / CLASS_FILE)
+    return with_values(config, values)
 
 
 def _config_of_run(resume: Optional[str], output_dir: Optional[str]) -> Optional[Path]:

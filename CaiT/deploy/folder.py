@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from CaiT.errors import InputError
-from CaiT.files import PathLike
+from CaiT.files import PathLike, try_lock
 
 PREFIX, SUFFIX = '.export.', '.tmp'
 SPACE = 1 << 16  # bytes that must be left on the disk: programs that write graphs do not say that it was full
@@ -71,19 +71,13 @@ def _move(temporary: Path, folder: Path, last: str) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` against other exports; the system gives it free when this process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
+    if os.name == 'nt':  # a folder cannot be opened there
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'{folder}: another export is writing here; wait for it or name another folder') from None
-        except OSError:
-            pass  # a file system without locks
+        if try_lock(handle) is False:
+            raise InputError(f'{folder}: another export is writing here; wait for it or name another folder')
         yield
     finally:
         os.close(handle)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from CaiT import safe_json
+from CaiT.checks import MAX_CLASSES
 from CaiT.data.text import is_line
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
@@ -24,7 +25,7 @@ INPUTS = ('float', 'uint8')  # normalized float32 NCHW, raw uint8 NHWC
 ACTIVATIONS = ('softmax', 'sigmoid')
 PRECISIONS = ('fp32', 'bf16', 'int8')
 MAX_BYTES = 16 << 20  # of the file: names of a hundred thousand classes
-MAX_SIDE, MAX_CLASSES = 16384, 1_000_000
+MAX_SIDE = 16384
 
 
 @dataclasses.dataclass(frozen=True)

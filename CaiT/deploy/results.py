@@ -17,7 +17,7 @@ from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, digits, top5_values
 from CaiT.data.text import csv_line, json_line, unquoted
 from CaiT.errors import InputError, shown
-from CaiT.files import check_regular, write_json
+from CaiT.files import check_regular, try_lock, write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
 
@@ -78,13 +78,8 @@ class ResultFile:
 
     def _lock(self) -> None:
         """Two runs would write into each other's lines; the system lets go of the file when this process ends."""
-        try:
-            import fcntl
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'--output {self.path}: another run is writing to it; name another file') from None
-        except (ImportError, OSError):  # not on Windows, nor on every file system
-            pass
+        if try_lock(self._file.fileno()) is False:
+            raise InputError(f'--output {self.path}: another run is writing to it; name another file')
 
     def _same_run(self, run: Optional[Dict[str, Any]]) -> None:
         """InputError when the file was written by another model or with other options."""

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from CaiT import safe_json
+from CaiT.checks import MAX_CLASSES
 from CaiT.data.lists import read_list
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, top5_values
 from CaiT.data.text import csv_line, unquoted
@@ -20,7 +21,6 @@ from CaiT.files import PathLike, atomic_write
 from CaiT.report.names import titles
 
 Labels = Union[PathLike, Sequence[Tuple[str, int]]]
-MAX_CLASSES = 1_000_000
 MAX_FOLDERS = 100  # of a path that is looked for by its end
 FILE_NAME = 'report_predictions.csv'  # -pred writes its predictions.csv into the same folder, perhaps
 
