@@ -208,6 +208,21 @@ def test_damaged_parquet_files_are_named(lists, tmp_path, damage):
 
 
 @pytest.mark.needs_pyarrow
+@pytest.mark.parametrize('name', ['ArrowNotImplementedError', 'ArrowCapacityError', 'ArrowTypeError', 'ArrowKeyError'])
+def test_any_error_of_pyarrow_is_one_line(lists, tmp_path, monkeypatch, name):
+    import pyarrow
+    data = dataset('parquet', shards_of(lists, tmp_path, 'parquet'))
+
+    def fail(*_, **__):
+        raise getattr(pyarrow.lib, name)('wrong')
+    monkeypatch.setattr('pyarrow.parquet.ParquetFile', fail)
+    with pytest.raises(InputError, match=r'row group 0 cannot be read, damaged or changed .*\(.?wrong.?\)$'):
+        parquet_shards.ParquetShards().read(data.samples.index.shards[0], 0, 0)
+    with pytest.raises(InputError, match=r'cannot be read as parquet, damaged or truncated \(.?wrong.?\)$'):
+        data.samples.reader.scan(data.samples.index.shards[0])
+
+
+@pytest.mark.needs_pyarrow
 def test_row_groups_of_many_parquet_files_do_not_stay_in_memory(tmp_path, monkeypatch):
     """Thirty files of one group of 4 MB each: Arrow holds the groups that are kept, not one for each file."""
     import pyarrow
