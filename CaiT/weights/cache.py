@@ -101,8 +101,8 @@ def _check_cached(entry: Entry, target: Path, sha256: Optional[str], say: Say) -
     except (InputError, KeyError, TypeError):
         raise InputError(f'{sidecar}: holds no record of a hash, expected {{"sha256": …}}; delete it') from None
     if recorded != digest:
-        raise InputError(f'{target}: sha256 is {digest}, expected {shown(recorded)} as {sidecar.name} recorded at first '
-                         'use: the file has changed since; delete both to download it again')
+        raise InputError(f'{target}: sha256 is {digest}, expected {shown(recorded)} as {sidecar.name} recorded at '
+                         'first use: the file has changed since; delete both to download it again')
 
 
 def _sidecar(target: Path) -> Path:
