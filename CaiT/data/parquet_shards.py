@@ -105,7 +105,7 @@ def _parquet() -> Any:
 def _damaged() -> Tuple[Type[Exception], ...]:
     """What pyarrow raises at a damaged file: its own errors (of which some are no others) and those of Python."""
     import pyarrow
-    return OSError, ValueError, IndexError, pyarrow.ArrowException
+    return OSError, ValueError, IndexError, OverflowError, pyarrow.ArrowException
 
 
 def _image_column(file: Any, path: str) -> str:

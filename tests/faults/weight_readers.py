@@ -108,7 +108,7 @@ def with_numbers(header: bytes) -> bytes:
         ends = [int(one['data_offsets'][1]) for name, one in json.loads(header).items() if name != '__metadata__']
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
         ends = []
-    return len(header).to_bytes(8, 'little') + header + bytes(min(max(ends, default=512), 100_000))
+    return len(header).to_bytes(8, 'little') + header + bytes(max(0, min(max(ends, default=512), 100_000)))
 
 
 def mindspore_files() -> List[bytes]:
