@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, Dict, List, Set, Tuple
 
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, read_text
 
 MAX_BYTES = 16 << 20
@@ -25,8 +25,10 @@ def load_json(path: PathLike) -> Any:
         raise InputError(f'{path}: {error}') from None
 
 
-def loads(text: str) -> Any:
-    """The value of a JSON text; InputError when it is none, is nested too deep or holds a number beyond float64."""
+def loads(text: str, nan_as_null: bool = False) -> Any:
+    """The value of a JSON text; InputError when it is none, is nested too deep, holds a number beyond float64 or a key
+    twice. ``nan_as_null``: NaN and the infinities, which are not JSON but which Python writes, are None.
+    """
     depth = deepest = 0
     in_string = False
     for token in _TOKEN.finditer(text):  # one by one: text that is no JSON must not take the square of its length
@@ -39,7 +41,8 @@ def loads(text: str) -> Any:
     if deepest > MAX_DEPTH:
         raise InputError(f'JSON nested {deepest} deep, expected at most {MAX_DEPTH}')
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+        return json.loads(text, parse_int=_integer, parse_float=_float, object_pairs_hook=_object,
+                          parse_constant=_null if nan_as_null else _constant)
     except RecursionError:
         raise InputError('JSON nested too deep') from None
     except ValueError as error:
@@ -60,3 +63,16 @@ def _float(digits: str) -> float:
 
 def _constant(word: str) -> Any:
     raise ValueError(f'{word} is no number of JSON')
+
+
+def _null(word: str) -> None:
+    return None
+
+
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: Set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f'the key {shown(twice)} twice')
+    return values

@@ -6,15 +6,16 @@ Ids in a file are obeyed or refused, never passed over: a name in the wrong plac
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from CaiT import safe_json
 from CaiT.data.text import is_line, quoted, read_lines
 from CaiT.errors import InputError
 from CaiT.files import PathLike
 
+MAX_LITERAL = 1_000_000  # characters of Python text, whose tree takes hundreds of times their memory
 MAX_LINE = 1000  # characters of a class; the patterns below try every split of a line
 _NUMBER = r'-?\d+(?:\.\d+)?'
 _WNID = re.compile(r'(n\d{8})(?:[\s,:;=]+(.*))?')
@@ -159,11 +160,21 @@ def _plain(name: str) -> str:
 
 def _literal(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise InputError(f'{where}: cannot be read as JSON (nested too deeply)') from None
-    except ValueError as error:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise InputError(f'{where}: cannot be read as JSON ({error})') from None
+        return safe_json.loads(text)
+    except InputError as error:
+        reason = str(error)
+    try:
+        if len(text) <= MAX_LITERAL:
+            return _python_value(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        reason = str(error) if 'twice' in str(error) else reason
+    raise InputError(f'{where}: {reason}')
+
+
+def _python_value(text: str) -> Any:
+    tree = ast.parse(text, mode='eval')
+    for node in ast.walk(tree):
+        keys = [key.value for key in node.keys if isinstance(key, ast.Constant)] if isinstance(node, ast.Dict) else []
+        if len(set(keys)) < len(keys):
+            raise ValueError('found a key twice')
+    return ast.literal_eval(tree)

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from CaiT import safe_json, safe_yaml
+from CaiT import safe_yaml
 from CaiT.errors import InputError
 from CaiT.files import check_regular
+from CaiT.training.logger import read_records
 
 PLACES = ('OUTPUT_DIR', 'RESUME')  # settings that say where, not what
 RENAMED = {'pictures_per_second': 'images_per_second'}  # keys of log.jsonl in earlier versions
 MAX_LINE = 1000  # characters of a line of the log that are looked at
-_NOT_FINITE = re.compile(r'(?<=: )(NaN|-?Infinity)(?=[,}])')  # as Python's json writes them, null as ours
 _STAMP = re.compile(r'^\d{4} \d\d:\d\d:\d\d [AP]M ')
 _STEP = re.compile(r'\[Train\]\[Epoch (\d{1,9})/(\d{1,9})\]\[Iter: (\d{1,9})/(\d{1,9})\] lr: ([-\d.e]+), '
                    r'loss: ([-\d.einfa]+),.* ips: ([\d.]+) images/sec, eta: (.*)$')
@@ -85,11 +85,8 @@ def read_run(folder: Path) -> Run:
         if not isinstance(config, dict):
             raise InputError(f'{config_file}: cannot be read (found {type(config).__name__}, expected keys)')
     records: Dict[int, Dict[str, Any]] = {}
-    for line in _lines(records_file):
-        with contextlib.suppress(InputError):
-            found = safe_json.loads(_NOT_FINITE.sub('null', line))
-            if isinstance(found, dict) and type(found.get('epoch')) is int:
-                records[found['epoch']] = {RENAMED.get(key, key): value for key, value in found.items()}
+    for found in read_records(records_file):
+        records[found['epoch']] = {RENAMED.get(key, key): value for key, value in found.items()}
     steps, environment, seconds, position = _read_log(folder / 'log_train.txt')
     files = [path for path in (records_file, folder / 'log_train.txt', config_file) if path.is_file()]
     age = max(0.0, time.time() - max(path.stat().st_mtime for path in files))

@@ -13,19 +13,17 @@ counts. Decoding is not included. For PyTorch see benchmarks/against_peers.py.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import statistics
 import tempfile
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from CaiT import errors, runtime
+from CaiT import errors, runtime, safe_json
 from CaiT.cli import Parser
 from CaiT.errors import InputError
-from CaiT.files import write_json
+from CaiT.files import check_regular, write_json
 
 OURS = [('paddle', 'fp32'), ('paddle', 'bf16'), ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'),
         ('openvino', 'fp32'), ('openvino', 'bf16'), ('openvino', 'int8')]
@@ -181,10 +179,12 @@ class Results:
         """``header`` is common to all rows of a file; InputError when it has another, but for the load average."""
         self.path, self.header, self.rows = path, header, []
         if path and os.path.exists(path):
+            check_regular(path)
             try:
-                found = json.loads(Path(path).read_text(encoding='utf-8'))
-                self.rows = found['rows']
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                found = safe_json.load_json(path)
+                self.rows = list(found['rows'])
+                [row[key] for row in self.rows for key in ('model', 'threads', 'batch')]
+            except (OSError, InputError, KeyError, TypeError) as error:
                 raise InputError(f'{path}: not a file of this benchmark ({error}); name another one') from None
             for key, value in header.items():
                 if key != 'load average before' and found.get(key) != value:

@@ -21,6 +21,7 @@ from typing import List, NamedTuple, Optional
 if __package__ in (None, ''):  # run by path: the package's parent, not this folder, belongs on the path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from CaiT import safe_json
 from CaiT.cli import Parser
 from CaiT.errors import InputError, run
 from CaiT.files import atomic_write
@@ -52,7 +53,10 @@ def run_check(name: str) -> Result:
         print('\n'.join(lines[-40:]))
         said = next((line for line in reversed(lines) if 'rror' in line), lines[-1] if lines else 'no output')
         return Result(name, 'failed', f'status {done.returncode}: {said.strip()[:300]}', seconds)
-    status, detail = json.loads(found[-1])
+    try:
+        status, detail = map(str, safe_json.loads(found[-1]))
+    except (InputError, TypeError, ValueError):
+        return Result(name, 'failed', f'its result cannot be read: {found[-1][:300]}', seconds)
     return Result(name, status, detail, seconds)
 
 

@@ -12,9 +12,11 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from tqdm import tqdm
 
-from CaiT.errors import discard_stdout
-from CaiT.files import PathLike, atomic_write
+from CaiT import safe_json
+from CaiT.errors import InputError, discard_stdout
+from CaiT.files import PathLike, atomic_write, check_regular
 
+MAX_EPOCH = 1_000_000_000
 _lost_console: Any = None  # the standard output that could not be written
 
 
@@ -46,6 +48,23 @@ def _json_line(values: Dict[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + '\n'
 
 
+def read_records(path: PathLike) -> List[Dict[str, Any]]:
+    """The epochs' objects of a file ``log.jsonl``: keys and finite numbers, or None; lines that are none, as an
+    incomplete last one, are skipped. InputError for what is no regular file."""
+    check_regular(path)
+    records = []
+    with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8', errors='replace') as file:
+        for line in file:
+            with contextlib.suppress(InputError):
+                records.append(safe_json.loads(line, nan_as_null=True))
+    return [record for record in records if isinstance(record, dict) and _is_epoch(record.get('epoch'))
+            and all(type(value) in (int, float, type(None)) for value in record.values())]
+
+
+def _is_epoch(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_EPOCH
+
+
 class RunLogger:
     """Appends to the log ``folder/name`` and prints to the console; an existing log is never truncated.
 
@@ -66,6 +85,8 @@ class RunLogger:
         lines, self.held = self.held, None
         if self.active and lines is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (self.path, self.folder / 'log.jsonl'):
+                check_regular(path)
             self._append(self.path, ''.join(lines))
 
     def info(self, text: str, console: Optional[str] = None) -> None:
@@ -100,13 +121,8 @@ class RunLogger:
             raise
 
     def records(self) -> List[Dict[str, Any]]:
-        """The epochs' objects of ``log.jsonl``; lines that are none, as an incomplete last one, are skipped."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.folder / 'log.jsonl').read_text(encoding='utf-8', errors='replace').splitlines():
-                with contextlib.suppress(ValueError, RecursionError):
-                    found.append(json.loads(line))
-        return [record for record in found if isinstance(record, dict) and type(record.get('epoch')) is int]
+        """The epochs' objects of ``log.jsonl``, as ``read_records`` gives them."""
+        return read_records(self.folder / 'log.jsonl')
 
     def rewind(self, epoch: int) -> None:
         """Remove the records after ``epoch`` from ``log.jsonl``; a resumed run writes them again."""

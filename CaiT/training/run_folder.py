@@ -15,7 +15,8 @@ from typing import Any, Dict, Iterator, Optional, Set
 
 from yacs.config import CfgNode
 
-from CaiT.errors import InputError
+from CaiT import safe_json
+from CaiT.errors import InputError, shown
 from CaiT.training import checkpoint, distributed
 
 LOCK = '.lock'
@@ -110,6 +111,8 @@ def _acquire(path: Path) -> int:
                 os.close(descriptor)  # the holder removed it in between
                 continue
             owner = _owner(descriptor)
+            if not owner and not _is_ours(descriptor):
+                raise InputError(f'{path}: is not the lock file of a run, expected another -output_dir')
             if owner and not _is_stale(owner, supported):
                 raise InputError(f'{_in_use(path, owner)}; if that run has ended, delete {path}')
             os.ftruncate(descriptor, 0)
@@ -148,11 +151,21 @@ def _this_process() -> Dict[str, Any]:
 def _owner(descriptor: int) -> Dict[str, Any]:
     """Who holds the file, as it says; {} when it says nothing that can be read."""
     try:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        values = json.loads(os.read(descriptor, 4096).decode('utf-8'))
-    except (ValueError, RecursionError):
+        values = safe_json.loads(_content(descriptor).decode('utf-8'))
+    except ValueError:  # InputError, UnicodeDecodeError
         return {}
     return values if isinstance(values, dict) and {'owner', 'host', 'pid', 'since'} <= set(values) else {}
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Whether the file is empty or begins as a lock does, of which a full disk may have left a part."""
+    begins = b'{"owner"'
+    return _content(descriptor)[:len(begins)] == begins[:len(_content(descriptor))]
+
+
+def _content(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 4096)
 
 
 def _is_stale(owner: Dict[str, Any], supported: bool) -> bool:
@@ -163,5 +176,6 @@ def _is_stale(owner: Dict[str, Any], supported: bool) -> bool:
 
 
 def _in_use(path: Path, owner: Dict[str, Any]) -> str:
-    by = '{owner} on {host}, process {pid}, since {since}'.format(**owner) if owner else 'another process'
+    said = {key: shown(str(value)) for key, value in owner.items()}
+    by = '{owner} on {host}, process {pid}, since {since}'.format(**said) if owner else 'another process'
     return f'{path.parent}: is in use by {by}; expected another -output_dir, or the end of that run'

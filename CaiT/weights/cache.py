@@ -7,15 +7,14 @@ loaded stands beside it as ``.part``, and ``.json`` beside it says which hash it
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Iterator, Optional
 
-from CaiT import files
-from CaiT.errors import InputError
+from CaiT import files, safe_json
+from CaiT.errors import InputError, shown
 from CaiT.weights.download import Say, download, forget
 from CaiT.weights.readers import read_checkpoint
 from CaiT.weights.zoo import TRANSCRIBED, Entry, download_url
@@ -98,12 +97,12 @@ def _check_cached(entry: Entry, target: Path, sha256: Optional[str], say: Say) -
         say(f'zoo: {target}: {said}')
         return
     try:
-        recorded = json.loads(sidecar.read_text(encoding='utf-8'))['sha256']
-    except (ValueError, KeyError, TypeError):
+        recorded = safe_json.load_json(sidecar)['sha256']
+    except (InputError, KeyError, TypeError):
         raise InputError(f'{sidecar}: holds no record of a hash, expected {{"sha256": …}}; delete it') from None
     if recorded != digest:
-        raise InputError(f'{target}: sha256 is {digest}, expected {recorded} as {sidecar.name} recorded at first use: '
-                         'the file has changed since; delete both to download it again')
+        raise InputError(f'{target}: sha256 is {digest}, expected {shown(recorded)} as {sidecar.name} recorded at '
+                         'first use: the file has changed since; delete both to download it again')
 
 
 def _sidecar(target: Path) -> Path:

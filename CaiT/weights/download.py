@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import itertools
-import json
 import os
 import shutil
 import time
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
 from urllib.parse import urlsplit
 
+from CaiT import safe_json
 from CaiT.errors import InputError
-from CaiT.files import write_json
+from CaiT.files import check_regular, write_json
 
 if TYPE_CHECKING:
     import httpx
@@ -245,10 +245,17 @@ def _retry_after(response: 'httpx.Response') -> float:
 
 
 def _known(part: Path) -> Optional[_Server]:
+    """What is known of a partial file; None, and it is begun again, where nothing can be read."""
+    path = Path(f'{part}.json')
     try:
-        return _Server(**json.loads(Path(f'{part}.json').read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
+        check_regular(path)
+        values = safe_json.load_json(path)
+        known = _Server(values['url'], values['validator'], values['length'])
+    except (OSError, InputError, KeyError, TypeError):
         return None
+    is_whole = (isinstance(known.url, str) and isinstance(known.validator, (str, type(None)))
+                and (known.length is None or type(known.length) is int))
+    return known if is_whole and (known.validator or '').isprintable() else None
 
 
 def forget(part: Path) -> None:

@@ -82,14 +82,6 @@ def test_what_a_killed_run_left_is_taken_over(tmp_path, holder):
     assert not (tmp_path / LOCK).exists()
 
 
-@pytest.mark.parametrize('text', ['', 'half {"pid"', '[1, 2]', '[' * 4000])
-def test_a_lock_file_that_says_nothing_is_no_lock(tmp_path, text):
-    (tmp_path / LOCK).write_text(text)
-    with lock(tmp_path):
-        pass
-    assert not (tmp_path / LOCK).exists()
-
-
 @pytest.mark.parametrize('made, message', [
     (lambda path, other: path.symlink_to(other), 'is a link, expected the lock file of a run; remove the link'),
     (lambda path, other: os.mkfifo(path), 'is no regular file, expected the lock file of a run')])
