@@ -111,10 +111,13 @@ class ResultFile:
             for row in rows:  # one by one: of a million rows only the paths stay in memory
                 columns = columns or list(row)
                 self.done.add(unquoted(row['path']) if is_csv else row['path'])
-            columns = (list(rows.fieldnames or []) if is_csv else columns) or self.columns
+            columns = list(rows.fieldnames or []) if is_csv else columns
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
                              f'({shown(str(error))})') from None
+        if not columns:
+            self._check_half_a_line(csv_line(self.columns) if is_csv else '{"path": "', end)
+            columns = self.columns
         if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
             self.columns = columns
         if columns != self.columns:
@@ -122,6 +125,16 @@ class ResultFile:
             raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
                              'give the same --topk')
         os.truncate(self.path, end)  # only now: the file may be another, of the user's
+
+    def _check_half_a_line(self, start: str, end: int) -> None:
+        """InputError when what follows after ``end`` is not how the first line, of which ``start`` is a part, begins:
+        it would be cut off."""
+        with open(self.path, 'rb') as file:
+            file.seek(end)
+            found = file.read(len(start)).decode('utf-8', 'replace')
+        if not start.startswith(found):
+            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed (begins with '
+                             f'{shown(found, 20)!r})')
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
