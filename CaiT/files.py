@@ -134,6 +134,15 @@ def write_json(path: PathLike, value: Any) -> None:
         file.write('\n')
 
 
+def stamp(path: PathLike) -> Optional[Tuple[int, ...]]:
+    """What tells a file from one that takes its place or is written into it; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def sha256(path: PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
     import hashlib  # slow to import

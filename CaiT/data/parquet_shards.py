@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Any, Dict, List, OrderedDict, Tuple
+from typing import Any, Dict, List, OrderedDict, Tuple, Type
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class ParquetShards:
                 return Scan(groups, places, labels, _class_names(file.schema_arrow.metadata, label), 0)
         except InputError:
             raise
-        except (OSError, ValueError) as error:  # pyarrow's errors are both
+        except _damaged() as error:
             raise InputError(f'{quoted(path)}: cannot be read as parquet, damaged or truncated '
                              f'({" ".join(str(error).split())})') from None
 
@@ -60,7 +60,7 @@ class ParquetShards:
             value = self._group(path, group)[row].as_py()
         except InputError:
             raise
-        except (OSError, ValueError, IndexError) as error:
+        except _damaged() as error:
             raise InputError(f'{quoted(path)}: row group {group} cannot be read, damaged or changed since the start of '
                              f'this run ({" ".join(str(error).split())})') from None
         content, name = (value.get('bytes'), value.get('path')) if isinstance(value, dict) else (value, None)
@@ -100,6 +100,12 @@ def _parquet() -> Any:
         raise InputError('-dataset=parquet: found no pyarrow, expected it to be installed: pip install pyarrow') from (
             None)
     return pyarrow.parquet
+
+
+def _damaged() -> Tuple[Type[Exception], ...]:
+    """What pyarrow raises at a damaged file: its own errors (of which some are no others) and those of Python."""
+    import pyarrow
+    return OSError, ValueError, IndexError, OverflowError, pyarrow.ArrowException
 
 
 def _image_column(file: Any, path: str) -> str:

@@ -100,6 +100,10 @@ class TarShards:
                              'after the start of this run?')
         return ImageBytes(f'{path}#{member.name}', content[member.data:])
 
+    def __del__(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+
     def __getstate__(self) -> Dict[str, int]:
         return {}
 

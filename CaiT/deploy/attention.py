@@ -25,9 +25,10 @@ class Attention:
             raise InputError(f'{Path(folder) / metadata.FILE}: this export has no attention graph; add it with: '
                              f'{meta.export_command(folder, "--attention")}')
         engine = engine_class('onnxruntime')
-        graph = metadata.check_files(folder, artifact, engine.endings)
-        metadata.check_content(folder, artifact.files, meta.sha256)
-        self.engine = engine(graph, Options(input='uint8', threads=threads))
+        with metadata.unreplaced(folder, artifact.files):
+            graph = metadata.check_files(folder, artifact, engine.endings)
+            metadata.check_content(folder, artifact.files, meta.sha256)
+            self.engine = engine(graph, Options(input='uint8', threads=threads))
         self.outputs = [one.name for one in self.engine.session.get_outputs()]
         prefix = artifact.parity.get('prefix')
         if prefix not in (1, 2) or self.outputs[:2] != ['logits', 'attention']:

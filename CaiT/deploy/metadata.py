@@ -6,18 +6,19 @@ differences from the dynamic model.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from CaiT import safe_json
 from CaiT.checks import MAX_CLASSES
 from CaiT.data.text import is_line
 from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
-from CaiT.files import PathLike, check_regular, sha256
+from CaiT.files import PathLike, check_regular, sha256, stamp
 
 FILE = 'metadata.json'
 FORMAT = 1
@@ -26,6 +27,10 @@ ACTIVATIONS = ('softmax', 'sigmoid')
 PRECISIONS = ('fp32', 'bf16', 'int8')
 MAX_BYTES = 16 << 20  # of the file: names of a hundred thousand classes
 MAX_SIDE = 16384
+
+
+class Replaced(InputError):
+    """Files of an export were replaced while they were loaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,3 +232,19 @@ def check_content(folder: PathLike, names: Iterable[str], hashes: Dict[str, str]
         if found != hashes.get(name, ''):
             raise InputError(f'{path}: its content is not what {FILE} beside it describes: damaged, or not of one '
                              'export; export the model again')
+
+
+@contextlib.contextmanager
+def unreplaced(folder: PathLike, names: Iterable[str]) -> Iterator[None]:
+    """Raises Replaced at the end of the block, or in the place of its error, when one of the files ``names`` is not the
+    one that it was at the start: what was compared may be one export's and what was loaded another's."""
+    paths = [Path(folder) / name for name in names]
+    before = [stamp(path) for path in paths]
+    try:
+        yield
+    except Exception:
+        if [stamp(path) for path in paths] == before:
+            raise
+    if [stamp(path) for path in paths] != before:
+        raise Replaced(f'{os.fspath(folder)}: its files were replaced while they were loaded; wait for the end of the '
+                       'export, then start again')

@@ -20,6 +20,7 @@ from CaiT.deploy.engines import BaseEngine, Options, engine_class
 from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
+TRIES = 3  # to load an export that others replace meanwhile
 WARM_UP = 2  # runs before anything is timed: engines compile their kernels in the first
 
 
@@ -42,25 +43,40 @@ class Predictor:
     def __init__(self, folder: str, backend: str, options: Options, meta: Optional[metadata.Metadata] = None) -> None:
         """``meta`` is for a folder without metadata.json (see paddle2.py). Raises InputError for a folder, metadata
         file or engine that is missing or does not fit."""
+        self.options = options
         engine = engine_class(backend, options.precision)
-        self.meta, self.options = meta or metadata.read(folder), options
         if options.use_gpu and backend != 'paddle':
             raise InputError(f'--use-gpu True: --backend {backend} computes on the CPU, expected --backend paddle')
+        for left in reversed(range(TRIES)):
+            try:
+                with metadata.unreplaced(folder, [metadata.FILE]):
+                    self.meta = meta or metadata.read(folder)
+                    self.engine: BaseEngine = self._loaded(folder, engine)
+                break
+            except metadata.Replaced:
+                if not left:
+                    raise
+        self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
+
+    def _loaded(self, folder: str, engine: type) -> BaseEngine:
+        """The engine with the model of ``folder``, whose files are those that ``self.meta`` describes."""
         # On a GPU the precision is chosen when the graph is loaded: of fp32, whose difference the export has measured.
+        options = self.options
         stored = 'fp32' if options.use_gpu else options.precision
-        artifact = self.meta.artifact(backend, stored, options.input)
+        artifact = self.meta.artifact(engine.name, stored, options.input)
         if artifact is None:
             found = ', '.join('/'.join(artifact.key) for artifact in self.meta.artifacts) or 'no model'
             calibration = ' --calibration=FOLDER' if options.precision == 'int8' else ''
-            words = f'--backend={backend} --precision={stored} --input={options.input}{calibration}'
+            words = f'--backend={engine.name} --precision={stored} --input={options.input}{calibration}'
             raise InputError(f'{Path(folder) / metadata.FILE}: found {found}; add the missing one with: '
                              f'{self.meta.export_command(folder, words)}')
-        graph = metadata.check_files(folder, artifact, engine.endings)
-        metadata.check_content(folder, [graph.name], self.meta.sha256)
-        with self._checked(folder, [name for name in artifact.files if name != graph.name]):
-            self.engine: BaseEngine = engine(graph, options)
-        self.engine.check_shape(self.input_shape)  # before images are decoded: to a wrong size that takes gigabytes
-        self.transform = eval_transform(self.meta.data, normalize=options.input == 'float')
+        with metadata.unreplaced(folder, artifact.files):
+            graph = metadata.check_files(folder, artifact, engine.endings)
+            metadata.check_content(folder, [graph.name], self.meta.sha256)
+            with self._checked(folder, [name for name in artifact.files if name != graph.name]):
+                loaded = engine(graph, options)
+        loaded.check_shape(self.input_shape)  # before images are decoded: to a wrong size that takes gigabytes
+        return loaded
 
     @contextlib.contextmanager
     def _checked(self, folder: str, names: Sequence[str]) -> Iterator[None]:

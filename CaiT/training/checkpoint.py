@@ -130,9 +130,11 @@ def link(folder: PathLike, source: str, target: str) -> None:
         except OSError:
             copy(old, new)
             continue
-        os.replace(temporary, new)
-        with contextlib.suppress(FileNotFoundError):  # renaming a link to another of the same file does nothing
-            temporary.unlink()
+        try:
+            os.replace(temporary, new)
+        finally:  # renaming a link to another of the same file does nothing, a failed one neither
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
 
 
 def read(path: PathLike) -> Dict[str, Any]:

@@ -207,6 +207,48 @@ def test_damaged_parquet_files_are_named(lists, tmp_path, damage):
         dataset('parquet', tmp_path)
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='counts open files')
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_dataset_that_is_gone_has_no_open_files(lists, tmp_path, kind):
+    shards_of(lists, tmp_path, kind)
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(3):
+        data = dataset(kind, tmp_path)
+        data[0], data[len(data) - 1], pickle.loads(pickle.dumps(data.samples))[0]
+    del data
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+@pytest.mark.needs_pyarrow
+@pytest.mark.parametrize('group, row', [(2 ** 62, 0), (-2 ** 62, 0), (-2, 0), (0, 2 ** 31), (5, 0)])
+def test_an_index_of_rows_that_do_not_exist(lists, tmp_path, group, row):
+    data = dataset('parquet', shards_of(lists, tmp_path, 'parquet'))
+    with pytest.raises(InputError, match='cannot be read, damaged or changed since the start of this run'):
+        data.samples.reader.read(data.samples.index.shards[0], group, row)
+
+
+@pytest.mark.parametrize('start, length', [(-1, 600), (2 ** 62, 600), (0, 0), (0, 2 ** 31), (512, 600)])
+def test_an_index_of_places_that_do_not_exist(lists, tmp_path, start, length):
+    data = dataset('tar', shards_of(lists, tmp_path, 'tar'))
+    with pytest.raises(InputError, match='cannot be read|holds no image at byte'):
+        data.samples.reader.read(data.samples.index.shards[0], start, length)
+
+
+@pytest.mark.needs_pyarrow
+@pytest.mark.parametrize('name', ['ArrowNotImplementedError', 'ArrowCapacityError', 'ArrowTypeError', 'ArrowKeyError'])
+def test_any_error_of_pyarrow_is_one_line(lists, tmp_path, monkeypatch, name):
+    import pyarrow
+    data = dataset('parquet', shards_of(lists, tmp_path, 'parquet'))
+
+    def fail(*_, **__):
+        raise getattr(pyarrow.lib, name)('wrong')
+    monkeypatch.setattr('pyarrow.parquet.ParquetFile', fail)
+    with pytest.raises(InputError, match=r'row group 0 cannot be read, damaged or changed .*\(.?wrong.?\)$'):
+        parquet_shards.ParquetShards().read(data.samples.index.shards[0], 0, 0)
+    with pytest.raises(InputError, match=r'cannot be read as parquet, damaged or truncated \(.?wrong.?\)$'):
+        data.samples.reader.scan(data.samples.index.shards[0])
+
+
 @pytest.mark.needs_pyarrow
 def test_row_groups_of_many_parquet_files_do_not_stay_in_memory(tmp_path, monkeypatch):
     """Thirty files of one group of 4 MB each: Arrow holds the groups that are kept, not one for each file."""

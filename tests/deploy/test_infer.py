@@ -58,6 +58,20 @@ def test_another_size_is_refused(exported, backend, kind, width, height, count):
         predictor.logits(np.zeros(shape, np.uint8 if kind == 'uint8' else np.float32))
 
 
+@pytest.mark.parametrize('kind', ['float', 'uint8'])
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('size', [16384, 31])
+def test_metadata_of_another_size_is_refused_before_images_are_decoded(exported, tmp_path, backend, kind, size):
+    """To 16,384 pixels a side one takes three gigabytes."""
+    need(backend)
+    copy = shutil.copytree(exported, tmp_path / 'm')
+    values = json.loads((copy / 'metadata.json').read_text(encoding='utf-8'))
+    values['data']['image_size'] = size
+    (copy / 'metadata.json').write_text(json.dumps(values), encoding='utf-8')
+    with pytest.raises(InputError, match=f': found images of {size}x{size} pixels, shape .* expected 32x32 pixels'):
+        Predictor(str(copy), backend, Options(input=kind))
+
+
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_another_type_or_layout_is_refused(exported, backend):
     need(backend)

@@ -37,7 +37,9 @@ class Campaign:
         row['date'] = time.strftime('%Y-%m-%d')
         if self.path:
             text = ',\n'.join(json.dumps(one) for one in self.rows.values() if one['turns'])
-            self.path.write_text(f'[\n{text}\n]\n')
+            partial = self.path.with_name(f'{self.path.name}.partial')
+            partial.write_text(f'[\n{text}\n]\n')
+            partial.replace(self.path)  # hours of work, whole even if the process ends here
 
     def summary(self, names: List[str]) -> str:
         rows = [self.row(name) for name in names if self.row(name)['turns']]

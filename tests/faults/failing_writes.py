@@ -120,6 +120,12 @@ def _checkpoint(folder: Path) -> None:
     checkpoint.write(folder, 'last', _state())
 
 
+def _linked(folder: Path) -> None:
+    from CaiT.training import checkpoint
+    checkpoint.write(folder, 'best', _state())
+    checkpoint.link(folder, 'best', 'last')
+
+
 def _weights(folder: Path) -> None:
     from CaiT.training import checkpoint
     checkpoint.write_weights(folder / 'best_ema.pdparams', _state()['model'])
@@ -204,7 +210,8 @@ def _run(folder: Path) -> None:
 
 
 OUTPUTS: Dict[str, Tuple[Callable[[Path], None], bool]] = {  # and whether an earlier version may not be touched
-    'checkpoint': (_checkpoint, True), 'weights': (_weights, True), 'converted': (_converted, True),
+    'checkpoint': (_checkpoint, True), 'linked': (_linked, False), 'weights': (_weights, True),
+    'converted': (_converted, True),
     'log': (_log, False),
     'results_csv': (lambda folder: _results(folder, '.csv'), False),
     'results_jsonl': (lambda folder: _results(folder, '.jsonl'), False), 'table': (_table, True),

@@ -183,7 +183,7 @@ def one_reader(args: argparse.Namespace) -> int:
     guided = args.mutator != 'seeded' and _has_atheris()
     if guided:
         import atheris
-        with atheris.instrument_imports(include=['CaiT', 'pickle', 'zipfile', 'yaml', 'json', 'csv']):
+        with atheris.instrument_imports(include=['CaiT', 'pickle', 'zipfile', 'tarfile', 'yaml', 'json', 'csv']):
             _import_readers()
     if args.weakened:
         weaken()
@@ -199,7 +199,8 @@ def one_reader(args: argparse.Namespace) -> int:
 def _import_readers() -> None:
     import importlib
     for name in ('weights.readers', 'weights.data_configs', 'training.resume', 'deploy.metadata', 'deploy.results',
-                 'data.lists', 'data.label_map', 'data.cifar', 'data.decode', 'report.runs', 'report.predictions'):
+                 'data.lists', 'data.label_map', 'data.cifar', 'data.decode', 'report.runs', 'report.predictions',
+                 'data.shards', 'data.multi_label', 'serve.open_inference'):
         importlib.import_module(f'CaiT.{name}')
 
 
@@ -209,12 +210,13 @@ def _has_atheris() -> bool:
 
 
 def keep(name: str, corpus: Path, saved: Path) -> None:
-    """Keep the smallest files of a corpus, up to SAVED of them."""
+    """Keep the newest small files of a corpus, up to SAVED of them; those named found-… were findings and stay."""
     files = sorted((path for path in corpus.glob('*') if 0 < path.stat().st_size <= SAVED_BYTES
                     and not path.name.startswith('seed')), key=lambda path: (-path.stat().st_mtime, path.name))
     (saved / name).mkdir(parents=True, exist_ok=True)
     for old in (saved / name).glob('*'):
-        old.unlink()
+        if not old.name.startswith('found-'):
+            old.unlink()
     for path in files[:SAVED]:
         (saved / name / path.name[:12]).write_bytes(path.read_bytes())
 

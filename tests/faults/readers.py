@@ -8,19 +8,17 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import struct
-import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import numpy as np
 from PIL import Image
 
-ARRAYS = {name: (np.arange(np.prod(shape)).reshape(shape) % 7).astype(np.float32) for name, shape in (
-    ('cls_token', (1, 1, 4)), ('pos_embed', (1, 4, 4)), ('blocks.0.norm1.weight', (4,)),
-    ('blocks.0.mlp.fc1.weight', (4, 4)), ('head.bias', (3,)))}
+from tests.faults import dataset_readers as datasets
+from tests.faults import weight_readers as weights
+from tests.faults.weight_readers import ARRAYS
 
 
 @dataclass
@@ -38,85 +36,17 @@ def _at(name: str, read: Callable[[Path], Any], wrap: Callable[[bytes], bytes] =
     return write_and_read
 
 
-def _weights(path: Path) -> Any:
-    from CaiT.weights.data_configs import find
-    from CaiT.weights.readers import read_checkpoint
-    checkpoint = read_checkpoint(path)
-    return find(str(path), 'timm', 'cait', 224, checkpoint.metadata)
-
-
-def _pdparams() -> List[bytes]:
-    nested = {'model': {**ARRAYS, 'StructuredToParameterName@@': {'a': 'b'}}, 'ema': ARRAYS, 'epoch': 3, 'lr': [1e-3]}
-    return [pickle.dumps(ARRAYS, 4), pickle.dumps(ARRAYS, 2), pickle.dumps(nested, 4), pickle.dumps(
-        {'cls_token': ('name', ARRAYS['cls_token']), 'pos_embed': np.float32(3)}, 4)]
-
-
-def _torch(old: bool) -> List[bytes]:
-    """Files of torch.save; without torch none, and the corpus has to do."""
-    try:
-        import torch
-    except ImportError:
-        return []
-    tensors = OrderedDict((name, torch.from_numpy(array)) for name, array in ARRAYS.items())
-    found = []
-    for content in (tensors, {'state_dict': tensors, 'epoch': 3}, {'a': tensors['cls_token'].bfloat16()}):
-        file = io.BytesIO()
-        torch.save(content, file, _use_new_zipfile_serialization=not old)
-        found.append(file.getvalue())
-    return found
-
-
-def _described() -> List[bytes]:
-    """The pickles inside the zip archives of torch.save."""
-    found = []
-    for data in _torch(old=False):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            found += [archive.read(name) for name in archive.namelist() if name.endswith('data.pkl')]
-    return found
-
-
-def _zipped(members: Dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-def _npy(array: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
-
-
-def _safetensors() -> List[bytes]:
-    from safetensors.numpy import save
-    half = {'pos_embed': {'dtype': 'BF16', 'shape': [2, 2], 'data_offsets': [0, 8]}}
-    header = json.dumps(half).encode()
-    data = json.dumps(dict(mean=[0.5] * 3, std=[0.5] * 3, crop_pct=0.9, interpolation='bicubic'))
-    return [save(ARRAYS, {'format': 'pt'}), save(ARRAYS, {'format': 'pd', 'cait.data_config': data}),
-            len(header).to_bytes(8, 'little') + header + bytes(8)]
-
-
-def _mindspore() -> List[bytes]:
-    from CaiT.weights.mindspore_ckpt import checkpoint_message
-    message = checkpoint_message()()
-    for name, array in ARRAYS.items():
-        value = message.value.add(tag=name)
-        value.tensor.dims.extend(array.shape)
-        value.tensor.tensor_type, value.tensor.tensor_content = 'Float32', array.tobytes()
-    return [message.SerializeToString(), message.SerializeToString() + b'crc_num' + bytes(10)]
-
-
 CONFIG = 'DATA: {}\nMODEL: {NAME: cait_xxs24_224}\nTRAIN: {EPOCHS: 3, OPTIMIZER: {NAME: AdamW}}\n'
 PROGRESS = dict(epoch=2, step=1, loss_sum=3.0, correct=1.0, images=4.0, lr=0.1, grad_norm=1.0, best_top1=0.5,
                 best_ema_top1=-1.0, best_epoch=1)
 
 
 def _state(**changes: Any) -> bytes:
-    state = dict(format=1, model=ARRAYS, ema=ARRAYS, scaler={}, progress=PROGRESS, steps=4, config=CONFIG, optimizer={
-        f'{name}/{slot}': np.ones([1] if 'pow' in slot else array.shape, np.float32) for name, array in ARRAYS.items()
-        for slot in ('moment1_0', 'moment2_0', 'beta1_pow_acc_0', 'beta2_pow_acc_0')})
+    optimizer = {f'{name}/{slot}': np.full([1] if 'pow' in slot else array.shape, 0.5, np.float32)
+                 for name, array in ARRAYS.items()
+                 for slot in ('moment1_0', 'moment2_0', 'beta1_pow_acc_0', 'beta2_pow_acc_0')}
+    state = dict(format=1, model=ARRAYS, ema=ARRAYS, scaler={}, progress=PROGRESS, steps=4, config=CONFIG,
+                 optimizer=optimizer)
     return pickle.dumps({**state, **changes}, 4)
 
 
@@ -133,17 +63,23 @@ def _resume(path: Path) -> None:
                         {name: array.shape for name, array in ARRAYS.items()}, list(ARRAYS), 'AdamW', 0.9)
 
 
+EXPORTED = {'inference.json': b'abc', 'inference.pdiparams': b'de'}
+
+
 def _metadata() -> List[bytes]:
     values = dict(format=1, model='x', num_classes=3, class_names=['a', 'b', 'c'], weights={'file': 'w', 'sha256': ''},
                   data=dict(image_size=32, crop_pct=1.0, interpolation='bicubic', mean=[0.5] * 3, std=[0.5] * 3),
-                  versions={'CaiT': '0'}, sha256={'inference.json': 'ab'}, artifacts=[dict(
-                      engine='paddle', precision='fp32', input='float', parity={'images': 3, 'relative': 1e-7},
-                      files={'inference.json': 3, 'inference.pdiparams': 2})])
+                  versions={'CaiT': '0'}, sha256={name: sha256(data).hexdigest() for name, data in EXPORTED.items()},
+                  artifacts=[dict(engine='paddle', precision='fp32', input='float',
+                                  parity={'images': 3, 'relative': 1e-7},
+                                  files={name: len(data) for name, data in EXPORTED.items()})])
     return [json.dumps(values).encode(), json.dumps({**values, 'class_names': None, 'sha256': {}}, indent=1).encode()]
 
 
 def _load_folder(path: Path) -> None:
     from CaiT.deploy import metadata
+    for name, content in EXPORTED.items():
+        path.with_name(name).write_bytes(content)
     meta = metadata.read(path.parent)
     for artifact in meta.artifacts:
         metadata.check_files(path.parent, artifact, ('.json', '.pdiparams'))
@@ -239,21 +175,18 @@ JSONL = b'{"path": "a.png", "class_id": 1, "class_name": "x", "prob": 0.5}\n'
 INDEX = b'{"metadata": {"total_size": 8}, "weight_map": {"cls_token": "model-00001-of-00001.safetensors"}}'
 
 TARGETS: Dict[str, Target] = {
-    'pdparams': Target(_pdparams, _at('a.pdparams', _weights)),
-    'torch_zip': Target(lambda: _torch(old=False), _at('a.pth', _weights)),
-    'torch_pickle': Target(_described, _at('a.pth', _weights, lambda data: _zipped(
-        {'a/data.pkl': data, **{f'a/data/{key}': bytes(64) for key in range(6)}}))),
-    'torch_old': Target(lambda: _torch(old=True), _at('a.pt', _weights)),
-    'npz': Target(lambda: [_zipped({f'{name}.npy': _npy(array) for name, array in ARRAYS.items()})],
-                  _at('a.npz', _weights)),
-    'npy': Target(lambda: [_npy(ARRAYS['pos_embed']), _npy(np.asfortranarray(ARRAYS['blocks.0.mlp.fc1.weight']))],
-                  _at('a.npz', _weights, lambda data: _zipped({'pos_embed.npy': data}))),
-    'safetensors': Target(_safetensors, _at('a.safetensors', _weights)),
-    'safetensors_header': Target(lambda: [data[8:8 + struct.unpack('<Q', data[:8])[0]] for data in _safetensors()],
-                                 _at('a.safetensors', _weights, lambda data: (
-                                     len(data).to_bytes(8, 'little') + data + bytes(512)))),
-    'mindspore': Target(_mindspore, _at('a.ckpt', _weights)),
-    'shards': Target(lambda: [INDEX], _at('model.safetensors.index.json', _weights)),
+    'pdparams': Target(weights.pdparams_files, _at('a.pdparams', weights.read_weights)),
+    'torch_zip': Target(lambda: weights.torch_files(old=False), _at('a.pth', weights.read_weights)),
+    'torch_pickle': Target(weights.torch_pickles, _at('a.pth', weights.read_weights, weights.with_storages)),
+    'torch_old': Target(lambda: weights.torch_files(old=True), _at('a.pt', weights.read_weights)),
+    'npz': Target(weights.npz_files, _at('a.npz', weights.read_weights)),
+    'npy': Target(weights.npy_files, _at('a.npz', weights.read_weights, lambda data: weights.zipped(
+        {'pos_embed.npy': data}))),
+    'safetensors': Target(weights.safetensors_files, _at('a.safetensors', weights.read_weights)),
+    'safetensors_header': Target(weights.safetensors_headers,
+                                 _at('a.safetensors', weights.read_weights, weights.with_numbers)),
+    'mindspore': Target(weights.mindspore_files, _at('a.ckpt', weights.read_weights)),
+    'shards': Target(lambda: [INDEX], _at('model.safetensors.index.json', weights.read_sharded)),
     'pdstate': Target(lambda: [_state(), _state(ema={}, optimizer={}, config='DATA: {}\nMODEL: {}\nTRAIN: {}')],
                       _at('last.pdstate', _resume)),
     'yaml': Target(lambda: [CONFIG.encode(), b'BASE: [cait_xxs24_224.yaml]\nDATA: {MEAN: &a [0.5, 0.5, 0.5], STD: *a}'],
@@ -282,4 +215,13 @@ TARGETS: Dict[str, Target] = {
                               _at('a.csv', _predictions)),
     'predictions_jsonl': Target(lambda: [JSONL], _at('a.jsonl', _predictions)),
     'image': Target(_images, _at('image', _image)),
+    'tar': Target(datasets.tars, _at('train.tar', lambda path: datasets.read_shards(path, 'tar'))),
+    'parquet': Target(datasets.parquets, _at('train.parquet', lambda path: datasets.read_shards(path, 'parquet'))),
+    'tar_index': Target(datasets.indexes('tar'), lambda folder, data: datasets.read_index(folder, data, 'tar')),
+    'parquet_index': Target(datasets.indexes('parquet'),
+                            lambda folder, data: datasets.read_index(folder, data, 'parquet')),
+    'cifar_archive': Target(datasets.cifar_archives, _at('cifar-10-python.tar.gz', datasets.read_cifar_archive)),
+    'multi_label': Target(lambda: [b'a.png 3,1,4\nb.png -\n', b"c.png 0\n$'\\xe9.png' 2,9\n"],
+                          _at('train_list.txt', datasets.read_multi_label)),
+    'request': Target(datasets.requests, datasets.read_request),
 }

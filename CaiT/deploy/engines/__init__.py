@@ -18,6 +18,7 @@ import numpy as np
 from CaiT import runtime
 from CaiT.deploy.engines.lanes import Lanes
 from CaiT.errors import InputError
+from CaiT.files import stamp
 
 BATCH = 8  # largest number of images in one run of an engine: larger batches exceed the cache and are slower
 
@@ -68,6 +69,7 @@ class BaseEngine:
 
     def __init__(self, graph: Path, options: Options) -> None:
         self.graph, self.options = graph, options
+        self.stamps = self._stamps()
         self.chunk = options.batch if options.use_gpu else min(options.batch, BATCH)
         streams = 1 if options.use_gpu else max(1, runtime.cores() // options.threads)
         self.lanes = Lanes(None, lambda lane: lane, options.streams or streams)
@@ -104,6 +106,13 @@ class BaseEngine:
                 isinstance(size, int) and 0 < size != other for size, other in zip(wanted, found))):
             raise InputError(f'{self.graph}: found images of {_described(found, dtype)}, expected '
                              f'{_described(wanted, dtype)}')
+
+    def _stamps(self) -> List[Any]:
+        return [stamp(self.graph), *(stamp(self.graph.with_suffix(ending)) for ending in self.endings)]
+
+    def is_replaced(self) -> bool:
+        """Whether the files are no longer those that the engine was made of. Nothing of it may come from them then."""
+        return self._stamps() != self.stamps
 
     @property
     def rows_are_independent(self) -> bool:

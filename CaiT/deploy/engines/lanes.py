@@ -8,11 +8,16 @@ import threading
 from typing import Any, Callable, Deque, Iterator, List
 
 
+class NoMore(Exception):
+    """A lane cannot be copied any more."""
+
+
 class Lanes:
     """Up to ``limit`` lanes, each used by one thread at a time; further threads wait.
 
     A lane is whatever an engine computes with: a clone of its predictor, inference requests. There is one at first;
-    another one is made, by ``copy`` of a lane that is idle, when a thread has had to wait.
+    another one is made, by ``copy`` of a lane that is idle, when a thread has had to wait. ``copy`` raises
+    NoMore when there can be no further one: those that are there go on.
     """
 
     def __init__(self, first: Any, copy: Callable[[Any], Any], limit: int) -> None:
@@ -38,10 +43,10 @@ class Lanes:
         try:
             place.ready.wait()
             with self._lock:
-                grow = self.made < wanted
+                grow = self.made < min(wanted, self.limit)
                 self.made += grow
             if grow:
-                self._give(self._copy(place.lane))
+                self._grow(place.lane)
             yield place.lane
         finally:
             with self._lock:
@@ -51,6 +56,14 @@ class Lanes:
                     self._waiting.remove(place)
             if not left:
                 self._give(place.lane)
+
+    def _grow(self, lane: Any) -> None:
+        try:
+            self._give(self._copy(lane))
+        except NoMore:
+            with self._lock:
+                self.made -= 1
+                self.limit = self.made
 
     def _give(self, lane: Any) -> None:
         with self._lock:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -47,15 +49,33 @@ def cache_folder() -> str:
     return os.path.join(base, 'paddle-cait', 'openvino')
 
 
-def _writable(folder: str) -> bool:
-    """Whether compiled models can be kept in ``folder``; where not, every start compiles anew, and that is said."""
+def _cache_of(graph: Path, stamps: List[Any]) -> Optional[str]:
+    """The folder for the compiled models of these files; those of earlier files in their place are removed. OpenVINO by
+    itself takes what it compiled for current when path, size and second of the last change of ``graph`` are the same
+    (2026.4). None where nothing can be kept: every start compiles anew, and that is said."""
+    import hashlib
+    place, files = (hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+                    for text in (os.path.realpath(graph), repr(stamps)))
+    folder = os.path.join(cache_folder(), f'{place}-{files}')
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return True
+            pass
     except OSError as error:
-        print(f'openvino: compiled models are not kept: {folder}: {error.strerror}', file=sys.stderr)
-        return False
+        print(f'openvino: compiled models are not kept: {cache_folder()}: {error.strerror}', file=sys.stderr)
+        return None
+    for earlier in Path(cache_folder()).glob(f'{place}-*'):
+        if earlier.name != os.path.basename(folder):
+            shutil.rmtree(earlier, ignore_errors=True)
+    return folder
+
+
+def _declared_shape(graph: Path) -> Optional[Tuple[Any, ...]]:
+    """Shape of one image as the file has it; None where it does not say."""
+    found = re.search(rb'type="Parameter"[^>]*>\s*<data\b[^>]*\bshape="([^"]*)"', graph.read_bytes())
+    if not found:
+        return None
+    return tuple(int(axis) if axis.strip().isdigit() else None for axis in found[1].split(b',')[1:])
 
 
 def library() -> Any:
@@ -117,8 +137,10 @@ class Engine(BaseEngine):
         self.version = openvino.__version__.split('-')[0]
         self.core = openvino.Core()
         self.attention = Attention(self.core, openvino.__version__, graph)
-        if _writable(cache_folder()):
-            self.core.set_property({'CACHE_DIR': cache_folder()})
+        self.shape = _declared_shape(graph)
+        cache = _cache_of(graph, self.stamps)
+        if cache:
+            self.core.set_property({'CACHE_DIR': cache})
         fast = options.precision != 'fp32' and flags & {'avx512_bf16', 'amx_bf16'}
         self.settings = {'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
                          'INFERENCE_NUM_THREADS': options.threads * self.lanes.limit,
@@ -142,12 +164,21 @@ class Engine(BaseEngine):
             return self.models[plan]
         with self.compiling:
             if plan not in self.models:
-                settings = {**self.settings, 'NUM_STREAMS': plan.streams * self.lanes.limit}
-                try:
-                    self.models[plan] = self.core.compile_model(self._read(plan), 'CPU', settings)
-                except RuntimeError as error:
-                    raise InputError(f'{self.graph}: OpenVINO cannot load this model ({reason(error)})') from None
+                self.models[plan] = self._compiled(plan)
             return self.models[plan]
+
+    def _compiled(self, plan: Plan) -> Any:
+        """InputError when the file is no model, or is not the one that this engine was made of."""
+        settings, problem = {**self.settings, 'NUM_STREAMS': plan.streams * self.lanes.limit}, ''
+        try:
+            model = None if self.is_replaced() else self.core.compile_model(self._read(plan), 'CPU', settings)
+        except RuntimeError as error:
+            problem = f'OpenVINO cannot load this model ({reason(error)})'
+        if self.is_replaced():
+            problem = 'was replaced after it was loaded; start again'
+        if problem:
+            raise InputError(f'{self.graph}: {problem}')
+        return model
 
     def _read(self, plan: Plan) -> Any:
         """The model for a plan, or its file, of which the compiler finds the compiled model without reading it."""
@@ -183,6 +214,8 @@ class Engine(BaseEngine):
         """The fitting plan where its model is there, which a size that comes often gets in the background: compiling
         takes as long as some dozens of runs, and memory."""
         padded, fitting = self._padded(images), self._fitting(images)
+        if fitting not in self.models and self.models and self.is_replaced():
+            return next(iter(self.models))  # there will be no others
         if fitting == padded or fitting in self.models:
             return fitting
         self.seen[fitting] += 1
@@ -205,15 +238,9 @@ class Engine(BaseEngine):
         plan = fitting if fitting in self.models else self._padded(images)
         return images % (plan.part * plan.streams) == 0
 
-    def check(self, images: np.ndarray) -> None:
-        self._model(self._padded(len(images)))  # the shape is known by the model that is needed anyway
-        super().check(images)
-
     @property
     def image_shape(self) -> Optional[Tuple[Any, ...]]:
-        if not self.models:  # not known before the first run
-            return None
-        return tuple(next(iter(self.models.values())).inputs[0].shape)[1:]
+        return self.shape
 
     def run_all(self, images: np.ndarray, lane: Dict[Plan, List[Any]]) -> np.ndarray:
         """All images, part by part, on all streams; the last part is padded with its last image."""

@@ -10,6 +10,7 @@ token to the batch for that reason).
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from CaiT import runtime
 from CaiT.deploy.engines import BaseEngine, Options, paddle_gpu, reason, stem
-from CaiT.deploy.engines.lanes import Lanes
+from CaiT.deploy.engines.lanes import Lanes, NoMore
 from CaiT.deploy.engines.paddle_run import runner
 from CaiT.errors import InputError
 
@@ -47,7 +48,7 @@ def declared_shape(graph: Path, name: str) -> Optional[Tuple[int, ...]]:
 
 
 class Lane:
-    """A predictor, or a clone of it that shares its weights, and the places where its images and logits go."""
+    """A predictor, or a clone of it, and the places where its images and logits go."""
 
     def __init__(self, predictor: Any, on_gpu: bool = False) -> None:
         self.predictor = predictor
@@ -115,7 +116,20 @@ class Engine(BaseEngine):
             raise InputError(f'{graph}: Paddle Inference cannot load this model ({reason(error)})') from None
         name = lane.predictor.get_input_names()[0]
         self.shape = declared_shape(graph, name)
-        self.lanes = Lanes(lane, lambda lane: Lane(lane.predictor.clone(), options.use_gpu), self.lanes.limit)
+        self.lanes = Lanes(lane, self._clone, self.lanes.limit)
+
+    def _clone(self, lane: Lane) -> Lane:
+        """Another lane; NoMore when the files were replaced, for Paddle's clone reads them again (3.3.1)."""
+        try:
+            clone = None if self.is_replaced() else Lane(lane.predictor.clone(), self.options.use_gpu)
+        except (RuntimeError, ValueError):  # of files that were replaced meanwhile, for one
+            if not self.is_replaced():
+                raise
+        if self.is_replaced():
+            print(f'{self.graph}: was replaced; the model that was loaded goes on with fewer streams than asked for, '
+                  'until the program is started again', file=sys.stderr)
+            raise NoMore
+        return clone
 
     def _cpu(self, options: Options) -> None:
         if options.precision == 'fp16':
