@@ -7,8 +7,10 @@ TrainOptions and Mixing call them when they are constructed and name the argumen
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, Callable, Mapping, Sequence
 
+from CaiT import runtime
 from CaiT.errors import InputError
 
 INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'lanczos')
@@ -17,6 +19,11 @@ ERASE_MODES = ('pixel', 'rand', 'const')
 MAX_CLASSES = 1_000_000  # beyond what any dataset has; Paddle fails on some larger sizes without a message
 MAX_RESIZED_SIDE = 1_000_000  # pixels of the short side, of which the crop is a part
 MIX_MODES = ('batch', 'pair', 'elem')
+# Sizes of a transformer of ordinary memory: of one that is too large, a message names what differs most from them.
+ORDINARY = {'image_size': 224, 'patch_size': 16, 'in_channels': 3, 'embed_dim': 192, 'depth': 24,
+            'depth_token_only': 2, 'num_heads': 4, 'mlp_ratio': 4.0, 'num_classes': 1000}
+BLOCK_BYTES = 128 << 10   # the objects of a block, without its weights
+WORKER_BYTES = 30 << 20   # a data worker, without the batches that it makes
 
 Name = Callable[[str], str]  # argument name -> the name that messages show
 
@@ -54,6 +61,54 @@ def shuffle_block(name: str, value: str) -> int:
     return int(number)
 
 
+def whole(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < minimum:
+        raise InputError(f'{name}: found {value!r}, expected a whole number of at least {minimum}')
+
+
+def fits_memory(name: str, value: Any, needed: int, what: str) -> None:
+    """InputError when ``needed`` bytes are more than half of the memory: what trains or loads them takes as much."""
+    limit = runtime.memory() // 2
+    if needed > limit:
+        raise InputError(f'{name}: found {value}, with which {what} {needed / 1e9:,.1f} GB, expected at most '
+                         f'{limit / 1e9:,.1f} GB, half of the memory of this machine')
+
+
+def check_batch(name: str, batch_size: int, image_size: int) -> None:
+    """The images of a batch, in float32."""
+    fits_memory(name, batch_size, 12 * batch_size * image_size ** 2,
+                f'a batch of images of {image_size}x{image_size} pixels takes')
+
+
+def check_workers(name: str, count: int) -> None:
+    fits_memory(name, count, count * WORKER_BYTES, 'the worker processes take')
+
+
+def check_transformer(values: Mapping[str, Any], name: Name = str) -> None:
+    """Those arguments of a transformer that say how large it is; keys of ORDINARY, some may be missing."""
+    for key, value in values.items():
+        if key != 'mlp_ratio':
+            whole(name(key), value, 0 if key == 'num_classes' else 1)
+    ratio = values.get('mlp_ratio', 1)
+    if not isinstance(ratio, numbers.Real) or not 1 <= values['embed_dim'] * ratio < math.inf:
+        raise InputError(f'{name("mlp_ratio")}: found {ratio!r}, expected a number above 0, with which the MLPs have '
+                         'channels')
+    needed = _transformer_bytes(values)
+    ordinary = {key: ORDINARY[key] if key == 'patch_size' else min(one, ORDINARY[key]) for key, one in values.items()}
+    key = min(ordinary, key=lambda key: _transformer_bytes({**values, key: ordinary[key]}))
+    fits_memory(name(key), values[key], needed, 'the weights and the attention of an image take')
+
+
+def _transformer_bytes(values: Mapping[str, Any]) -> int:
+    """Weights in float32, the objects of the blocks and the attention of one image in one block."""
+    size = {key: int(value) for key, value in {**dict.fromkeys(ORDINARY, 0), 'patch_size': 1, **values}.items()}
+    dim, heads, tokens = size['embed_dim'], size['num_heads'], (size['image_size'] // size['patch_size']) ** 2
+    blocks = size['depth'] + size['depth_token_only']
+    block = 4 * dim ** 2 + 2 * dim * int(dim * values.get('mlp_ratio', 0)) + 2 * heads ** 2
+    rest = dim * (size['in_channels'] * size['patch_size'] ** 2 + tokens + size['num_classes'])
+    return 4 * (blocks * block + rest + heads * tokens ** 2) + blocks * BLOCK_BYTES
+
+
 def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
     """The arguments of ``CaiT.data.transforms.DataConfig``."""
     at_least(name('image_size'), values['image_size'], 1)
@@ -62,6 +117,7 @@ def check_data_config(values: Mapping[str, Any], name: Name = str) -> None:
         raise InputError(f'{name("crop_pct")}: found {values["crop_pct"]} with {name("image_size")} '
                          f'{values["image_size"]}, expected images resized to at most {MAX_RESIZED_SIDE} pixels')
     one_of(name('interpolation'), values['interpolation'], INTERPOLATIONS)
+    fits_memory(name('image_size'), values['image_size'], 12 * values['image_size'] ** 2, 'an image takes')
     for key in ('mean', 'std'):
         if len(values[key]) != 3:
             raise InputError(f'{name(key)}: found {len(values[key])} numbers, expected 3 (red, green, blue)')

@@ -168,9 +168,22 @@ def _check(config: CfgNode) -> None:
         if not 0 <= value < 1 - 2 ** -25:  # from there on it is 1 in float32
             raise InputError(f'TRAIN.OPTIMIZER.{key}: found {value}, expected a number from 0 to below 1')
     checks.check_data_config(data_config(config), lambda name: f'DATA.{name.upper()}')
+    _check_sizes(config)
     checks.check_train_options({key.lower(): value for key, value in config.AUG.items()},
                                lambda name: f'AUG.{name.upper()}')
     checks.check_mixing({name: _leaf(config, key) for name, key in MIXING.items()}, lambda name: MIXING[name])
+
+
+def _check_sizes(config: CfgNode) -> None:
+    """Raise InputError for a model, a batch or workers that the memory does not hold."""
+    arch = get_variant(config.MODEL.NAME).arch
+    sizes = {name: config.MODEL[name.upper()] for name in arch if name in checks.ORDINARY}
+    if set(checks.ORDINARY) - {'depth_token_only', 'image_size', 'num_classes'} <= set(sizes):  # a transformer
+        sizes.update(image_size=config.DATA.IMAGE_SIZE, num_classes=config.MODEL.NUM_CLASSES)
+        checks.check_transformer(sizes, lambda name: f'{"DATA" if name == "image_size" else "MODEL"}.{name.upper()}')
+    for key in ('BATCH_SIZE', 'BATCH_SIZE_EVAL'):
+        checks.check_batch(f'DATA.{key}', config.DATA[key], config.DATA.IMAGE_SIZE)
+    checks.check_workers('DATA.NUM_WORKERS', config.DATA.NUM_WORKERS)
 
 
 def _leaf(config: CfgNode, key: str) -> Any:

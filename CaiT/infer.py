@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from CaiT import errors, runtime
+from CaiT import checks, errors, runtime
 from CaiT.cli import Parser
 from CaiT.data.lists import list_images
 from CaiT.data.text import quoted
@@ -72,10 +72,12 @@ def main() -> int:
     for name, least in (('batch_size', 1), ('topk', 0)):
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
+    checks.check_workers('--workers', args.workers)
     paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
     threads = args.cpu_threads or runtime.user_threads() or runtime.cores()
     options = engine_flags.options(args, threads, args.batch_size)
     predictor = Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options))
+    checks.check_batch('--batch-size', args.batch_size, predictor.meta.data.image_size)
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None
     results = None

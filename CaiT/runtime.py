@@ -20,6 +20,7 @@ Each is left alone when the user has set it; CAIT_RUNTIME=off switches all of th
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -53,6 +54,18 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.lru_cache(maxsize=None)
+def memory() -> int:
+    """Bytes of memory of this machine, or of the container; a terabyte where the system does not say."""
+    found = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        found.append(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+    for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding='ascii') as file:  # ValueError: 'max'
+            found.append(int(file.read()))
+    return min([size for size in found if size > 0] or [10 ** 12])
 
 
 def most_threads() -> int:

@@ -2,17 +2,10 @@
 """Batches of a dataset as Paddle tensors, loaded by worker processes or in the main process."""
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
-import functools
 import itertools
-import mmap
-import os
+import multiprocessing
 import re
-import signal
-import sys
-import threading
 import traceback
 import weakref
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -22,6 +15,7 @@ import numpy as np
 import paddle
 
 from CaiT.data.decode import initialize_opencv
+from CaiT.data.worker_init import WorkerInit, exit_flag
 from CaiT.errors import InputError, WorkerError
 
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of the workers
@@ -63,7 +57,7 @@ class Loader:
         cv2.setNumThreads(0)
         self._options = dict(dataset=_ErrorsAsValues(dataset), collate_fn=_Collate(mixing), num_workers=num_workers,
                              use_shared_memory=use_shared_memory and num_workers > 0, return_list=True,
-                             worker_init_fn=_WorkerInit(_exit_flag()))
+                             worker_init_fn=WorkerInit(exit_flag()))
         self._idle: List[_Batches] = []  # workers between two epochs: one set at most
         # At exit multiprocessing ends the workers; asking them for more then would wait forever.
         weakref.finalize(self, _close, self._idle).atexit = False
@@ -113,8 +107,14 @@ class _Batches:
 
     def __init__(self, sampler: Any, options: Dict[str, Any]) -> None:
         self._order = _Order(sampler)
-        self._read = iter(paddle.io.DataLoader(batch_sampler=self._order, **options))
-        self._has_workers = options['num_workers'] > 0
+        self._has_workers, others = options['num_workers'] > 0, multiprocessing.active_children()
+        try:
+            self._read = iter(paddle.io.DataLoader(batch_sampler=self._order, **options))
+        except OSError as error:
+            for worker in set(multiprocessing.active_children()) - set(others):
+                worker.kill()  # SIGTERM may come before a worker can tell what it means, and exit waits for workers
+            raise InputError(f'DATA.NUM_WORKERS: found {options["num_workers"]}, more processes than this system '
+                             f'starts ({error.strerror}); expected fewer') from None
 
     def epoch(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
         """The batches of one epoch of the sampler."""
@@ -147,50 +147,6 @@ class _Batches:
         # stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
         if self._read._thread is not None:
             self._read._thread.join(JOIN_TIMEOUT)
-
-
-class _WorkerInit:
-    """Initializes a worker process: OpenCV threads off; SIGINT and SIGHUP ignored, SIGTERM blocked until
-    ``exiting[0]`` is set.
-
-    Schedulers send SIGTERM to every process of a job, a terminal SIGINT and SIGHUP. A worker that died of it would take
-    the trainer down before the trainer has saved its state, so workers ignore it until the trainer exits and terminates
-    them. A thread waits for the signal: a Python handler may not run while the main thread waits for work. If the
-    trainer is killed, the kernel kills them (PR_SET_PDEATHSIG): Paddle's own check of the parent does not run while a
-    worker waits for work.
-    """
-
-    def __init__(self, exiting: mmap.mmap) -> None:
-        self.exiting = exiting
-
-    def __call__(self, worker_id: int) -> None:
-        cv2.setNumThreads(0)
-        if sys.platform == 'linux':
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        for name in ('SIGINT', 'SIGHUP'):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=self._exit_on_sigterm, daemon=True).start()
-
-    def _exit_on_sigterm(self) -> None:
-        while signal.sigwait({signal.SIGTERM}) and not self.exiting[0]:
-            pass
-        os._exit(0)
-
-
-@functools.lru_cache(maxsize=None)
-def _exit_flag() -> mmap.mmap:
-    """One byte shared with all workers of this process, which an exit handler sets to 1.
-
-    It belongs to the process, not to a Loader: the handler must not keep loaders alive, and Paddle's threads can keep
-    workers running after their loader is gone.
-    """
-    # Exit handlers run in reverse order: this one must run before multiprocessing's, which terminates the workers.
-    import multiprocessing.util  # noqa: F401
-    flag = mmap.mmap(-1, 1)
-    atexit.register(flag.__setitem__, 0, 1)
-    return flag
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class TrainSampler:
         else:
             order = rng.permutation(self.length)
         sample_seeds = rng.integers(2**63, size=self.length, dtype=np.int64)
-        indices = np.repeat(order[:distinct], self.repeats)[:self.length]
+        indices = np.repeat(order[:distinct], min(self.repeats, self.length))[:self.length]
         for start, end in self.bounds[self.start_step:]:
             own = slice(start + self.rank, end, self.world_size)
             yield list(zip(indices[own].tolist(), sample_seeds[own].tolist()))

@@ -95,6 +95,9 @@ def decode_all(paths: Sequence[Source], transform: Callable, workers: int) -> It
             yield pending.popleft().result()
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError('a decoding process died (out of memory?); try --workers 1, or 0 to decode without') from None
+    except OSError as error:
+        raise InputError(f'--workers: found {workers}, more processes than this system starts ({error.strerror}); '
+                         'expected fewer') from None
     finally:
         pool.shutdown(cancel_futures=True)
 

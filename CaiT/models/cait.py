@@ -156,8 +156,10 @@ class CaiT(Backbone):
                  embed_dim: int = 192, depth: int = 24, depth_token_only: int = 2, num_heads: int = 4,
                  mlp_ratio: float = 4.0, qkv_bias: bool = True, init_values: float = 1e-5, drop_rate: float = 0.0,
                  attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> None:
-        check_shape('CaiT', image_size, patch_size, embed_dim, num_heads, drop_rate=drop_rate,
-                    attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        sizes = dict(image_size=image_size, num_classes=num_classes, patch_size=patch_size, in_channels=in_channels,
+                     embed_dim=embed_dim, depth=depth, depth_token_only=depth_token_only, num_heads=num_heads,
+                     mlp_ratio=mlp_ratio)
+        check_shape('CaiT', sizes, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         super().__init__(num_classes, embed_dim)
         shape = (embed_dim, num_heads, mlp_ratio, qkv_bias, init_values)
         self.patch_embed = PatchEmbed(image_size, patch_size, in_channels, embed_dim)

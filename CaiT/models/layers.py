@@ -6,12 +6,13 @@ Shapes: B images, N tokens, C channels, H heads, d = C / H channels per head, P 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from CaiT import checks
 from CaiT.errors import InputError
 
 
@@ -58,14 +59,18 @@ def token(layer: nn.Layer, *shape: int) -> paddle.Tensor:
     return layer.create_parameter(list(shape), default_initializer=truncated_normal())
 
 
-def check_shape(family: str, image_size: int, patch_size: int, embed_dim: int, num_heads: int, **probs: float) -> None:
-    """Raise InputError, naming the arguments, for a combination that cannot be built."""
-    if not isinstance(image_size, int):
+def check_shape(family: str, sizes: Mapping[str, Any], **probs: float) -> None:
+    """Raise InputError, naming the arguments, for a combination that cannot be built. ``sizes`` are those of
+    ``checks.check_transformer``."""
+    image_size = sizes['image_size']
+    if isinstance(image_size, (tuple, list)):
         raise InputError(f'{family}: image_size: found {image_size!r}, expected one number of pixels (square images)')
-    if embed_dim % num_heads:
-        raise InputError(f'{family}: embed_dim {embed_dim} is not divisible by num_heads {num_heads}')
-    if image_size % patch_size:
-        raise InputError(f'{family}: image_size {image_size} is not divisible by patch_size {patch_size}')
+    checks.check_transformer(sizes, lambda key: f'{family}: {key}')
+    if sizes['embed_dim'] % sizes['num_heads']:
+        raise InputError(f'{family}: embed_dim {sizes["embed_dim"]} is not divisible by num_heads '
+                         f'{sizes["num_heads"]}')
+    if image_size % sizes['patch_size']:
+        raise InputError(f'{family}: image_size {image_size} is not divisible by patch_size {sizes["patch_size"]}')
     for name, prob in probs.items():
         if not 0 <= prob < 1:
             raise InputError(f'{family}: {name} {prob} is outside 0 <= {name} < 1')
@@ -173,6 +178,7 @@ class Backbone(nn.Layer):
 
     def reset_classifier(self, num_classes: int) -> None:
         """New, freshly initialized head(s) for ``num_classes`` classes; 0 leaves the features as they are."""
+        checks.check_transformer(dict(embed_dim=self.embed_dim, num_classes=num_classes))
         self.num_classes = num_classes
         for name in self.classifiers:
             setattr(self, name, linear(self.embed_dim, num_classes) if num_classes else nn.Identity())

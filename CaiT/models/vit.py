@@ -80,8 +80,10 @@ class ViT(Backbone):
                  embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4.0,
                  qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.0) -> None:
-        check_shape(type(self).__name__, image_size, patch_size, embed_dim, num_heads, drop_rate=drop_rate,
-                    attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        sizes = dict(image_size=image_size, num_classes=num_classes, patch_size=patch_size, in_channels=in_channels,
+                     embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        check_shape(type(self).__name__, sizes, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate,
+                    drop_path_rate=drop_path_rate)
         super().__init__(num_classes, embed_dim)
         self.patch_embed = PatchEmbed(image_size, patch_size, in_channels, embed_dim)
         for name in self.prefix:

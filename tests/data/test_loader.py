@@ -2,8 +2,11 @@
 """Batches do not depend on the number of workers; errors in workers are one line."""
 from __future__ import annotations
 
+import errno
 import gc
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,6 +215,26 @@ def test_a_broken_image_is_the_same_error_from_any_process(folder, workers):
         for images, _ in build_loader(data, EvalSampler(len(data), 4), workers, True):
             seen += len(images)
     assert seen == 16 and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('error, reason', [(errno.EMFILE, 'Too many open files'),
+                                           (errno.EAGAIN, 'Resource temporarily unavailable')])
+def test_more_workers_than_the_system_starts(folder, monkeypatch, error, reason):
+    """It was a traceback, and the program waited for the workers that had been started."""
+    start, started = multiprocessing.Process.start, []
+
+    def start_two(process):
+        if len(started) == 2:
+            raise OSError(error, os.strerror(error))
+        started.append(process)
+        start(process)
+    monkeypatch.setattr(multiprocessing.Process, 'start', start_two)
+    with pytest.raises(InputError, match=re.escape(
+            f'DATA.NUM_WORKERS: found 3, more processes than this system starts ({reason}); expected fewer')):
+        train_batches(folder, 3, True)
+    for process in started:
+        process.join(10)
+        assert process.exitcode == -signal.SIGKILL
 
 
 def test_too_little_memory_for_a_batch_says_what_to_change():

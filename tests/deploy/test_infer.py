@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from small_models import is_installed, need, small, small_data
 
 from CaiT.accelerate import accelerate
+from CaiT.deploy import feed
 from CaiT.deploy.engines import Options
 from CaiT.deploy.export import export
 from CaiT.deploy.paddle2 import metadata_from_config
@@ -126,10 +128,21 @@ def test_a_graph_of_paddle_3_with_a_configuration(exported, cait, checks, tmp_pa
     ('--batch-size=0', '--batch-size: found 0, expected at least 1'),
     ('--cpu-threads=4097', '--cpu-threads: found 4097, expected at most'),
     ('--use-tensorrt=True', '--use-tensorrt True: has no effect on a CPU'),
-    ('--precision=fp16', "--precision: found 'fp16'")])
+    ('--precision=fp16', "--precision: found 'fp16'"),
+    ('--batch-size=1000000000', '--batch-size: found 1000000000, with which a batch of images of 32x32 pixels takes'),
+    ('--workers=1000000000', '--workers: found 1000000000, with which the worker processes take 31,457,280.0 GB')])
 def test_flags_that_cannot_take_effect(exported, images, flag, message):
     done = infer(f'--model-dir={exported}', f'--img-path={images[0]}', flag)
     assert done.returncode == 2 and done.stderr.startswith(f'error: {message}') and done.stderr.count('\n') == 1
+
+
+def test_more_workers_than_the_system_starts(monkeypatch):
+    def start(process):
+        raise OSError(errno.EAGAIN, 'Resource temporarily unavailable')
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', start)
+    with pytest.raises(InputError, match='^--workers: found 2, more processes than this system starts '
+                                         r'\(Resource temporarily unavailable\); expected fewer$'):
+        list(feed.decode_all(['a.png'], len, 2))
 
 
 @pytest.mark.parametrize('variable', ['XDG_CACHE_HOME', 'HOME'])
