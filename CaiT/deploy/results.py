@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, Optional, Set
 
 from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, digits, top5_values
-from CaiT.data.text import csv_line, json_line, unquoted
-from CaiT.errors import InputError, shown
+from CaiT.data.text import csv_line, json_line
+from CaiT.deploy import resumed_rows
+from CaiT.errors import InputError
 from CaiT.files import check_regular, try_lock, write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
@@ -101,27 +101,12 @@ class ResultFile:
                                  'give the same, or name another file')
 
     def _read_existing(self) -> None:
-        """Read the paths that are done; truncates an incomplete last row."""
-        is_csv = self.path.suffix == '.csv'
-        end = _complete_end(self.path, is_csv)
-        lines = _lines(self.path, end)
-        try:
-            rows = csv.DictReader(lines) if is_csv else map(safe_json.loads, lines)
-            columns: List[str] = []
-            for row in rows:  # one by one: of a million rows only the paths stay in memory
-                columns = columns or list(row)
-                self.done.add(unquoted(row['path']) if is_csv else row['path'])
-            columns = (list(rows.fieldnames or []) if is_csv else columns) or self.columns
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
-                             f'({shown(str(error))})') from None
-        if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
-            self.columns = columns
-        if columns != self.columns:
-            found = shown(', '.join(map(str, columns)), 200)
-            raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
-                             'give the same --topk')
-        os.truncate(self.path, end)  # only now: the file may be another, of the user's
+        """Read what is done; truncates an incomplete last row."""
+        # Without the last columns: begun by a version that did not write them.
+        earlier = [] if self.columns[-1] == PRESENT else [self.columns[:-len(TOP5)]]
+        done = resumed_rows.read(self.path, [self.columns, *earlier])
+        self.done, self.columns = done.paths, done.columns
+        os.truncate(self.path, done.end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
@@ -154,24 +139,3 @@ class ResultFile:
     def close(self) -> None:
         with self._file, self._reported():
             os.fsync(self._file.fileno())
-
-
-def _complete_end(path: Path, is_csv: bool) -> int:
-    """Bytes up to the end of the last complete row; a quoted line end of a CSV does not end a row."""
-    position = end = quotes = 0
-    with open(path, 'rb') as file:
-        for line in file:
-            position += len(line)
-            quotes += line.count(b'"') if is_csv else 0
-            if line.endswith(b'\n') and quotes % 2 == 0:
-                end = position
-    return end
-
-
-def _lines(path: Path, end: int) -> Iterator[str]:
-    """The lines of the first ``end`` bytes that hold something."""
-    with open(path, 'rb') as file:
-        while file.tell() < end:
-            line = file.readline().decode('utf-8')
-            if line != '\n':
-                yield line

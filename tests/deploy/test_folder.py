@@ -118,7 +118,7 @@ def test_an_interrupted_file_is_resumed(tmp_path, ending):
     ('r.csv', 'path\n"' + 'x' * 200_000 + '"\n'), ('r.csv', 'no,predictions\n1,2\n')], ids=range(5))
 def test_a_file_that_is_none_is_not_resumed(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match='not a file of predictions, cannot be resumed') as error:
+    with pytest.raises(InputError, match='not a file of predictions, cannot be resumed|give the same --topk') as error:
         ResultFile(str(tmp_path / name), 1, True)
     assert (tmp_path / name).read_text() == content and len(str(error.value)) < 300 + len(str(tmp_path))
 

@@ -16,7 +16,7 @@ def test_of_a_file_that_is_resumed_only_the_paths_stay_in_memory(tmp_path, endin
     path, count = tmp_path / f'out.{ending}', 10_000
     first = ResultFile(str(path), 1, False)
     first.close()
-    rows = [[f'folder/{index}\n.png', 1, 'name', 0.5] for index in range(count)]
+    rows = [[f'folder/{index}\n.png', 1, 'name', 0.5, '1', '0.5'] for index in range(count)]
     with open(path, 'a', encoding='utf-8', newline='') as file:
         for row in rows:
             file.write(csv_line(row) if ending == 'csv' else json_line(dict(zip(first.columns, row))))
