@@ -13,7 +13,9 @@ from typing import Any, Callable, Iterator, Optional
 
 # Errors of the system that say something about the user's disk or paths, not about this code.
 OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
-                 errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE}
+                 errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE, errno.ELOOP,
+                 errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ETXTBSY, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE,
+                 errno.ENFILE}
 # Control characters, Unicode's line ends and marks of direction, bytes that are not UTF-8.
 _ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 

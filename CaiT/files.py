@@ -30,9 +30,11 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
     When the block raises, the temporary file is removed and ``path`` is unchanged. Text is UTF-8 without newline
     conversion. The data is synced to disk before the rename, so a power failure leaves the old file or the new one,
     never an incomplete one. Temporary files of this name that killed processes left are removed. InputError when the
-    folder is removed meanwhile.
+    folder is removed meanwhile, and for a path that is a folder, a FIFO, a socket or a device: the rename would put a
+    file into the place of /dev/null.
     """
     path = Path(path)
+    check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock, temporary = _temporary(path)

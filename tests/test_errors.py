@@ -2,6 +2,7 @@
 """Exit of the scripts: one line and a status for the user's errors, a traceback for bugs."""
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_errors_of_training_are_one_line_too(error, capsys):
 def test_what_library_users_catch():
     assert issubclass(InputError, ValueError) and issubclass(NonFiniteError, ArithmeticError)
     assert issubclass(WorkerError, RuntimeError) and not issubclass(NonFiniteError, InputError)
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda path: path.symlink_to(path), 'Too many levels of symbolic links'),
+    (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), 'No such device or address')])
+def test_an_output_that_is_a_loop_or_a_socket_is_one_line(tmp_path, capsys, make, message):
+    make(tmp_path / 'a')
+    assert status_of(lambda: open(tmp_path / 'a', 'w')) == 2
+    assert capsys.readouterr().err == f'error: {tmp_path}/a: {message}\n'
 
 
 @pytest.mark.parametrize('name', ['/dev/full', '{}/missing/a', '{}/file/a', '{}'],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -41,6 +42,26 @@ def test_a_folder_removed_meanwhile_is_one_line(tmp_path):
         with atomic_write(tmp_path / 'run' / 'last.pdstate') as file:
             file.write('x')
             shutil.rmtree(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('kind', ['folder', 'FIFO', 'socket', 'device', 'link to a device', 'link to a folder'])
+def test_only_a_file_is_replaced(tmp_path, kind):
+    """A rename would put a file into the place of a FIFO or, as root, of /dev/null."""
+    path, other = tmp_path / 'a.json', tmp_path / 'other'
+    make = {'folder': os.mkdir, 'FIFO': os.mkfifo, 'socket': lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+            'device': lambda path: os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3)),
+            'link to a device': lambda path: path.symlink_to('/dev/null'),
+            'link to a folder': lambda path: (other.mkdir(), path.symlink_to(other))}[kind]
+    try:
+        make(path)
+    except PermissionError:
+        pytest.skip('only root makes devices')
+    before = os.lstat(path)
+    with pytest.raises(InputError) as caught:
+        write_json(path, {})
+    assert str(caught.value) == f'{path}: is no regular file'
+    assert os.path.samestat(os.lstat(path), before) and sorted(os.listdir(tmp_path)) == sorted(
+        ['a.json', 'other'] if kind == 'link to a folder' else ['a.json'])
 
 
 def test_file_mode_follows_the_umask(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from CaiT.errors import InputError
-from CaiT.files import PathLike, try_lock
+from CaiT.files import PathLike, check_regular, try_lock
 
 PREFIX, SUFFIX = '.export.', '.tmp'
 SPACE = 1 << 16  # bytes that must be left on the disk: programs that write graphs do not say that it was full
@@ -31,7 +31,7 @@ def renamed_into(folder: PathLike, last: str) -> Iterator[Path]:
     made = _make(folder)
     try:
         with locked(folder):
-            for left in folder.glob(f'{PREFIX}*{SUFFIX}'):
+            for left in folder.glob(f'{PREFIX}{"[a-z0-9_]" * 8}{SUFFIX}'):  # as mkdtemp names them
                 shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=folder))
             try:
@@ -62,6 +62,7 @@ def _move(temporary: Path, folder: Path, last: str) -> None:
     for file in files:
         if (folder / file.name).is_dir():
             raise InputError(f'{folder / file.name}: found a folder where a file is to be written')
+        check_regular(folder / file.name)
         with open(file, 'rb') as written:
             os.fsync(written.fileno())
     for file in files:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 from CaiT import safe_json
 from CaiT.deploy.engines import BATCH
 from CaiT.deploy.folder import PREFIX, SUFFIX, locked
-from CaiT.deploy.metadata import Artifact, Metadata
+from CaiT.deploy.metadata import Artifact, Metadata, check_content
 from CaiT.errors import InputError
 from CaiT.files import PathLike, atomic_write, sha256
 
@@ -49,6 +49,7 @@ def write(layouts: Sequence[str], folder: PathLike, meta: Metadata) -> List[str]
             repository = Path(folder) / layout
             for artifact in meta.artifacts:
                 if artifact.engine == LAYOUTS[layout].engine:
+                    check_content(folder, artifact.files, meta.sha256)  # another export may have come in between
                     lines += _model(layout, Path(folder), repository, artifact, meta)
     return lines
 

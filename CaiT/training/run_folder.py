@@ -11,7 +11,7 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Set
+from typing import Any, Dict, Iterator, Optional, Set, Tuple
 
 from yacs.config import CfgNode
 
@@ -81,21 +81,25 @@ def lock(folder: Path) -> Iterator[None]:
     path, key = folder / LOCK, os.path.realpath(folder)
     if key in _held:
         raise InputError(f'{folder}: is in use by another run of this process, expected another -output_dir')
-    descriptor = _acquire(path)
+    descriptor, is_foreign = _acquire(path)
     _held.add(key)
     try:
         yield
     finally:
         _held.discard(key)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # while it is locked: whoever waits for this file sees that it is gone
+        if is_foreign:
+            os.ftruncate(descriptor, 0)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()  # while it is locked: whoever waits for this file sees that it is gone
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
-    """The descriptor of the lock file, locked and with this process as its owner."""
+def _acquire(path: Path) -> Tuple[int, bool]:
+    """(the descriptor of the lock file, locked and with this process as its owner; whether the file may be another
+    program's: it was there and empty, and will be so again)."""
     while True:
-        descriptor = _open(path)
+        descriptor, made = _open(path)
         try:
             try:
                 import fcntl
@@ -115,28 +119,40 @@ def _acquire(path: Path) -> int:
                 raise InputError(f'{path}: is not the lock file of a run, expected another -output_dir')
             if owner and not _is_stale(owner, supported):
                 raise InputError(f'{_in_use(path, owner)}; if that run has ended, delete {path}')
+            is_foreign = not made and not _content(descriptor)
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(_this_process()).encode() + b'\n')
-            return descriptor
+            try:
+                os.write(descriptor, json.dumps(_this_process()).encode() + b'\n')
+            except OSError:
+                if not is_foreign:
+                    path.unlink()
+                raise
+            return descriptor, is_foreign
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise
 
 
-def _open(path: Path) -> int:
-    """The lock file, made where there is none; a link with its name leads to a file that is no lock."""
+def _open(path: Path) -> Tuple[int, bool]:
+    """(the lock file, whether it was made now); a link with its name leads to a file that is no lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        pass
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f'{path}: is a link, expected the lock file of a run; remove the link') from None
+        if error.errno in (errno.EISDIR, errno.ENXIO):  # a folder, a socket
+            raise InputError(f'{path}: is no regular file, expected the lock file of a run') from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f'{path}: is no regular file, expected the lock file of a run')
-    return descriptor
+    return descriptor, False
 
 
 def _this_process() -> Dict[str, Any]:

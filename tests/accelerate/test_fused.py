@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 import subprocess
 import sys
@@ -226,6 +227,27 @@ def test_a_cache_that_cannot_be_written(fresh, monkeypatch):
     monkeypatch.setattr(build, '_compiler', lambda: ['true'])
     fresh.parent.joinpath('native').write_text('a file')
     assert fused.prepare(4) == f'{fresh}: File exists'
+
+
+@pytest.mark.parametrize('make, reason', [
+    (lambda path, mine: path.symlink_to(mine), 'Too many levels of symbolic links'),
+    (lambda path, mine: os.link(mine, path), ''), (lambda path, mine: os.mkfifo(path), ''),
+    (lambda path, mine: path.mkdir(), 'Is a directory')], ids=['link', 'hard link', 'FIFO', 'folder'])
+def test_the_lock_of_the_libraries_changes_no_file(fresh, monkeypatch, make, reason):
+    """Nor waits for a reader of a FIFO."""
+    fresh.mkdir()
+    mine = fresh / 'mine'
+    mine.write_text('mine')
+    make(fresh / 'lock', mine)
+    monkeypatch.setattr(build, 'NEEDED', ())
+    monkeypatch.setattr(build, '_compiler', lambda: ['true'])
+    monkeypatch.setattr(build, '_compile', lambda compiler, flags, target, path: path.touch())
+    if reason:
+        with pytest.raises(build.BuildError, match=f'^{fresh}/lock: {reason}$'):
+            build._library(build._paddle(), 4, True)
+    else:
+        assert build._library(build._paddle(), 4, True).is_file()
+    assert mine.read_text() == 'mine'
 
 
 def test_the_name_depends_on_what_the_library_depends_on(monkeypatch):

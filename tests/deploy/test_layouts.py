@@ -49,6 +49,19 @@ def test_what_is_written(exported):
         'class 8', 'two lines "and" é']
 
 
+def test_files_of_another_export_are_not_taken(exported, tmp_path):
+    """Another process may export between the writing of the graphs and that of the repository."""
+    for file in exported[0].iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / 'onnxruntime.onnx').read_bytes())
+    data[-9] ^= 1
+    (tmp_path / 'onnxruntime.onnx').write_bytes(data)
+    with pytest.raises(InputError, match='onnxruntime.onnx: its content is not what metadata.json .* describes'):
+        layouts.write(['triton'], tmp_path, exported[1])
+    assert not (tmp_path / 'triton').exists()
+
+
 def model_config():
     """Triton's protobuf classes, which come with its client; without the rest of it."""
     client = pytest.importorskip('tritonclient')

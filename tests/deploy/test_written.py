@@ -234,6 +234,20 @@ def test_a_folder_in_a_files_place(copy, cait, checks):
     assert snapshot(copy) == before
 
 
+def test_a_users_folders_and_fifos_stay(copy, cait, checks):
+    """What an earlier export left is known by its name; what is no file is not replaced by one."""
+    (copy / '.export.notes.tmp').mkdir()
+    (copy / '.export.0a_zzzzz.tmp').mkdir()
+    export(cait, copy, 'x', small_data(), checks, NEW, TARGETS[:1])
+    assert [path.name for path in copy.glob('.*')] == ['.export.notes.tmp']
+    (copy / 'inference.pdiparams').unlink()
+    os.mkfifo(copy / 'inference.pdiparams')
+    before = snapshot(copy)
+    with pytest.raises(InputError, match='inference.pdiparams: is no regular file$'):
+        export(cait, copy, 'x', small_data(), checks, NEW, TARGETS[:1])
+    assert snapshot(copy) == before and (copy / 'inference.pdiparams').is_fifo()
+
+
 @pytest.mark.parametrize('place', ['write', 'space', 'metadata', 'rename'])
 def test_a_full_disk_is_one_line(copy, cait, checks, monkeypatch, place):
     """Wherever it is noticed; the export that was there stays."""

@@ -84,13 +84,40 @@ def test_what_a_killed_run_left_is_taken_over(tmp_path, holder):
 
 @pytest.mark.parametrize('made, message', [
     (lambda path, other: path.symlink_to(other), 'is a link, expected the lock file of a run; remove the link'),
-    (lambda path, other: os.mkfifo(path), 'is no regular file, expected the lock file of a run')])
+    (lambda path, other: path.symlink_to('nowhere'), 'is a link, expected the lock file of a run; remove the link'),
+    (lambda path, other: os.link(other, path), 'is not the lock file of a run, expected another -output_dir'),
+    (lambda path, other: path.mkdir(), 'is no regular file, expected the lock file of a run'),
+    (lambda path, other: socket.socket(socket.AF_UNIX).bind(str(path)),
+     'is no regular file, expected the lock file of a run'),
+    (lambda path, other: os.mkfifo(path), 'is no regular file, expected the lock file of a run')],
+    ids=['link', 'dangling', 'hard link', 'folder', 'socket', 'FIFO'])
 def test_a_lock_file_that_is_none_is_not_written_to(tmp_path, made, message):
     (tmp_path / 'notes.txt').write_text('mine')
     made(tmp_path / LOCK, tmp_path / 'notes.txt')
     with pytest.raises(InputError, match=re.escape(f'{tmp_path / LOCK}: {message}')), lock(tmp_path):
         pass
-    assert (tmp_path / 'notes.txt').read_text() == 'mine'
+    assert (tmp_path / 'notes.txt').read_text() == 'mine' and os.path.lexists(tmp_path / LOCK)
+
+
+def test_an_empty_file_that_was_there_stays(tmp_path):
+    """Other programs lock with empty files, of this name too."""
+    (tmp_path / LOCK).touch()
+    before = (tmp_path / LOCK).stat().st_ino
+    with lock(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())['pid'] == os.getpid()
+    assert ((tmp_path / LOCK).stat().st_ino, (tmp_path / LOCK).read_bytes()) == (before, b'')
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_a_lock_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch, there):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    if there:
+        (tmp_path / LOCK).touch()
+    monkeypatch.setattr(run_folder.os, 'write', full)
+    with pytest.raises(OSError, match='No space left'), lock(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == [LOCK] * there and tmp_path.resolve() not in run_folder._held
 
 
 def test_another_hosts_lock_is_not_taken_over(tmp_path):

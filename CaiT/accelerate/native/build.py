@@ -136,6 +136,9 @@ def _run(command: List[str]) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the others find its library."""
     import fcntl  # not on every system; the processors that get here are run with Linux
-    with open(path, 'w', encoding='utf-8') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # nothing in it is changed
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
