@@ -35,9 +35,11 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
     """
     path = Path(path)
     check_regular(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         lock, temporary = _temporary(path)
+    except FileNotFoundError as error:  # its folder is there: one of /proc, for one
+        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
     except OSError as error:
         error.filename = str(path)
         raise
@@ -62,6 +64,15 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO]:
         raise
     finally:
         os.close(lock)
+
+
+def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it; InputError where there can be none, below a current folder that was
+    removed, for one. Other OSErrors stay what they are."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: cannot be made: {error.strerror}') from None
 
 
 def _temporary(path: Path) -> Tuple[int, str]:

@@ -174,6 +174,10 @@ def prepare(threads: int = 0, device: str = 'auto') -> str:
     global _report
     if _report:
         return _report
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # Paddle asks for it at its import
+        raise InputError('the current folder was removed; change to one that is there') from None
     warnings.filterwarnings('ignore', message='No ccache found')
     if off():
         _report = 'runtime: settings off (CAIT_RUNTIME)'

@@ -64,6 +64,18 @@ def test_only_a_file_is_replaced(tmp_path, kind):
         ['a.json', 'other'] if kind == 'link to a folder' else ['a.json'])
 
 
+@pytest.mark.parametrize('name, message', [
+    ('/proc/1/a.json', '/proc/1/a.json: cannot be written'), ('/proc/1/new/a.json', '/proc/1/new: cannot be made'),
+    ('a.json', 'a.json: cannot be written'), ('new/a.json', 'new: cannot be made')])
+def test_a_folder_in_which_there_can_be_no_file(tmp_path, monkeypatch, name, message):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    (tmp_path / 'here').rmdir()
+    with pytest.raises(InputError) as caught:
+        write_json(name, {})
+    assert str(caught.value) == f'{message}: No such file or directory'
+
+
 def test_file_mode_follows_the_umask(tmp_path):
     before = os.umask(0o027)
     try:

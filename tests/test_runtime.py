@@ -60,6 +60,16 @@ def test_sigterm_is_not_paddles(prepare, handler, caught):
     assert found.split() == [str(caught)] + ['mine'] * caught
 
 
+@pytest.mark.parametrize('environment', [{}, {'CAIT_RUNTIME': 'off'}])
+def test_a_current_folder_that_was_removed_is_one_line(tmp_path, environment):
+    """Paddle's import would end with a traceback."""
+    code = ('import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); from CaiT import errors, runtime; '
+            'errors.run(runtime.prepare)')
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT), **environment})
+    assert (done.returncode, done.stderr) == (2, 'error: the current folder was removed; change to one that is there\n')
+
+
 def test_paddle_reads_them():
     found = script(PREPARE + 'import paddle; flags = ["FLAGS_use_stride_kernel", "FLAGS_eager_delete_tensor_gb"]; '
                              'print(*paddle.get_flags(flags).values())')

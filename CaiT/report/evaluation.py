@@ -41,7 +41,6 @@ def write(folder: Path, predictions: Predictions, title: str = 'Evaluation', fac
     if comparison:
         summary['compare'] = {'with': str(earlier), **comparison.as_dict()}
     summary['facts'] = {key: str(value) for key, value in (facts or {}).items()}
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / 'report.json', _plain(summary))
     write_per_class(folder / 'per_class.csv', predictions, classes)
     predictions.write(folder / FILE_NAME)

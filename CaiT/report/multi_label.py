@@ -97,7 +97,6 @@ def write(folder: Path, one: Evaluation, loss: float, title: str, facts: Mapping
     folder, classes = Path(folder), per_class(one)
     summary = summarize(one, classes, loss)
     summary['facts'] = {key: str(value) for key, value in facts.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / 'report.json', summary)
     write_per_class(folder / 'per_class.csv', one, classes)
     write_predictions(folder / FILE_NAME, one)

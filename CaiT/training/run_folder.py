@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from CaiT import safe_json
 from CaiT.errors import InputError, shown
+from CaiT.files import make_folder
 from CaiT.training import checkpoint, distributed
 
 LOCK = '.lock'
@@ -36,7 +37,7 @@ def open_folder(config: CfgNode, job: str) -> Iterator[Path]:
         return
     is_new = folder is None or not folder.exists()
     folder = _new_folder(job) if folder is None else folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with lock(folder):
             yield folder
@@ -61,7 +62,7 @@ def _chosen(config: CfgNode, job: str) -> Optional[Path]:
 def _new_folder(job: str) -> Path:
     """output/<job>-<date and time>, made exclusively: a second run of the same second gets -2 at its end."""
     name = time.strftime(f'{job}-%Y%m%d-%H-%M-%S')
-    Path('output').mkdir(exist_ok=True)
+    make_folder(Path('output'))
     for number in range(1, 1000):
         folder = Path('output') / (name if number == 1 else f'{name}-{number}')
         with contextlib.suppress(FileExistsError):

@@ -33,9 +33,9 @@ def check_output(path: PathLike, layout: str) -> None:
 
 def check_replaced(target: PathLike, source: PathLike, force: bool) -> None:
     """Raise InputError when ``target`` exists, unless ``force`` allows to replace this file; never the input itself."""
-    if not os.path.exists(target):
+    if not os.path.lexists(target):
         return
-    if os.path.samefile(source, target):
+    if os.path.exists(target) and os.path.samefile(source, target):
         raise InputError(f'{target}: is the input itself, expected another file to write')
     if not force or not os.path.isfile(target):
         raise InputError(f'{target}: exists already; name another file' + (

@@ -115,12 +115,24 @@ def test_an_interrupted_file_is_resumed(tmp_path, ending):
 
 @pytest.mark.parametrize('name, content', [
     ('r.jsonl', '[' * 10_000 + '\n'), ('r.jsonl', '[1]\n'), ('r.jsonl', '{"path": {}}\n'),
-    ('r.csv', 'path\n"' + 'x' * 200_000 + '"\n'), ('r.csv', 'no,predictions\n1,2\n')], ids=range(5))
+    ('r.csv', 'path\n"' + 'x' * 200_000 + '"\n'), ('r.csv', 'no,predictions\n1,2\n'), ('r.csv', 'notes of mine'),
+    ('r.jsonl', 'notes of mine'), ('r.csv', 'a "quote\nof mine\n'), ('r.jsonl', '\n\nnotes')], ids=range(9))
 def test_a_file_that_is_none_is_not_resumed(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match='not a file of predictions, cannot be resumed|give the same --topk') as error:
         ResultFile(str(tmp_path / name), 1, True)
     assert (tmp_path / name).read_text() == content and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize('name, content', [
+    ('r.jsonl', '{"pa'), ('r.jsonl', '{"path": "half'), ('r.jsonl', '\n'), ('r.csv', 'path,class_'), ('r.csv', 'p')])
+def test_a_file_of_half_a_line_is_begun_anew(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    results = ResultFile(str(tmp_path / name), 1, True)
+    results.write(Prediction('a', [(3, 0.75)]), str)
+    results.close()
+    assert (tmp_path / name).read_text().strip().count('\n') == (name == 'r.csv')
+    assert ResultFile(str(tmp_path / name), 1, True).done == {'a'}
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])

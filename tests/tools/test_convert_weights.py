@@ -83,6 +83,10 @@ def test_weights_are_checked_against_and_adapted_to_a_model(tmp_path):
                                      force=True)
     assert report.resampled == ['pos_embed 7x7 -> 14x14 patches'] and read(out)['pos_embed'].shape == (1, 198, 192)
     out.unlink()
+    out.symlink_to('nowhere')
+    with pytest.raises(InputError, match=r'out\.safetensors: exists already; name another file$'):
+        convert_weights.convert(str(source), str(out))
+    out.unlink()
     fits = 'fits deit_tiny_distilled_patch16_224, the model is'
     for name, reason in (('deit_tiny_patch16_224', 'the file is distilled'), ('nonsense', 'not known'),
                          ('cait_xxs24', rf'{fits} cait_xxs24_224 \(MODEL.NAME, -cfg or model=\); it lacks'),
