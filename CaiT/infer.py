@@ -97,11 +97,10 @@ def main() -> int:
         if results.unknown:
             print(f'{args.output}: nothing beside it says which model wrote it; going on with this one')
         if results.done:
-            done = set(map(os.path.abspath, results.done))
-            others = len(done - images.keys())
+            others = len(results.done - images.keys())
             print(f'{args.output}: {len(results.done)} images are done already'
                   + (f', {others} of them not among those of --img-path' if others else ''))
-            paths = [path for path in paths if os.path.abspath(path) not in done]
+            paths = [path for path in paths if os.path.abspath(path) not in results.done]
     workers = args.workers
     if workers < 0:
         workers = max(1, runtime.cores() // 2) if len(paths) > MIN_IMAGES_FOR_WORKERS else 0

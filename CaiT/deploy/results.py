@@ -26,8 +26,8 @@ class ResultFile:
     """A ``.csv`` (path, class_id, class_name, prob, with ``topk`` 2 or more class_id_2 …, then top5_class_ids,
     top5_probs, as -pred writes them) or a ``.jsonl`` of the same keys.
 
-    Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
-    true when no record of the run that wrote them exists.
+    Every line is in the file when ``write`` returns. ``done`` is the set of absolute paths of a resumed file;
+    ``unknown`` is true when no record of the run that wrote them exists.
     """
 
     def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None,
@@ -105,7 +105,7 @@ class ResultFile:
         # Without the last columns: begun by a version that did not write them.
         earlier = [] if self.columns[-1] == PRESENT else [self.columns[:-len(TOP5)]]
         done = resumed_rows.read(self.path, [self.columns, *earlier])
-        self.done, self.columns = done.paths, done.columns
+        self.done, self.columns = done.images, done.columns
         os.truncate(self.path, done.end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:

@@ -25,8 +25,8 @@ class Row(NamedTuple):
 
 
 class Done(NamedTuple):
-    """``paths``: as they are written; ``end``: bytes of the complete rows."""
-    paths: Set[str]
+    """``images``: absolute paths, for a.png and ./a.png are one; ``end``: bytes of the complete rows."""
+    images: Set[str]
     columns: List[str]
     end: int
 
@@ -34,8 +34,7 @@ class Done(NamedTuple):
 def read(path: Path, layouts: Sequence[List[str]]) -> Done:
     """The images of the file, whose columns must be one of ``layouts``; what a killed run left of a row at its end does
     not count. InputError for another file, and for a row that no run has written, naming its line."""
-    paths: Set[str] = set()
-    images: Set[str] = set()  # absolute paths: a.png and ./a.png are one
+    images: Set[str] = set()
     columns: List[str] = []
     end, is_csv = 0, path.suffix == '.csv'
     for row in _rows(path, is_csv):
@@ -52,17 +51,16 @@ def read(path: Path, layouts: Sequence[List[str]]) -> Done:
                 columns = _layout(values, layouts)
                 if is_csv:
                     continue
-            image = _image(values, columns, is_csv)
-            if os.path.abspath(image) in images:
+            image = os.path.abspath(_image(values, columns, is_csv))
+            if image in images:
                 raise ValueError(f'image {image} a second time')
-            images.add(os.path.abspath(image))
-            paths.add(image)
+            images.add(image)
         except _Other as error:
             raise InputError(f'--output {path}: {error}') from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             raise InputError(f'--output {path}: not a file of predictions, cannot be resumed (line {row.line}: '
                              f'{shown(str(error), 200)}); mend or remove that line, or name another file') from None
-    return Done(paths, columns or layouts[0], end)
+    return Done(images, columns or layouts[0], end)
 
 
 class _Other(ValueError):

@@ -32,7 +32,8 @@ def written(path, names=NAMES, topk=1, multi_label=False):
 def resumed(path, topk=1, multi_label=False):
     results = ResultFile(str(path), topk, True, multi_label=multi_label)
     results.close()
-    return results.done
+    assert all(map(os.path.isabs, results.done))
+    return {os.path.relpath(path) for path in results.done}
 
 
 def refused(path, content, **options):
