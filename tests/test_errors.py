@@ -125,6 +125,20 @@ def test_a_closed_pipe_is_no_error():
     process.stderr.close()
 
 
+@pytest.mark.parametrize('raised', ['ImportError("initialization failed") from error', 'InputError("a worker died")',
+                                    'OSError(5, "Input/output error")'])
+def test_an_interrupt_that_a_library_turns_into_another_error(raised):
+    """Ctrl-C while Paddle's library is imported is an ImportError."""
+    code = ('import os, signal\nfrom CaiT.errors import InputError, run\n'
+            'def main():\n'
+            '    try: os.kill(os.getpid(), signal.SIGINT)\n'
+            f'    except KeyboardInterrupt as error: raise {raised}\n'
+            'run(main)\n')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=30,
+                          cwd=Path(__file__).resolve().parents[1])
+    assert (done.returncode, done.stderr) == (130, 'interrupted\n')
+
+
 SLOW_END = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
