@@ -75,11 +75,11 @@ def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     except OSError as error:
         if error.errno not in OUTPUT_ERRNOS:
             raise
-        _flush_or_discard_stdout()
         status = _fail(f'{error.filename or "output"}: {error.strerror}')
     except KeyboardInterrupt as interrupt:
-        print(' '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
+        _say(' '.join(['interrupted', *map(str, interrupt.args)]))
         status = 130
+    _flush_or_discard_stdout()
     sys.exit(status)
 
 
@@ -110,14 +110,26 @@ def _second_interrupt_ends() -> Iterator[List[int]]:
 
 def discard_stdout() -> None:
     """Send standard output to the null device from now on, for when its reader is gone or its disk is full."""
+    _discard(sys.stdout)
+
+
+def _discard(stream: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def _fail(message: str) -> int:
-    print('error: ' + _one_line(message), file=sys.stderr)
+    _say('error: ' + _one_line(message))
     return 2
+
+
+def _say(line: str) -> None:
+    """Print to standard error, which may be as full or closed as what the error is about."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)  # or Python fails to flush it at exit, and changes the status
 
 
 def _one_line(message: str) -> str:

@@ -2,6 +2,7 @@
 """Exit of the scripts: one line and a status for the user's errors, a traceback for bugs."""
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -100,6 +101,17 @@ def test_what_is_printed_never_lands_in_a_file(tmp_path, close):
     done = subprocess.run(['bash', '-c', f'"$@" {close}', '-', sys.executable, '-c', code, str(tmp_path / 'file')],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, (tmp_path / 'file').read_text()) == (0, 'True'), done.stderr
+
+
+@pytest.mark.parametrize('close', ['>/dev/full 2>/dev/full', '>/dev/full 2>&-', '2>/dev/full'])
+@pytest.mark.parametrize('raised, status', [('InputError("no")', 2), ('KeyboardInterrupt', 130),
+                                            ('OSError(28, "full")', 2)])
+def test_an_error_that_nobody_can_read_keeps_its_status(close, raised, status):
+    code = f'from CaiT.errors import InputError, run\ndef main():\n    print("a")\n    raise {raised}\nrun(main)'
+    done = subprocess.run(['bash', '-c', f'exec "$@" {close}', 'bash', sys.executable, '-c', code], timeout=30,
+                          cwd=Path(__file__).resolve().parents[1], capture_output=True,
+                          env={**os.environ, 'PYTHONUNBUFFERED': ''})
+    assert done.returncode == status
 
 
 def test_interruption(capsys):
