@@ -16,6 +16,8 @@ OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
                  errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE, errno.ELOOP,
                  errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ETXTBSY, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE,
                  errno.ENFILE}
+# Of starting a process: the system has no more of something.
+PROCESS_ERRNOS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 # Control characters, Unicode's line ends and marks of direction, bytes that are not UTF-8.
 _ODD = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 

@@ -14,8 +14,10 @@ skipped; the exit status is then 1.
 """
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Dict
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -73,7 +75,14 @@ def main() -> int:
         if getattr(args, name) < least:
             raise InputError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected at least {least}')
     checks.check_workers('--workers', args.workers)
-    paths = feed.shard([image for path in args.img_path for image in list_images(path, _warn)], args.shard)
+    paths = [image for path in args.img_path for image in list_images(path, _warn)]
+    images: Dict[str, str] = {}
+    for path in paths:
+        images.setdefault(os.path.abspath(path), path)
+    if args.output and len(images) < len(paths):
+        _warn(f'{args.output}: {len(paths) - len(images)} of {len(paths)} images are named again; each gets one row')
+        paths = list(images.values())
+    paths = feed.shard(paths, args.shard)
     threads = args.cpu_threads or runtime.user_threads() or runtime.cores()
     options = engine_flags.options(args, threads, args.batch_size)
     predictor = Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options))
@@ -87,9 +96,11 @@ def main() -> int:
                              predictor.meta.thresholds is not None)
         if results.unknown:
             print(f'{args.output}: nothing beside it says which model wrote it; going on with this one')
-    if results and results.done:
-        print(f'{args.output}: {len(results.done)} images are done already')
-        paths = [path for path in paths if path not in results.done]
+        if results.done:
+            others = len(results.done - images.keys())
+            print(f'{args.output}: {len(results.done)} images are done already'
+                  + (f', {others} of them not among those of --img-path' if others else ''))
+            paths = [path for path in paths if os.path.abspath(path) not in results.done]
     workers = args.workers
     if workers < 0:
         workers = max(1, runtime.cores() // 2) if len(paths) > MIN_IMAGES_FOR_WORKERS else 0

@@ -16,7 +16,7 @@ import paddle
 
 from CaiT.data.decode import initialize_opencv
 from CaiT.data.worker_init import WorkerInit, exit_flag
-from CaiT.errors import InputError, WorkerError
+from CaiT.errors import PROCESS_ERRNOS, InputError, WorkerError
 
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of the workers
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
@@ -111,6 +111,8 @@ class _Batches:
         try:
             self._read = iter(paddle.io.DataLoader(batch_sampler=self._order, **options))
         except OSError as error:
+            if error.errno not in PROCESS_ERRNOS:
+                raise
             for worker in set(multiprocessing.active_children()) - set(others):
                 worker.kill()  # SIGTERM may come before a worker can tell what it means, and exit waits for workers
             raise InputError(f'DATA.NUM_WORKERS: found {options["num_workers"]}, more processes than this system '

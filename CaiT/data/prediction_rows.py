@@ -2,7 +2,10 @@
 """The columns that every table of predictions has: those of -pred, of -eval's report and of infer."""
 from __future__ import annotations
 
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Sequence, Tuple
+
+from CaiT.checks import MAX_CLASSES
+from CaiT.errors import shown
 
 BEST = ['path', 'class_id', 'class_name', 'prob']
 TOP5 = ['top5_class_ids', 'top5_probs']
@@ -28,3 +31,35 @@ def present_ids(ranked: Sequence[Tuple[int, float]], thresholds: Sequence[float]
 def digits(probability: float) -> str:
     """Enough digits to read the same number again."""
     return repr(float(probability))
+
+
+def parse_row(row: Mapping[str, Any]) -> Tuple[List[int], List[float]]:
+    """(class ids, probabilities), best first, of a line of either layout."""
+    if not isinstance(row['path'], str):
+        raise ValueError('a path that is no text')
+    if row.get('top5_class_ids'):
+        ids = [class_id_of(i) for i in row['top5_class_ids'].split()]
+        probs = [prob_of(p) for p in row['top5_probs'].split()]
+        if not 0 < len(ids) == len(probs):
+            raise ValueError(f'{len(ids)} classes with {len(probs)} probabilities')
+        return ids, probs
+    ids, probs, rank = [class_id_of(row['class_id'])], [prob_of(row['prob'])], 2
+    while row.get(f'class_id_{rank}') not in (None, ''):
+        ids.append(class_id_of(row[f'class_id_{rank}']))
+        probs.append(prob_of(row[f'prob_{rank}']))
+        rank += 1
+    return ids, probs
+
+
+def prob_of(value: Any) -> float:
+    """A probability; ValueError for what is none, as a logit. Those of float16 may be a little above 1."""
+    if not -1e-3 <= float(value) <= 1 + 1e-3:  # nor is NaN
+        raise ValueError(f'probability {shown(str(value))}, expected 0 to 1')
+    return float(value)
+
+
+def class_id_of(value: Any) -> int:
+    """A class id; ValueError for one that no model has: tables of all classes are made."""
+    if abs(int(value)) >= MAX_CLASSES:
+        raise ValueError(f'class id {shown(str(value))}')
+    return int(value)

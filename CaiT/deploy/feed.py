@@ -12,7 +12,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, S
 
 import numpy as np
 
-from CaiT.errors import InputError
+from CaiT.errors import PROCESS_ERRNOS, InputError
 
 
 class Named(NamedTuple):
@@ -99,6 +99,8 @@ def decode_all(paths: Sequence[Source], transform: Callable, workers: int) -> It
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError('a decoding process died (out of memory?); try --workers 1, or 0 to decode without') from None
     except OSError as error:
+        if error.errno not in PROCESS_ERRNOS:
+            raise
         raise InputError(f'--workers: found {workers}, more processes than this system starts ({error.strerror}); '
                          'expected fewer') from None
     finally:

@@ -19,6 +19,8 @@ SYNTHETIC = 'synthetic images'
 # the others only reject wrong graphs, their accuracy is to be measured.
 TOLERANCES = {'fp32': 1e-5, 'bf16': 0.1, 'int8': 0.5}
 
+TINY = 1e-30  # in the place of the largest logit where all are 0
+
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -84,6 +86,10 @@ def in_batches(run: Run, images: np.ndarray, size: int) -> np.ndarray:
 
 def measure(reference: np.ndarray, run: Run, images: np.ndarray) -> Dict[str, Any]:
     """Differences of ``run`` from the ``reference`` logits: the larger of those at batch sizes 1 and 3."""
+    finite = np.isfinite(reference).all(1)
+    if not finite.all():
+        raise InputError(f'model: its logits are not finite on {len(finite) - int(finite.sum())} of {len(finite)} '
+                         'images, expected weights with which they do not overflow')
     worst, agree = 0.0, len(images)
     for size in BATCHES:
         logits = in_batches(run, images, size)
@@ -93,7 +99,7 @@ def measure(reference: np.ndarray, run: Run, images: np.ndarray) -> Dict[str, An
         agree = min(agree, int((logits.argmax(1) == reference.argmax(1)).sum()))
     largest = float(np.abs(reference).max())
     return {'images': len(images), 'batches': list(BATCHES), 'max_abs_difference': worst,
-            'max_abs_logit': largest, 'relative': worst / largest, 'argmax_agreement': agree}
+            'max_abs_logit': largest, 'relative': worst / max(largest, TINY), 'argmax_agreement': agree}
 
 
 def check(measured: Dict[str, Any], precision: str, artifact: str) -> None:

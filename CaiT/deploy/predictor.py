@@ -108,6 +108,9 @@ class Predictor:
         if logits.shape != (len(batch), self.meta.num_classes):
             raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
                              f'(or -cfg) says {self.meta.num_classes}')
+        if not np.isfinite(logits).all():
+            raise InputError(f'{self.engine.graph}: found logits that are not finite (NaN or Inf), expected a model '
+                             f'whose numbers do not overflow in {self.options.precision}')
         return logits
 
     def predict(self, images: Iterable[Any], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,

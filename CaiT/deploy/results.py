@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, Optional, Set
 
 from CaiT import safe_json
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, digits, top5_values
-from CaiT.data.text import csv_line, json_line, unquoted
-from CaiT.errors import InputError, shown
+from CaiT.data.text import csv_line, json_line
+from CaiT.deploy import resumed_rows
+from CaiT.errors import InputError
 from CaiT.files import check_regular, try_lock, write_json
 
 EXTENSIONS = ('.csv', '.jsonl')
@@ -26,8 +26,8 @@ class ResultFile:
     """A ``.csv`` (path, class_id, class_name, prob, with ``topk`` 2 or more class_id_2 …, then top5_class_ids,
     top5_probs, as -pred writes them) or a ``.jsonl`` of the same keys.
 
-    Every line is in the file when ``write`` returns. ``done`` is the set of paths of a resumed file; ``unknown`` is
-    true when no record of the run that wrote them exists.
+    Every line is in the file when ``write`` returns. ``done`` is the set of absolute paths of a resumed file;
+    ``unknown`` is true when no record of the run that wrote them exists.
     """
 
     def __init__(self, path: str, topk: int, resume: bool, run: Optional[Dict[str, Any]] = None,
@@ -101,40 +101,12 @@ class ResultFile:
                                  'give the same, or name another file')
 
     def _read_existing(self) -> None:
-        """Read the paths that are done; truncates an incomplete last row."""
-        is_csv = self.path.suffix == '.csv'
-        end = _complete_end(self.path, is_csv)
-        lines = _lines(self.path, end)
-        try:
-            rows = csv.DictReader(lines) if is_csv else map(safe_json.loads, lines)
-            columns: List[str] = []
-            for row in rows:  # one by one: of a million rows only the paths stay in memory
-                columns = columns or list(row)
-                self.done.add(unquoted(row['path']) if is_csv else row['path'])
-            columns = list(rows.fieldnames or []) if is_csv else columns
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed '
-                             f'({shown(str(error))})') from None
-        if not columns:
-            self._check_half_a_line(csv_line(self.columns) if is_csv else '{"path": "', end)
-            columns = self.columns
-        if columns == self.columns[:-len(TOP5)]:  # begun by a version that did not write the last ones
-            self.columns = columns
-        if columns != self.columns:
-            found = shown(', '.join(map(str, columns)), 200)
-            raise InputError(f'--output {self.path}: has columns {found}, this run writes {", ".join(self.columns)}; '
-                             'give the same --topk')
-        os.truncate(self.path, end)  # only now: the file may be another, of the user's
-
-    def _check_half_a_line(self, start: str, end: int) -> None:
-        """InputError when what follows after ``end`` is not how the first line, of which ``start`` is a part, begins:
-        it would be cut off."""
-        with open(self.path, 'rb') as file:
-            file.seek(end)
-            found = file.read(len(start)).decode('utf-8', 'replace')
-        if not start.startswith(found):
-            raise InputError(f'--output {self.path}: not a file of predictions, cannot be resumed (begins with '
-                             f'{shown(found, 20)!r})')
+        """Read what is done; truncates an incomplete last row."""
+        # Without the last columns: begun by a version that did not write them.
+        earlier = [] if self.columns[-1] == PRESENT else [self.columns[:-len(TOP5)]]
+        done = resumed_rows.read(self.path, [self.columns, *earlier])
+        self.done, self.columns = done.images, done.columns
+        os.truncate(self.path, done.end)  # only now: the file may be another, of the user's
 
     def write(self, prediction: Any, names: Any) -> None:
         """Append a prediction, of at least ``topk`` and five classes; ``names`` maps a class id to its name."""
@@ -167,24 +139,3 @@ class ResultFile:
     def close(self) -> None:
         with self._file, self._reported():
             os.fsync(self._file.fileno())
-
-
-def _complete_end(path: Path, is_csv: bool) -> int:
-    """Bytes up to the end of the last complete row; a quoted line end of a CSV does not end a row."""
-    position = end = quotes = 0
-    with open(path, 'rb') as file:
-        for line in file:
-            position += len(line)
-            quotes += line.count(b'"') if is_csv else 0
-            if line.endswith(b'\n') and quotes % 2 == 0:
-                end = position
-    return end
-
-
-def _lines(path: Path, end: int) -> Iterator[str]:
-    """The lines of the first ``end`` bytes that hold something."""
-    with open(path, 'rb') as file:
-        while file.tell() < end:
-            line = file.readline().decode('utf-8')
-            if line != '\n':
-                yield line

@@ -12,9 +12,8 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from CaiT import safe_json
-from CaiT.checks import MAX_CLASSES
 from CaiT.data.lists import read_list
-from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, top5_values
+from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, class_id_of, parse_row, prob_of, top5_values
 from CaiT.data.text import csv_line, unquoted
 from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, atomic_write
@@ -100,11 +99,11 @@ def read(path: PathLike, labels: Optional[Labels] = None, num_classes: int = 0) 
         raise InputError(f'{path}: found the column {PRESENT}, of images with several classes, expected images with '
                          'one each; the report of the others is written by -eval')
     try:
-        parsed = [_parse(row) for row in rows]
+        parsed = [parse_row(row) for row in rows]
         known = {int(row['class_id']): row['class_name'] for row in rows if row.get('class_name')}
-        right = [_class_id(row['label']) if str(row.get('label') or '').strip() else None for row in rows]
+        right = [class_id_of(row['label']) if str(row.get('label') or '').strip() else None for row in rows]
         probs = [row.get('label_prob') for row in rows] if labels is None else [None]
-        label_probs = np.array([_prob(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
+        label_probs = np.array([prob_of(p) for p in probs]) if all(p not in (None, '') for p in probs) else None
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f'{path}: not a file of predictions ({type(error).__name__}: {shown(str(error))}), expected '
                          'columns path, class_id, prob') from None
@@ -197,35 +196,3 @@ def _rows(path: Path) -> Iterator[Dict[str, Any]]:
         raise InputError(f'{path}: no such file, expected predictions (.csv or .jsonl)') from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f'{path}: cannot be read as predictions ({" ".join(str(error).split())})') from None
-
-
-def _parse(row: Mapping[str, Any]) -> Tuple[List[int], List[float]]:
-    """(class ids, probabilities), best first, of a line of either layout."""
-    if not isinstance(row['path'], str):
-        raise ValueError('a path that is no text')
-    if row.get('top5_class_ids'):
-        ids = [_class_id(i) for i in row['top5_class_ids'].split()]
-        probs = [_prob(p) for p in row['top5_probs'].split()]
-        if not 0 < len(ids) == len(probs):
-            raise ValueError(f'{len(ids)} classes with {len(probs)} probabilities')
-        return ids, probs
-    ids, probs, rank = [_class_id(row['class_id'])], [_prob(row['prob'])], 2
-    while row.get(f'class_id_{rank}') not in (None, ''):
-        ids.append(_class_id(row[f'class_id_{rank}']))
-        probs.append(_prob(row[f'prob_{rank}']))
-        rank += 1
-    return ids, probs
-
-
-def _prob(value: Any) -> float:
-    """A probability; ValueError for what is none, as a logit. Those of float16 may be a little above 1."""
-    if not -1e-3 <= float(value) <= 1 + 1e-3:  # nor is NaN
-        raise ValueError(f'probability {shown(str(value))}, expected 0 to 1')
-    return float(value)
-
-
-def _class_id(value: Any) -> int:
-    """A class id; ValueError for one that no model has: tables of all classes are made."""
-    if abs(int(value)) >= MAX_CLASSES:
-        raise ValueError(f'class id {shown(str(value))}')
-    return int(value)

@@ -54,7 +54,8 @@ def test_top_classes_by_value():
 class FakePredictor:
     def __init__(self, *given):
         FakePredictor.given = given
-        self.input_shape, self.meta = (3, 8, 8), SimpleNamespace(model='x', class_names=None)
+        self.input_shape, self.meta = (3, 8, 8), SimpleNamespace(
+            model='x', class_names=None, data=SimpleNamespace(image_size=8))
         self.engine = SimpleNamespace(describe=lambda: {})
 
     def describe(self):

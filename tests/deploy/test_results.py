@@ -2,6 +2,7 @@
 """The memory that resuming a file of predictions needs."""
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import pytest
@@ -16,7 +17,7 @@ def test_of_a_file_that_is_resumed_only_the_paths_stay_in_memory(tmp_path, endin
     path, count = tmp_path / f'out.{ending}', 10_000
     first = ResultFile(str(path), 1, False)
     first.close()
-    rows = [[f'folder/{index}\n.png', 1, 'name', 0.5] for index in range(count)]
+    rows = [[f'folder/{index}\n.png', 1, 'name', 0.5, '1', '0.5'] for index in range(count)]
     with open(path, 'a', encoding='utf-8', newline='') as file:
         for row in rows:
             file.write(csv_line(row) if ending == 'csv' else json_line(dict(zip(first.columns, row))))
@@ -28,4 +29,4 @@ def test_of_a_file_that_is_resumed_only_the_paths_stay_in_memory(tmp_path, endin
     tracemalloc.stop()
     resumed.close()
     assert peak / count < 400
-    assert resumed.done == {row[0] for row in rows} and path.stat().st_size == whole
+    assert resumed.done == {os.path.abspath(row[0]) for row in rows} and path.stat().st_size == whole

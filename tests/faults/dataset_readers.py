@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import tarfile
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -84,7 +85,8 @@ def _index_place(folder: Path, kind: str) -> Tuple[Path, Path]:
 
 def indexes(kind: str) -> Callable[[], List[bytes]]:
     def seeds() -> List[bytes]:
-        import tempfile
+        if kind == 'parquet' and not parquets():
+            return []
         with tempfile.TemporaryDirectory() as folder:
             return [_index_place(Path(folder), kind)[1].read_bytes()]
     return seeds
