@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict
 
+import numpy as np
+
 from CaiT.data.transforms import ImageLike, eval_transform
 from CaiT.deploy import metadata
 from CaiT.deploy.engines import Options, engine_class
@@ -46,4 +48,7 @@ class Attention:
         if values[0].shape != (1, self.num_classes):
             raise InputError(f'{self.engine.graph}: found {values[0].shape[-1]} classes, but {metadata.FILE} beside it '
                              f'says {self.num_classes}')
+        if not np.isfinite(values[0]).all():
+            raise InputError(f'{self.engine.graph}: found logits that are not finite (NaN or Inf), expected a model '
+                             'whose numbers do not overflow')
         return {'pixels': pixels, **{name: value[0] for name, value in zip(self.outputs, values)}}

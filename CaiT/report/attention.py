@@ -22,6 +22,7 @@ import paddle
 from paddle import nn
 
 from CaiT.accelerate import restore
+from CaiT.errors import InputError
 from CaiT.report.attention_maps import Explanation
 
 
@@ -74,6 +75,9 @@ def explain(model: nn.Layer, images: np.ndarray, class_ids: Optional[Sequence[in
     if len(matrices) != len(attending_layers(model)):
         raise RuntimeError(f'found {len(matrices)} attention matrices, expected one of each of the '
                            f'{len(attending_layers(model))} layers: a layer does not call its attn_drop')
+    if not np.isfinite(logits.numpy()).all():
+        raise InputError('attention: the logits of the model are not finite, expected weights with which they do not '
+                         'overflow')
     chosen = logits.argmax(1).numpy() if class_ids is None else np.asarray(class_ids, np.int64)
     one_hot = np.zeros(logits.shape, np.float32)
     one_hot[np.arange(len(chosen)), chosen] = 1

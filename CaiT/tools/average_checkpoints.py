@@ -41,7 +41,9 @@ def average(paths: Sequence[Path]) -> Dict[str, np.ndarray]:
         for name, array in arrays.items():
             if np.asarray(array).dtype.kind != 'f':
                 raise InputError(f'{path}: {name}: found {np.asarray(array).dtype}, expected floating-point numbers')
-            if not np.isfinite(array).all():
+            with np.errstate(over='ignore'):
+                finite = np.isfinite(np.asarray(array, np.float32)).all()  # as what the mean is written
+            if not finite:
                 raise InputError(f'{path}: {name} holds NaN or infinite numbers')
             sums[name] += array
     return {name: (total / len(paths)).astype(np.float32) for name, total in sums.items()}

@@ -64,6 +64,9 @@ class TrainState:
             if (kind is int and type(value) is not int) or not low <= value <= high:
                 expected = 'an integer' if kind is int else 'a number'
                 raise InputError(f'progress: {key}: found {value}, expected {expected} from {low:g} to {high:g}')
+        for key in ('loss_sum', 'correct', 'images'):
+            if values['step'] == 0 and values[key] != 0:
+                raise InputError(f'progress: {key}: found {values[key]:g} after 0 steps, expected 0')
         if values['images'] < values['step']:
             raise InputError(f'progress: images: found {values["images"]:g} after {values["step"]} steps')
         if values['best_epoch'] >= values['epoch']:

@@ -53,6 +53,9 @@ def write(file: IO[bytes], suffix: str, arrays: Dict[str, np.ndarray], layout: s
     if layout == TORCH:
         arrays = {name: array.T if is_linear(name, array) else array for name, array in arrays.items()}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    wide = next((name for name, array in arrays.items() if array.dtype.itemsize > 8), None)
+    if wide is not None:  # long double, complex128: neither PyTorch nor safetensors has them, or not on every machine
+        raise InputError(f'{wide}: holds {arrays[wide].dtype}, expected numbers of at most 64 bits')
     if suffix == '.pdparams':
         pickle.dump(arrays, file, protocol=4)  # what paddle.save writes, and paddle.load reads
         for name, text in beside.items():

@@ -35,6 +35,7 @@ def test_the_mean(folder):
     ({'b': None}, 'b: found nothing, expected shape [1] as in {first}'),
     ({'c': np.zeros(2, np.float32)}, 'c: found shape [2], expected nothing as in {first}'),
     ({'b': np.array([np.inf], np.float32)}, 'b holds NaN or infinite numbers'),
+    ({'b': np.array([1e39])}, 'b holds NaN or infinite numbers'),
     ({'b': np.array([1])}, 'b: found int64, expected floating-point numbers'),
 ])
 def test_what_does_not_fit_is_named(folder, change, message):

@@ -2,6 +2,7 @@
 """The weight converter: exact round trips and errors."""
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,18 @@ def test_invalid_outputs(tmp_path):
     with pytest.raises(InputError, match='the input itself'):  # the extension may be left out
         convert_weights.convert(str(tmp_path / 'in'), str(source))
     assert source.read_bytes() == content and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize('dtype', [np.longdouble, np.complex128])
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pdparams'])
+def test_numbers_that_a_format_does_not_have(tmp_path, dtype, suffix):
+    """safetensors ended in a traceback."""
+    arrays = {name: one.T if one.ndim == 2 else one for name, one in rule.tiny().items()}  # Linears of Paddle
+    arrays['norm.bias'] = arrays['norm.bias'].astype(dtype)
+    (tmp_path / 'in.pdparams').write_bytes(pickle.dumps(arrays, 4))
+    with pytest.raises(InputError, match=f'^norm.bias: holds {np.dtype(dtype)}, expected numbers of at most 64 bits$'):
+        convert_weights.convert(str(tmp_path / 'in'), str(tmp_path / f'out{suffix}'))
+    assert [path.name for path in tmp_path.iterdir()] == ['in.pdparams']
 
 
 def test_an_output_that_differs_after_reading_is_not_written(tmp_path, monkeypatch):

@@ -96,6 +96,8 @@ BROKEN = {
     "progress: unknown key 'momentum'": lambda s: s['progress'].update(momentum=1),
     'progress: images: found 0.5 after 3 steps': lambda s: s['progress'].update(step=3, images=0.5, correct=0),
     'progress: best_epoch: found 1 in epoch 1': lambda s: s['progress'].update(epoch=1, best_epoch=1),
+    'progress: images: found 1.5 after 0 steps, expected 0': lambda s: s['progress'].update(step=0, images=1.5),
+    'progress: loss_sum: found -2 after 0 steps, expected 0': lambda s: s['progress'].update(step=0, loss_sum=-2.0),
     'progress: images: found 0 after 2 steps': lambda s: s['progress'].update(step=2, images=0, correct=0),
 }
 
