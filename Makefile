@@ -54,6 +54,7 @@ faults: $(READY)
 	$(RUN) python tests/faults/kills.py ranks --kills 20
 	$(RUN) python tests/faults/kills.py infer --kills 20
 	$(RUN) python tests/faults/kills.py export --kills 20
+	$(RUN) python tests/faults/forks.py --rounds 2000
 	$(RUN) python tests/faults/odd_images.py --images 2000
 	$(RUN) python tests/faults/failing_writes.py
 	$(RUN) python tests/faults/memory_slopes.py training --count 5000

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import multiprocessing
 import re
+import time
 import traceback
 import weakref
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -18,6 +19,7 @@ from CaiT.data.decode import initialize_opencv
 from CaiT.data.worker_init import WorkerInit, exit_flag
 from CaiT.errors import PROCESS_ERRNOS, InputError, WorkerError
 
+SETTLE, MOST = 0.02, 5.0  # seconds, see _wait_for_other_readers
 JOIN_TIMEOUT = 0.1  # seconds to wait for Paddle's reader thread at the end of the workers
 # (images [B, C, H, W], labels [B], generator) -> (images, soft targets [B, classes]): CaiT.data.mixing.Mixing
 Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
@@ -108,6 +110,8 @@ class _Batches:
     def __init__(self, sampler: Any, options: Dict[str, Any]) -> None:
         self._order = _Order(sampler)
         self._has_workers, others = options['num_workers'] > 0, multiprocessing.active_children()
+        if self._has_workers:
+            _wait_for_other_readers()
         try:
             self._read = iter(paddle.io.DataLoader(batch_sampler=self._order, **options))
         except OSError as error:
@@ -117,6 +121,7 @@ class _Batches:
                 worker.kill()  # SIGTERM may come before a worker can tell what it means, and exit waits for workers
             raise InputError(f'DATA.NUM_WORKERS: found {options["num_workers"]}, more processes than this system '
                              f'starts ({error.strerror}); expected fewer') from None
+        _readers.add(self._read)
 
     def epoch(self) -> Iterator[Tuple[paddle.Tensor, paddle.Tensor]]:
         """The batches of one epoch of the sampler."""
@@ -149,6 +154,27 @@ class _Batches:
         # stays locked in them forever. Sometimes it waits for a batch for 5 s more, but without a lock.
         if self._read._thread is not None:
             self._read._thread.join(JOIN_TIMEOUT)
+
+
+_readers: weakref.WeakSet = weakref.WeakSet()  # Paddle's iterators of this process
+
+
+def _wait_for_other_readers() -> None:
+    """Until the threads of Paddle that read for other loaders of this process have nothing to do, for workers are about
+    to be forked. Such a thread takes a lock of the process when it first touches memory (``ThreadDataRegistry`` in
+    Paddle 3.3.1); a worker that is forked at that moment has the lock taken for ever, and waits for it at its first
+    batch. They have nothing to do once they hold all the batches that they ask for in advance."""
+    end = time.monotonic() + MOST
+    for read in list(_readers):
+        while _awaits_batches(read) and time.monotonic() < end:
+            time.sleep(0.001)
+    if len(_readers):
+        time.sleep(SETTLE)  # what is received is passed on by threads that cannot be asked
+
+
+def _awaits_batches(read: Any) -> bool:
+    """Whether workers were asked for batches that are not there yet; without workers there is nothing to ask."""
+    return hasattr(read, '_send_idx') and not read._shutdown and read._rcvd_idx < read._send_idx
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from CaiT import safe_json
 from CaiT.data.lists import read_list
 from CaiT.data.prediction_rows import BEST, PRESENT, TOP5, best_values, class_id_of, parse_row, prob_of, top5_values
-from CaiT.data.text import csv_line, unquoted
+from CaiT.data.text import csv_line, quoted, unquoted
 from CaiT.errors import InputError, shown
 from CaiT.files import PathLike, atomic_write
 from CaiT.report.names import titles
@@ -163,7 +163,7 @@ def _find_labels(paths: Sequence[str], source: Labels, where: Path) -> np.ndarra
         if label is None and len(ends.get(key, ())) == 1:
             label = next(iter(ends[key]))
         if label is None:
-            raise InputError(f'{where}: image {path} is not in {title}, or in several of its classes')
+            raise InputError(f'{where}: image {quoted(path)} is not in {title}, or in several of its classes')
         found.append(label)
     return np.array(found, np.int64)
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from CaiT.data import loader
 from CaiT.data.datasets import build_dataset
 from CaiT.data.loader import build_loader, worker_failures
 from CaiT.data.mixing import Mixing
@@ -54,6 +55,24 @@ def train_batches(folder, workers: int, shared: bool, start: int = 0, mixing=Non
 
 def same(first: list, second: list) -> bool:
     return len(first) == len(second) and all(np.array_equal(a, b) for x, y in zip(first, second) for a, b in zip(x, y))
+
+
+def test_workers_are_forked_when_the_readers_of_others_have_nothing_to_do(folder, monkeypatch):
+    """Else a worker may wait for ever for a lock of Paddle: tests/faults/forks.py."""
+    first, second = (build_loader(range(8), EvalSampler(8, 4), 1, True) for _ in range(2))
+    first.start()
+    reader = first._idle[0]._read
+    monkeypatch.setattr(reader, '_rcvd_idx', -10 ** 9)
+    monkeypatch.setattr(loader, 'MOST', 0.3)
+    begin = time.monotonic()
+    second.start()
+    assert time.monotonic() - begin > 0.3
+    monkeypatch.setattr(loader, 'MOST', 60)
+    monkeypatch.setattr(reader, '_rcvd_idx', reader._send_idx)
+    waited, sleep = [], time.sleep
+    monkeypatch.setattr(loader.time, 'sleep', lambda seconds: (waited.append(seconds), sleep(seconds)))
+    build_loader(range(8), EvalSampler(8, 4), 1, True).start()
+    assert loader.SETTLE in waited
 
 
 def test_workers_shared_memory_and_resuming_change_nothing(folder):

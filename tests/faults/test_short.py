@@ -92,6 +92,12 @@ def test_infer_killed_and_resumed():
     assert done.returncode == 0 and 'nothing wrong' in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+def test_workers_beside_the_threads_of_another_loader():
+    done = program('forks.py', '--rounds', 20)
+    assert done.returncode == 0 and done.stdout == '20 rounds, none waits for ever\n', done.stdout + done.stderr
+
+
 def test_slope():
     samples = [(count, 500 + (100 if count > 500 else 0) + 0.5 * count / 1000) for count in range(100, 6000, 100)]
     assert memory_slopes.slope(samples) == pytest.approx(0.5)

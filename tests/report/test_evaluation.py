@@ -108,6 +108,7 @@ def test_the_list_may_have_longer_paths(tmp_path):
     (None, 'a 1\n', 'no such file, expected predictions'), ('path,x\n1,2\n', 'a 1\n', 'expected columns'),
     ('path,class_id,prob\n', 'a 1\n', 'found no predictions'),
     ('path,class_id,prob\nz.png,1,0.5\n', 'a.png 1\n', 'image z.png is not in --labels'),
+    ('path,class_id,prob\n"z\n.png",1,0.5\n', 'a.png 1\n', r"image \$'z\\x0a.png' is not in --labels"),
     ('path,class_id,prob\n1.png,1,0.5\n', 'a/1.png 1\nb/1.png 2\n', 'several of its classes'),
     ('path,class_id,prob\na.png,1,0.5\n', 'a.png\n', 'line 1: found no class id'),
     ('path,class_id,prob\na.png,1,0.5\n', None, '--labels: found nothing'),
