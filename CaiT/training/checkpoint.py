@@ -33,6 +33,7 @@ SUFFIX = '.pdstate'
 TEMPORARY = re.compile(r'\..+\.(pdstate|pdparams|yaml|jsonl|json|txt|csv|html|png|svg)\.[a-z0-9_]+\.tmp')
 PROTOCOL = 5  # of pickle: 4 copies every array while it is written
 CHECKSUM = b'CaiT-sha256:'  # before the 32 bytes of the digest, at the end of the file
+TRAILER = len(CHECKSUM) + 32
 
 
 def weights(model: nn.Layer) -> Dict[str, np.ndarray]:
@@ -145,6 +146,7 @@ def read(path: PathLike) -> Dict[str, Any]:
         with open(path, 'rb') as file:
             _check_checksum(file)
             state = safe_pickle.load(file)
+            _check_end(file)
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
     except OSError as error:
@@ -160,13 +162,13 @@ def read(path: PathLike) -> Dict[str, Any]:
 
 def _check_checksum(file: IO[bytes]) -> None:
     """InputError when the file's checksum is not that of its content; older files have none. Rewinds the file."""
-    size, end = os.fstat(file.fileno()).st_size, len(CHECKSUM) + hashlib.sha256().digest_size
-    file.seek(max(0, size - end))
-    trailer = file.read(end)
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - TRAILER))
+    trailer = file.read(TRAILER)
     file.seek(0)
     if not trailer.startswith(CHECKSUM):
         return
-    digest, left = hashlib.sha256(), size - end
+    digest, left = hashlib.sha256(), size - TRAILER
     while left:
         block = file.read(min(left, 1 << 20))
         if not block:
@@ -176,6 +178,14 @@ def _check_checksum(file: IO[bytes]) -> None:
     file.seek(0)
     if digest.digest() != trailer[len(CHECKSUM):]:
         raise InputError('damaged checkpoint: its content does not have the checksum at its end')
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """InputError when what follows the content is a part of a checksum, or anything else: it was not compared."""
+    rest = file.read(TRAILER + 1)
+    if rest and (len(rest) != TRAILER or not rest.startswith(CHECKSUM)):
+        raise InputError(f'damaged checkpoint: found {len(rest)} bytes behind its content, expected the {TRAILER} of '
+                         'its checksum')
 
 
 def find(resume: str, folder: PathLike) -> Optional[Path]:

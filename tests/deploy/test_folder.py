@@ -103,7 +103,7 @@ def test_an_interrupted_file_is_resumed(tmp_path, ending):
     with pytest.raises(InputError, match='exists; --resume'):
         ResultFile(str(path), 2, False)
     done = put(['a', 'b,1', 'ü\n'], True)
-    assert {'a', 'b,1'} <= done
+    assert {os.path.abspath('a'), os.path.abspath('b,1')} <= done
     text = path.read_text(encoding='utf-8')
     rows = [json.loads(line) for line in text.splitlines()] if ending == '.jsonl' else list(
         csv.DictReader(io.StringIO(text, newline='')))
@@ -133,6 +133,16 @@ def test_a_file_of_half_a_line_is_begun_anew(tmp_path, name, content):
     results.close()
     assert (tmp_path / name).read_text().strip().count('\n') == (name == 'r.csv')
     assert ResultFile(str(tmp_path / name), 1, True).done == {os.path.abspath('a')}
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_run_that_was_faster_keeps_its_file(tmp_path, monkeypatch, resume):
+    """It has written between the first look at the file and the lock."""
+    path = tmp_path / 'r.csv'
+    monkeypatch.setattr(ResultFile, '_lock', lambda _: path.write_text('path,\na,\n'))
+    with pytest.raises(InputError, match='r.csv: another run has written to it; name another file$'):
+        ResultFile(str(path), 1, resume)
+    assert path.read_text() == 'path,\na,\n'
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])

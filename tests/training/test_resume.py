@@ -125,6 +125,17 @@ def test_a_flipped_bit_is_noticed(config, trained, where):
             f'{path}: damaged checkpoint: its content does not have the checksum at its end')
 
 
+@pytest.mark.parametrize('cut, more', [(1, b''), (31, b''), (43, b''), (0, b'x'), (0, bytes(44)), (44, b'CaiT-512:')])
+def test_a_checksum_that_is_not_whole(config, trained, cut, more):
+    """The file was taken for one of an older version, without a checksum."""
+    path = trained / 'last.pdstate'
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) - cut] + more)
+    refused(config(*EMA, output_dir=str(trained), resume='auto'), trained,
+            f'{path}: damaged checkpoint: found {min(44 - cut + len(more), 45)} bytes behind its content, expected the '
+            '44 of its checksum')
+
+
 def test_a_state_of_an_older_version_resumes_to_the_same_bits(config, trained, tmp_path):
     """Without a checksum, with the older names of its keys, without settings that came later."""
     def older(state):
