@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 # Errors of the system that say something about the user's disk or paths, not about this code.
 OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
@@ -58,8 +58,13 @@ def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     _escape_unprintable()
     try:
         _open_closed_streams()
-        with _second_interrupt_ends():
-            status = main()
+        with _second_interrupt_ends() as interrupts:
+            try:
+                status = main()
+            except Exception:
+                if interrupts:  # what a library has made of it, an ImportError of Paddle for one
+                    raise KeyboardInterrupt from None
+                raise
         sys.stdout.flush()
         if fast_exit:
             sys.stderr.flush()
@@ -72,47 +77,61 @@ def run(main: Callable[[], Optional[int]], fast_exit: bool = False) -> None:
     except OSError as error:
         if error.errno not in OUTPUT_ERRNOS:
             raise
-        _flush_or_discard_stdout()
         status = _fail(f'{error.filename or "output"}: {error.strerror}')
     except KeyboardInterrupt as interrupt:
-        print(' '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
+        _say(' '.join(['interrupted', *map(str, interrupt.args)]))
         status = 130
+    _flush_or_discard_stdout()
     sys.exit(status)
 
 
 @contextlib.contextmanager
-def _second_interrupt_ends() -> Iterator[None]:
+def _second_interrupt_ends() -> Iterator[List[int]]:
     """The first Ctrl-C raises KeyboardInterrupt; another, while workers and files are put in order, ends the process
-    at once. Data workers end with it, and the next run removes what it left."""
+    at once. Data workers end with it, and the next run removes what it left. Yields the list of those that came."""
+    interrupts: List[int] = []
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler \
             or threading.current_thread() is not threading.main_thread():
-        yield
+        yield interrupts
         return
 
     def end(*_: Any) -> None:
         os.write(2, b'interrupted\n')
         os._exit(130)
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(number: int, _: Any) -> None:
+        interrupts.append(number)
         signal.signal(signal.SIGINT, end)
         raise KeyboardInterrupt
     signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def discard_stdout() -> None:
     """Send standard output to the null device from now on, for when its reader is gone or its disk is full."""
+    _discard(sys.stdout)
+
+
+def _discard(stream: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def _fail(message: str) -> int:
-    print('error: ' + _one_line(message), file=sys.stderr)
+    _say('error: ' + _one_line(message))
     return 2
+
+
+def _say(line: str) -> None:
+    """Print to standard error, which may be as full or closed as what the error is about."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)  # or Python fails to flush it at exit, and changes the status
 
 
 def _one_line(message: str) -> str:

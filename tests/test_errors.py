@@ -2,6 +2,7 @@
 """Exit of the scripts: one line and a status for the user's errors, a traceback for bugs."""
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -102,6 +103,17 @@ def test_what_is_printed_never_lands_in_a_file(tmp_path, close):
     assert (done.returncode, (tmp_path / 'file').read_text()) == (0, 'True'), done.stderr
 
 
+@pytest.mark.parametrize('close', ['>/dev/full 2>/dev/full', '>/dev/full 2>&-', '2>/dev/full'])
+@pytest.mark.parametrize('raised, status', [('InputError("no")', 2), ('KeyboardInterrupt', 130),
+                                            ('OSError(28, "full")', 2)])
+def test_an_error_that_nobody_can_read_keeps_its_status(close, raised, status):
+    code = f'from CaiT.errors import InputError, run\ndef main():\n    print("a")\n    raise {raised}\nrun(main)'
+    done = subprocess.run(['bash', '-c', f'exec "$@" {close}', 'bash', sys.executable, '-c', code], timeout=30,
+                          cwd=Path(__file__).resolve().parents[1], capture_output=True,
+                          env={**os.environ, 'PYTHONUNBUFFERED': ''})
+    assert done.returncode == status
+
+
 def test_interruption(capsys):
     assert status_of(lambda: fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == 'interrupted\n'
@@ -123,6 +135,20 @@ def test_a_closed_pipe_is_no_error():
     process.stdout.close()
     assert (process.wait(30), process.stderr.read()) == (141, '')
     process.stderr.close()
+
+
+@pytest.mark.parametrize('raised', ['ImportError("initialization failed") from error', 'InputError("a worker died")',
+                                    'OSError(5, "Input/output error")'])
+def test_an_interrupt_that_a_library_turns_into_another_error(raised):
+    """Ctrl-C while Paddle's library is imported is an ImportError."""
+    code = ('import os, signal\nfrom CaiT.errors import InputError, run\n'
+            'def main():\n'
+            '    try: os.kill(os.getpid(), signal.SIGINT)\n'
+            f'    except KeyboardInterrupt as error: raise {raised}\n'
+            'run(main)\n')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=30,
+                          cwd=Path(__file__).resolve().parents[1])
+    assert (done.returncode, done.stderr) == (130, 'interrupted\n')
 
 
 SLOW_END = """

@@ -69,3 +69,11 @@ def test_a_wrong_flag_is_one_line_and_status_2(script):
     done = subprocess.run([sys.executable, script, '-nonsense'], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('error: unknown flag -nonsense') and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['infer', 'export_model'])
+def test_a_script_imports_nothing_before_errors_are_one_line(name):
+    """Ctrl-C while NumPy is imported would be a traceback."""
+    code = f'import sys, {name}; print(sorted(one for one in sys.modules if one[:4] == "CaiT" or one == "numpy"))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "['CaiT', 'CaiT.errors']\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
+import signal
 import threading
 import time
 from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
@@ -88,7 +90,8 @@ def decode_all(paths: Sequence[Source], transform: Callable, workers: int) -> It
     pending: Deque[Any] = collections.deque()
     try:
         for path in paths:
-            pending.append(pool.submit(_decode, path))
+            with _interrupts_held():
+                pending.append(pool.submit(_decode, path))
             if len(pending) >= PREFETCH * workers:
                 yield pending.popleft().result()
         while pending:
@@ -102,6 +105,20 @@ def decode_all(paths: Sequence[Source], transform: Callable, workers: int) -> It
                          'expected fewer') from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started meanwhile gets no SIGINT, of a Ctrl-C in its terminal, ever: it ends with its parent.
+    That of this process waits for the end of the block."""
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def batches(images: Iterator[Decoded],

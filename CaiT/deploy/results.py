@@ -54,6 +54,8 @@ class ResultFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, 'ab', buffering=0)
             self._lock()
+            if not exists and self.path.stat().st_size:  # between the look at it and the lock
+                raise InputError(f'--output {path}: another run has written to it; name another file')
             if exists:
                 self._same_run(run)
                 self._read_existing()

@@ -135,6 +135,16 @@ def test_a_file_of_half_a_line_is_begun_anew(tmp_path, name, content):
     assert ResultFile(str(tmp_path / name), 1, True).done == {os.path.abspath('a')}
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_run_that_was_faster_keeps_its_file(tmp_path, monkeypatch, resume):
+    """It has written between the first look at the file and the lock."""
+    path = tmp_path / 'r.csv'
+    monkeypatch.setattr(ResultFile, '_lock', lambda _: path.write_text('path,\na,\n'))
+    with pytest.raises(InputError, match='r.csv: another run has written to it; name another file$'):
+        ResultFile(str(path), 1, resume)
+    assert path.read_text() == 'path,\na,\n'
+
+
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
 def test_output_that_is_no_file(tmp_path, make):
     """Opening a FIFO would wait for ever."""

@@ -268,19 +268,25 @@ def of_this_test(mark: str) -> list:
 
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGKILL', 'SIGHUP'])
-def test_workers_end_with_the_program(exported, images, tmp_path, name):
+@pytest.mark.parametrize('name, moment', [('SIGTERM', 'rows'), ('SIGKILL', 'rows'), ('SIGHUP', 'rows'),
+                                          ('SIGINT', 'rows'), ('SIGINT', 'workers start')])
+def test_workers_end_with_the_program(exported, images, tmp_path, name, moment):
+    """Ctrl-C in a terminal goes to all processes; only the first one says something."""
     for index in range(3000):
         os.symlink(images[index % len(images)], tmp_path / f'{index}.png')
-    mark, out = f'ENDS={os.getpid()}{name}', tmp_path / 'r.csv'
+    mark, out, number = f'ENDS={os.getpid()}{name}{moment[:4]}', tmp_path / 'r.csv', getattr(signal, name)
     process = subprocess.Popen([sys.executable, 'infer.py', f'--model-dir={exported}', f'--img-path={tmp_path}',
-                                f'--output={out}', '--workers=2'], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, env={**os.environ, 'ENDS': mark[5:]})
-    while process.poll() is None and not (out.exists() and out.stat().st_size > 2000):
+                                f'--output={out}', '--workers=2'], cwd=ROOT, stdout=subprocess.DEVNULL, text=True,
+                               stderr=subprocess.PIPE, env={**os.environ, 'ENDS': mark[5:]}, start_new_session=True)
+    while process.poll() is None and (len(of_this_test(mark)) < 4 or moment == 'rows' and not (
+            out.exists() and out.stat().st_size > 2000)):
         time.sleep(0.01)
-    assert len(of_this_test(mark)) >= 3
-    process.send_signal(getattr(signal, name))
-    process.wait()
+    if name == 'SIGINT':
+        os.killpg(process.pid, number)
+        assert (process.communicate()[1], process.returncode) == ('interrupted\n', 130)
+    else:
+        process.send_signal(number)
+        assert 'Traceback' not in process.communicate()[1] and process.returncode == -number
     deadline = time.monotonic() + 2
     while of_this_test(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
