@@ -22,6 +22,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CaiT import errors, runtime
+from CaiT.checks import check_batch
 from CaiT.cli import Parser
 from CaiT.deploy import clients, layouts
 from CaiT.deploy.attention import EXPORT_NEEDS
@@ -144,6 +145,8 @@ def main() -> int:
     config, line = with_data_of(config, report.data, report.data_source)
     print('\n'.join([*report.lines(), *filter(None, [line])]))
     data = DataConfig(**data_config(config))
+    check_batch('--check-count', args.check_count, data.image_size)
+    check_batch('--calibration-count', args.calibration_count, data.image_size)
     classes = config.MODEL.NUM_CLASSES
     checks = (parity.from_folder(args.check_images, data, args.check_count) if args.check_images else
               parity.from_dataset(config.DATA.DATASET, config.DATA.DATA_PATH, classes, data, args.check_count,

@@ -32,6 +32,7 @@ from CaiT.deploy.predictor import Prediction, Predictor, certification_line
 from CaiT.deploy.progress import ProgressMeter
 from CaiT.errors import InputError
 
+MOST_CLASSES = 1000  # in a row of a model of fewer
 MIN_IMAGES_FOR_WORKERS = 64  # fewer are decoded before worker processes have started
 
 
@@ -86,6 +87,8 @@ def main() -> int:
     threads = args.cpu_threads or runtime.user_threads() or runtime.cores()
     options = engine_flags.options(args, threads, args.batch_size)
     predictor = Predictor(args.model_dir, args.backend, options, engine_flags.metadata(args, options))
+    if args.topk > max(MOST_CLASSES, predictor.meta.num_classes):
+        raise InputError(f'--topk: found {args.topk}, expected at most {MOST_CLASSES} or the classes of the model')
     checks.check_batch('--batch-size', args.batch_size, predictor.meta.data.image_size)
     print('infer: ' + ', '.join(f'{key}={value}' for key, value in predictor.describe().items()))
     times = autolog.StageTimes() if args.benchmark else None

@@ -15,6 +15,7 @@ from CaiT.data.transforms import DataConfig
 from CaiT.errors import InputError
 from CaiT.models.registry import create_model, get_variant, list_models
 from CaiT.run_config import config_for, config_to_resume
+from CaiT.tools import attention_map
 
 MEMORY = runtime.memory
 BIG = 10 ** 9
@@ -155,3 +156,8 @@ def test_more_repeats_than_images(repeats):
     batches = list(TrainSampler(5, 2, 0, repeats=repeats))
     assert [len(batch) for batch in batches] == [2, 2] and len({index for batch in batches for index, _ in batch}) == 1
 
+
+
+def test_steps_of_attention_maps():
+    words = ['-pretrained=x', '-img_path=a.png', f'-steps={BIG}']
+    assert refused(attention_map.main, words) == f'-steps: found {BIG}, expected at most 1000'

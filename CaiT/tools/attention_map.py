@@ -34,6 +34,8 @@ from CaiT.data.text import quoted
 from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
+MAX_STEPS = 1000  # each is a forward pass
+
 CONTACTS = 60  # images per contact sheet
 MAX_STEM = 230  # bytes of a file's name before its number and extension, of 255 that file systems have
 _CONTACT = re.compile(r'contact(-\d+)?', re.IGNORECASE)
@@ -102,6 +104,8 @@ def parse(arguments: Optional[List[str]]) -> Any:
     for name, least in (('scale', 0), ('steps', 1)):
         if getattr(options, name) < least:
             raise InputError(f'-{name}: found {getattr(options, name)}, expected at least {least}')
+    if options.steps > MAX_STEPS:
+        raise InputError(f'-steps: found {options.steps}, expected at most {MAX_STEPS}')
     return options
 
 

@@ -130,6 +130,7 @@ def test_a_graph_of_paddle_3_with_a_configuration(exported, cait, checks, tmp_pa
     ('--use-tensorrt=True', '--use-tensorrt True: has no effect on a CPU'),
     ('--precision=fp16', "--precision: found 'fp16'"),
     ('--batch-size=1000000000', '--batch-size: found 1000000000, with which a batch of images of 32x32 pixels takes'),
+    ('--topk=1000000000', '--topk: found 1000000000, expected at most 1000 or the classes of the model'),
     ('--workers=1000000000', '--workers: found 1000000000, with which the worker processes take 31,457,280.0 GB')])
 def test_flags_that_cannot_take_effect(exported, images, flag, message):
     done = infer(f'--model-dir={exported}', f'--img-path={images[0]}', flag)
