@@ -35,7 +35,6 @@ from CaiT.errors import InputError
 from CaiT.files import atomic_write
 
 MAX_STEPS = 1000  # each is a forward pass
-
 CONTACTS = 60  # images per contact sheet
 MAX_STEM = 230  # bytes of a file's name before its number and extension, of 255 that file systems have
 _CONTACT = re.compile(r'contact(-\d+)?', re.IGNORECASE)

@@ -55,7 +55,7 @@ class FakePredictor:
     def __init__(self, *given):
         FakePredictor.given = given
         self.input_shape, self.meta = (3, 8, 8), SimpleNamespace(
-            model='x', class_names=None, data=SimpleNamespace(image_size=8))
+            model='x', class_names=None, num_classes=3, data=SimpleNamespace(image_size=8))
         self.engine = SimpleNamespace(describe=lambda: {})
 
     def describe(self):
