@@ -137,6 +137,9 @@ def test_check_images_are_spread_over_the_folder(folder_of, count, wanted, expec
     assert [int(image[0, 0, 0]) for image in data.pixels] == expected
 
 
+SHAPE = 'MODEL.PATCH_SIZE 8 MODEL.EMBED_DIM 48 MODEL.DEPTH 3 MODEL.NUM_HEADS 4'.split()
+
+
 def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
     """Images of the check and of the calibration are not mixed up, and each has a count of its own."""
     calls = []
@@ -144,13 +147,12 @@ def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
     (tmp_path / 'names.txt').write_text('\n'.join(f'name {index}' for index in range(10)))
     monkeypatch.setattr(export_module, 'export', lambda *given: calls.append(given))
     monkeypatch.setattr(export_module, 'summary', lambda *_: [], raising=False)
-    shape = 'MODEL.PATCH_SIZE 8 MODEL.EMBED_DIM 48 MODEL.DEPTH 3 MODEL.NUM_HEADS 4'.split()
     monkeypatch.setattr('sys.argv', [
         'export_model.py', f'-pretrained={tmp_path}/w', f'--save-inference-dir={tmp_path}/out', '--image-size=32',
         '--num-classes=10', f'--label-map={tmp_path}/names.txt', f'--check-images={folder_of("checks", 7)}',
         '--check-count=3', f'--calibration={folder_of("calibration", 9)}', '--calibration-count=5',
         '--backend=onnxruntime,openvino', '--precision', 'fp32', 'int8', '--input=uint8', '--attention', '-opts',
-        *shape])
+        *SHAPE])
     assert export_model.main() == 0
     model, folder, name, data, checks, weights, targets, names, threads, calibration, thresholds, attention = calls[0]
     assert (str(folder), name, threads) == (f'{tmp_path}/out', 'cait_xxs24_224', runtime.cores())
@@ -168,6 +170,17 @@ def test_flags_of_export(monkeypatch, folder_of, tmp_path, cait):
 def test_counts_of_nothing(monkeypatch, flag):
     monkeypatch.setattr('sys.argv', ['export_model.py', f'{flag}=0'])
     with pytest.raises(InputError, match=f'^{flag}: found 0, expected at least 1$'):
+        export_model.main()
+
+
+@pytest.mark.parametrize('flag', ['--check-count', '--calibration-count'])
+def test_counts_beyond_the_memory(monkeypatch, tmp_path, cait, flag):
+    paddle.save(cait.state_dict(), str(tmp_path / 'w.pdparams'))
+    monkeypatch.setattr('sys.argv', [
+        'export_model.py', f'-pretrained={tmp_path}/w', '--image-size=32', '--num-classes=10', f'{flag}=1000000000',
+        '-opts', *SHAPE])
+    with pytest.raises(InputError, match=f'^{flag}: found 1000000000, with which a batch of images of 32x32 pixels '
+                                         'takes 12,288.0 GB, expected at most'):
         export_model.main()
 
 
