@@ -149,7 +149,8 @@ def write_lists(root: Path, texts: Dict[str, List[str]], force: bool) -> List[st
     """
     contents = {name: ''.join(line + '\n' for line in text) for name, text in texts.items()}
     present = [name for name in (*LIST_FILES.values(), CLASS_FILE) if os.path.lexists(root / name)
-               and not (name == CLASS_FILE and (root / name).read_bytes() == contents[name].encode())]
+               and not (name == CLASS_FILE and (root / name).is_file()
+                        and (root / name).read_bytes() == contents[name].encode())]
     if present and not force:
         raise InputError(f'{quoted(root / present[0])}: is there already, expected no list files (--force renames '
                          'them)')

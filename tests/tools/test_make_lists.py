@@ -2,6 +2,7 @@
 """Lists from class folders: ids, subsets, splits; existing lists are never lost."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,11 @@ def test_neither_train_nor_classes(tmp_path, folders, message):
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(InputError, match=message):
         make_lists.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_what_is_no_file_under_the_name_of_the_classes_is_not_read(folder, make):
+    """Opening a FIFO waits for its writer."""
+    make(folder / 'classes.txt')
+    with pytest.raises(InputError, match='classes.txt: is there already, expected no list files'):
+        make_lists.main([str(folder)])
