@@ -102,17 +102,17 @@ def _exchanged(model: Any) -> Iterator[Any]:
 
 
 def _name() -> str:
-    from CaiT.accelerate import library
-    return f'oneDNN {library.version()}'
+    from CaiT.accelerate import onednn
+    return f'oneDNN {onednn.version()}'
 
 
 @functools.lru_cache(maxsize=None)
 def _problem() -> str:
     """Why oneDNN cannot be used in this process; empty when it can."""
-    from CaiT.accelerate import library, selfcheck
-    version = library.version()
+    from CaiT.accelerate import onednn, selfcheck
+    version = onednn.version()
     if not version:
         return "Paddle's wheel has no oneDNN library"
-    if version.rsplit('.', 1)[0] not in library.TESTED:
-        return f'oneDNN {version} was not tested, expected {" or ".join(library.TESTED)}'
+    if version.rsplit('.', 1)[0] not in onednn.TESTED:
+        return f'oneDNN {version} was not tested, expected {" or ".join(onednn.TESTED)}'
     return selfcheck.disagreement()

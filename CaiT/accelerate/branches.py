@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transformer block's two residual branches, x plus its MLP and x plus its self-attention, as one PyLayer each.
 
-``dtype`` (of ``library``): of what lies between the LayerNorm and the addition to x, and of its gradients. x,
+``dtype`` (of ``onednn``): of what lies between the LayerNorm and the addition to x, and of its gradients. x,
 parameters and their gradients, means and variances are float32 either way.
 """
 from __future__ import annotations

@@ -13,7 +13,7 @@ import paddle
 
 from CaiT.accelerate import tensor_ops as ops
 from CaiT.accelerate.branches import Attention, Mlp, Selection
-from CaiT.accelerate.library import FLOAT32
+from CaiT.accelerate.onednn import FLOAT32
 from CaiT.accelerate.pylayer import Function, Gradients, apply
 
 # not_to_static: Paddle 3.0 translates what a model could call even where ``is_eligible`` does not let it.

@@ -15,9 +15,9 @@ import paddle
 
 from CaiT.accelerate import tensor_ops as ops
 from CaiT.accelerate.attend import Products
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
 from CaiT.accelerate.native import build
 from CaiT.accelerate.native.build import HEAD_DIM, MAX_TOKENS
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 from CaiT.accelerate.views import Tensor, dtype_of, empty
 
 TOLERANCE = {FLOAT32: 1e-4, BFLOAT16: 6e-2}  # of an array's largest number

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from CaiT.accelerate import functions, mixed_precision
-from CaiT.accelerate.library import FLOAT32
+from CaiT.accelerate.onednn import FLOAT32
 from CaiT.models import cait, layers, vit
 
 

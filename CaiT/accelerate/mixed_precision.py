@@ -14,8 +14,8 @@ import functools
 from typing import Iterator
 
 from CaiT import runtime
-from CaiT.accelerate import library, selfcheck
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
+from CaiT.accelerate import onednn, selfcheck
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 from CaiT.accelerate.views import MIN_PACKED_ROWS
 
 INSTRUCTIONS = ('amx_bf16', 'avx512_bf16')  # without them oneDNN computes in float32 and converts
@@ -40,7 +40,7 @@ def dtype_for(rows: int) -> int:
 def instructions() -> str:
     """The processor's instructions for bfloat16 that oneDNN uses; empty when there are none."""
     flags = runtime.cpu_flags()
-    return next((name for name in INSTRUCTIONS if name in flags and library.can_use(name)), '')
+    return next((name for name in INSTRUCTIONS if name in flags and onednn.can_use(name)), '')
 
 
 @functools.lru_cache(maxsize=None)

@@ -10,7 +10,7 @@ import functools
 import threading
 from typing import Optional, Tuple
 
-from CaiT.accelerate.library import (
+from CaiT.accelerate.onednn import (
     BYTES,
     FLOAT32,
     IN_ORDER,

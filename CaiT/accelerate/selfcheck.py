@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from CaiT.accelerate import functions
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 
 # of an array's largest number: float32 rounding gives 1e-6, bfloat16 up to 3e-2, a wrong kernel 1e-1 and more
 TOLERANCE = {FLOAT32: 1e-4, BFLOAT16: 6e-2}

@@ -6,7 +6,7 @@ use one thread and few vector instructions.
 
 All tensors are dense and on the CPU; results are new tensors, except where a name ends in _ (in place). Parameters,
 their gradients and what is added to x are float32; other tensors float32 or bfloat16, results as their inputs unless a
-``dtype`` (of ``library``) says otherwise. R rows, C columns; B images, H heads, N tokens of d channels each.
+``dtype`` (of ``onednn``) says otherwise. R rows, C columns; B images, H heads, N tokens of d channels each.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import paddle
 
 from CaiT.accelerate import primitives
-from CaiT.accelerate.library import BFLOAT16, BYTES, FLOAT32
+from CaiT.accelerate.onednn import BFLOAT16, BYTES, FLOAT32
 from CaiT.accelerate.views import Tensor, dtype_of, empty, flat, merged_heads, multiply, multiply_weight, parts, view
 
 Runs = Sequence[Tuple[int, int]]  # of images: the first, how many

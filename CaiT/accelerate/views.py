@@ -9,7 +9,7 @@ import paddle
 from paddle import _C_ops
 
 from CaiT.accelerate import primitives
-from CaiT.accelerate.library import BFLOAT16, BYTES, FLOAT32, dense_strides
+from CaiT.accelerate.onednn import BFLOAT16, BYTES, FLOAT32, dense_strides
 
 Tensor = paddle.Tensor
 

@@ -13,7 +13,7 @@ from paddle import nn
 
 import CaiT.accelerate as package
 from CaiT import create_model, runtime
-from CaiT.accelerate import accelerate, functions, layers, library, selfcheck, tensor_ops
+from CaiT.accelerate import accelerate, functions, layers, onednn, selfcheck, tensor_ops
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = dict(image_size=32, embed_dim=16, num_heads=2, depth=1, num_classes=3)
@@ -34,7 +34,7 @@ def is_exchanged(model):
 def test_the_line():
     model = create_model('cait', **SMALL)
     line = accelerate(model)
-    assert line == (f'acceleration: oneDNN {library.version()} in {line.split()[4]} layers, 3 blocks; '
+    assert line == (f'acceleration: oneDNN {onednn.version()} in {line.split()[4]} layers, 3 blocks; '
                     f'{os.environ["OMP_NUM_THREADS"]} threads')
     exchanged = [layer for layer in model.sublayers(include_self=True) if type(layer) in layers.FAST.values()]
     assert int(line.split()[4]) == len(exchanged)
@@ -43,11 +43,11 @@ def test_the_line():
 
 
 def test_another_version_is_refused(fresh, monkeypatch):
-    monkeypatch.setattr(library, 'version', lambda: '3.9.1')
+    monkeypatch.setattr(onednn, 'version', lambda: '3.9.1')
     model = create_model('cait', **SMALL)
     assert accelerate(model) == 'acceleration: off, oneDNN 3.9.1 was not tested, expected 3.6'
     assert not is_exchanged(model)
-    monkeypatch.setattr(library, 'version', lambda: '')
+    monkeypatch.setattr(onednn, 'version', lambda: '')
     package._problem.cache_clear()
     assert accelerate(model) == "acceleration: off, Paddle's wheel has no oneDNN library"
 

@@ -16,8 +16,8 @@ import pytest
 
 from CaiT import runtime
 from CaiT.accelerate import accelerate, branches, fused, tensor_ops
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
 from CaiT.accelerate.native import build
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 from tests.models.small import randomized, small_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,14 +15,14 @@ from CaiT.accelerate import (
     accelerate,
     autocast,
     functions,
-    library,
     mixed_precision,
     mixed_precision_line,
+    onednn,
     primitives,
     selfcheck,
     tensor_ops,
 )
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 from tests.models.small import randomized, small_model
 
 needs_bfloat16 = pytest.mark.skipif(not mixed_precision.instructions(), reason='no instructions for bfloat16')
@@ -180,7 +180,7 @@ def test_a_processor_without_the_instructions(flags, isa, fresh, monkeypatch, dt
     accelerate(net)
     monkeypatch.setattr(runtime, 'cpu_flags', lambda: flags)
     with monkeypatch.context() as patch:
-        patch.setattr(library, 'library', Library)
+        patch.setattr(onednn, 'library', Library)
         assert mixed_precision_line(net) == (
             'mixed precision: none, float32, this processor has neither avx512_bf16 nor amx_bf16, or '
             'ONEDNN_MAX_CPU_ISA forbids them')

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from CaiT.accelerate import mixed_precision, primitives
-from CaiT.accelerate.library import BFLOAT16, FLOAT32
+from CaiT.accelerate.onednn import BFLOAT16, FLOAT32
 from CaiT.config import build_model
 from CaiT.errors import InputError
 from CaiT.training import checkpoint, jobs
