@@ -166,8 +166,10 @@ def _literal(text: str, where: str) -> Any:
     try:
         if len(text) <= MAX_LITERAL:
             return _python_value(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        reason = str(error) if 'twice' in str(error) else reason
+    except InputError as error:
+        reason = str(error)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        pass  # it is no Python either: what was wrong with the JSON is said
     raise InputError(f'{where}: {reason}')
 
 
@@ -176,5 +178,5 @@ def _python_value(text: str) -> Any:
     for node in ast.walk(tree):
         keys = [key.value for key in node.keys if isinstance(key, ast.Constant)] if isinstance(node, ast.Dict) else []
         if len(set(keys)) < len(keys):
-            raise ValueError('found a key twice')
+            raise InputError('found a key twice')
     return ast.literal_eval(tree)

@@ -62,14 +62,18 @@ def parquets() -> List[bytes]:
     return found
 
 
-def read_shards(path: Path, kind: str) -> None:
-    """Each image of one shard, without an index that an earlier file left."""
+def _read_images(kind: str, shard: Path) -> None:
     from CaiT.data.shards import ShardSamples
-    for old in path.parent.glob(f'.*.{kind}-index'):
-        old.unlink()
-    samples = ShardSamples(kind, [str(path)], 10)
+    samples = ShardSamples(kind, [str(shard)], 10)
     for index in range(min(len(samples), 20)):
         samples.at(index)
+
+
+def read_shards(path: Path, kind: str) -> None:
+    """Each image of one shard, without an index that an earlier file left."""
+    for old in path.parent.glob(f'.*.{kind}-index'):
+        old.unlink()
+    _read_images(kind, path)
 
 
 @functools.lru_cache(None)
@@ -94,7 +98,6 @@ def indexes(kind: str) -> Callable[[], List[bytes]]:
 
 def read_index(folder: Path, data: bytes, kind: str) -> None:
     """An index whose checksum is right, for else nothing behind it is ever read; it is rebuilt or its images are."""
-    from CaiT.data.shards import ShardSamples
     shard, place = _index_place(folder, kind)
     line, newline, rest = data.partition(b'\n')
     header, newline2, arrays = rest.partition(b'\n')
@@ -105,9 +108,7 @@ def read_index(folder: Path, data: bytes, kind: str) -> None:
     except (ValueError, TypeError, RecursionError):
         pass
     place.write_bytes(line + newline + header + newline2 + arrays)
-    samples = ShardSamples(kind, [str(shard)], 10)
-    for index in range(min(len(samples), 20)):
-        samples.at(index)
+    _read_images(kind, shard)
 
 
 def cifar_archives() -> List[bytes]:
