@@ -2,6 +2,7 @@
 """Images in tars and parquet files: the same samples as from lists, whatever the writer, and damage named by shard."""
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -211,11 +212,13 @@ def test_damaged_parquet_files_are_named(lists, tmp_path, damage):
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_dataset_that_is_gone_has_no_open_files(lists, tmp_path, kind):
     shards_of(lists, tmp_path, kind)
+    gc.collect()  # what other tests have left would be closed in between
     before = len(os.listdir('/proc/self/fd'))
     for _ in range(3):
         data = dataset(kind, tmp_path)
         data[0], data[len(data) - 1], pickle.loads(pickle.dumps(data.samples))[0]
     del data
+    gc.collect()
     assert len(os.listdir('/proc/self/fd')) == before
 
 
