@@ -11,7 +11,8 @@ With atheris (``pip install atheris`` into an environment that also has this pro
 code they reach; without it a seeded mutator works on the same files. A reader may return or raise InputError of one
 line that names the file. Another exception, a crash, more than SECONDS for one file and more than MEGABYTES of memory
 are findings: each is written to --findings, named by reader, exception and place. The exit status is 1 when there
-are any. Seconds are of the processor, not of the clock: a busy machine does not shorten a campaign.
+are any. Seconds are of the processor while it reads, not of the clock and not of imports: a busy machine does not
+shorten a campaign.
 
 With --campaign a file keeps what each reader has had: files, processor seconds, findings. It may be interrupted and
 started again until each reader has had --seconds; in between they take turns of --portion seconds, with new mutations
@@ -57,6 +58,10 @@ class Checker:
         self.target, self.seen = TARGETS[name], set()
         self.done = self.refused = 0
         self.memory = 0
+        self.started = time.process_time()  # the seconds of a campaign are those of reading, not of imports
+
+    def seconds(self) -> float:
+        return time.process_time() - self.started
 
     def __call__(self, data: bytes) -> None:
         self.done += 1
@@ -126,10 +131,10 @@ def mutated(data: bytes, others: List[bytes], rng: random.Random, largest: int =
 
 
 def run_seeded(check: Checker, seeds: List[bytes], seconds: float, files: int, seed: int) -> None:
-    rng, end = random.Random(f'{check.name} {seed}'), time.process_time() + seconds
+    rng = random.Random(f'{check.name} {seed}')
     for data in seeds:
         check(data)
-    while check.done < files and time.process_time() < end:
+    while check.done < files and check.seconds() < seconds:
         check(mutated(rng.choice(seeds), seeds, rng))
 
 
@@ -147,13 +152,12 @@ def run_atheris(check: Checker, seeds: List[bytes], seconds: float, files: int, 
 
 def _reporting(check: Checker, seconds: float) -> Callable[[bytes], None]:
     """``check``, with its counts in a file: the end of the process is not ours."""
-    end = time.process_time() + seconds
-
     def one(data: bytes) -> None:
         check(data)
-        if check.done % 50 == 0 or time.process_time() > end:
+        over = check.seconds() > seconds
+        if check.done % 50 == 0 or over:
             report(check)
-        if time.process_time() > end:
+        if over:
             os._exit(0)
     return one
 
@@ -161,7 +165,7 @@ def _reporting(check: Checker, seconds: float) -> Callable[[bytes], None]:
 def report(check: Checker) -> None:
     check.findings.mkdir(parents=True, exist_ok=True)
     partial = check.findings / f'{check.name}.partial'
-    partial.write_text(f'{check.done} {check.refused} {time.process_time():.1f}')
+    partial.write_text(f'{check.done} {check.refused} {check.seconds():.1f}')
     partial.replace(check.findings / f'{check.name}.counts')  # whole even if the process ends here
 
 
