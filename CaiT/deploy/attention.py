@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict
 
-import numpy as np
-
 from CaiT.data.transforms import ImageLike, eval_transform
 from CaiT.deploy import metadata
 from CaiT.deploy.engines import Options, engine_class
@@ -45,10 +43,5 @@ class Attention:
         [blocks, H, N], the class token's rows; ``rollout`` [N] of ViT and DeiT."""
         pixels = self.transform(image)
         values = self.engine.session.run(self.outputs, {self.engine.input: pixels[None]})
-        if values[0].shape != (1, self.num_classes):
-            raise InputError(f'{self.engine.graph}: found {values[0].shape[-1]} classes, but {metadata.FILE} beside it '
-                             f'says {self.num_classes}')
-        if not np.isfinite(values[0]).all():
-            raise InputError(f'{self.engine.graph}: found logits that are not finite (NaN or Inf), expected a model '
-                             'whose numbers do not overflow')
+        self.engine.check_logits(values[0], 1, self.num_classes)
         return {'pixels': pixels, **{name: value[0] for name, value in zip(self.outputs, values)}}

@@ -103,14 +103,7 @@ class Predictor:
         Any number of threads may call this and ``predict``; ``Options.streams`` of them compute at a time.
         """
         logits = self.engine.run(batch)
-        if len(logits) != len(batch):
-            raise InputError(f'{self.engine.graph}: found {len(logits)} rows of logits for {len(batch)} images')
-        if logits.shape != (len(batch), self.meta.num_classes):
-            raise InputError(f'{self.engine.graph}: found {logits.shape[-1]} classes, but {metadata.FILE} beside it '
-                             f'(or -cfg) says {self.meta.num_classes}')
-        if not np.isfinite(logits).all():
-            raise InputError(f'{self.engine.graph}: found logits that are not finite (NaN or Inf), expected a model '
-                             f'whose numbers do not overflow in {self.options.precision}')
+        self.engine.check_logits(logits, len(batch), self.meta.num_classes)
         return logits
 
     def predict(self, images: Iterable[Any], topk: int = 1, workers: int = 0, times: Optional[StageTimes] = None,

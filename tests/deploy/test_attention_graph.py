@@ -111,7 +111,7 @@ def test_a_damaged_graph(cait, checks, tmp_path, fault, message):
 
 
 @pytest.mark.parametrize('key, value, message', [
-    ('num_classes', 9, 'found 10 classes, but metadata.json beside it says 9'),
+    ('num_classes', 9, 'found 10 classes, but metadata.json beside it .or -cfg. says 9'),
     ('data', small_data(48), r'found images of 48x48 pixels, shape .*, expected 32x32'),
     ('data', small_data(9000), r'found images of 9000x9000 pixels, shape .*, expected 32x32')])
 def test_metadata_of_another_model(cait, checks, tmp_path, key, value, message):

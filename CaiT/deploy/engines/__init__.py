@@ -107,6 +107,17 @@ class BaseEngine:
             raise InputError(f'{self.graph}: found images of {_described(found, dtype)}, expected '
                              f'{_described(wanted, dtype)}')
 
+    def check_logits(self, logits: np.ndarray, images: int, classes: int) -> None:
+        """InputError when the graph's answer is not finite, or not [images, classes]."""
+        if len(logits) != images:
+            raise InputError(f'{self.graph}: found {len(logits)} rows of logits for {images} images')
+        if logits.shape != (images, classes):
+            raise InputError(f'{self.graph}: found {logits.shape[-1]} classes, but metadata.json beside it (or -cfg) '
+                             f'says {classes}')
+        if not np.isfinite(logits).all():
+            raise InputError(f'{self.graph}: found logits that are not finite (NaN or Inf), expected a model whose '
+                             f'numbers do not overflow in {self.options.precision}')
+
     def _stamps(self) -> List[Any]:
         return [stamp(self.graph), *(stamp(self.graph.with_suffix(ending)) for ending in self.endings)]
 
