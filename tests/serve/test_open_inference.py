@@ -167,3 +167,14 @@ def test_nested_lists(client, batch):
     logits = answer.json()['outputs'][0]
     assert logits['shape'] == [2, 10]
     np.testing.assert_allclose(logits['data'], batch[1][:2].reshape(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_images_whose_numbers_overflow_in_the_model(client, server, batch):
+    """Finite numbers, logits that are not: no answer of NaN, and other images are answered."""
+    wild = {'inputs': [{**X, 'shape': [1, 3, 32, 32], 'data': [3e38] * 3072}]}
+    answer = client.post('/v2/models/small/infer', json=wild)
+    assert (answer.status_code, answer.json()) == (
+        500, {'error': 'the engine failed; the log of the server says why'})
+    answer = client.post('/v2/models/small/infer', json={'inputs': [
+        {**X, 'shape': [1, 3, 32, 32], 'data': batch[0][0].ravel().tolist()}]})
+    np.testing.assert_allclose(answer.json()['outputs'][0]['data'], batch[1][0], rtol=1e-5, atol=1e-5)
