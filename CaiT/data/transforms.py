@@ -19,7 +19,7 @@ from CaiT import checks
 from CaiT.data.decode import ImageBytes, load_image, to_rgb
 from CaiT.data.resample import resized_part
 from CaiT.data.text import quoted
-from CaiT.errors import InputError
+from CaiT.errors import InputError, shown
 from CaiT.files import PathLike
 
 # A path, the bytes of an image file (in ``ImageBytes`` with a name), a Pillow image, or an array: uint8, [H, W, 3] in
@@ -66,7 +66,7 @@ class DataConfig:
         """The inverse of ``as_dict``; unknown and missing keys raise InputError."""
         names = [field.name for field in dataclasses.fields(cls)]
         if sorted(values) != sorted(names):
-            raise InputError(f'data config: found keys {sorted(values)}, expected {sorted(names)}')
+            raise InputError(f'data config: found keys {shown(str(sorted(values)), 200)}, expected {sorted(names)}')
         return cls(**values)
 
     def as_dict(self) -> Dict[str, Any]:

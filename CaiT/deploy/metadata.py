@@ -103,7 +103,7 @@ def read(folder: PathLike) -> Metadata:
         values['data'] = _data(values['data'])
         values['artifacts'] = [_artifact(one) for one in _typed('artifacts', values['artifacts'], list)]
         values['attention'] = _artifact(values['attention']) if values.get('attention') is not None else None
-        return _checked(Metadata(**values))
+        return _checked(_made(Metadata, values))
     except FileNotFoundError:
         if any(Path(folder).glob('*.pdmodel')) or any(Path(folder).glob('*.pdiparams')):
             raise InputError(f'{path}: no such file; for a model of Paddle without one name its configuration: '
@@ -126,6 +126,18 @@ def _typed(name: str, value: Any, kind: type, of: Optional[type] = None) -> Any:
         for one in value.values() if kind is dict else value:
             _typed(f'{name}: one of its values', one, of)
     return value
+
+
+def _made(kind: type, values: Dict[str, Any]) -> Any:
+    """The dataclass with these values; ValueError for a key that it does not have, KeyError for one that is missing."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(f'found the key {_shown(key)}, expected {", ".join(fields)}')
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise KeyError(name)
+    return kind(**values)
 
 
 def _shown(value: Any) -> str:
@@ -153,7 +165,7 @@ def _artifact(values: Any) -> Artifact:
     if 'pictures' in measured:
         values = {**values, 'parity': {'images': measured['pictures'],
                                        **{key: value for key, value in measured.items() if key != 'pictures'}}}
-    artifact = Artifact(**values)
+    artifact = _made(Artifact, values)
     for name in ('engine', 'precision', 'input'):
         _typed(name, getattr(artifact, name), str)
     for name in _typed('files', artifact.files, dict, int):

@@ -173,6 +173,14 @@ BAD = {
     'no number': (data(std=[0.5, '1', 0.5]), "std: found '1', expected a number"),
     'two': (data(mean=[0.5, 0.5]), 'mean: found .*expected'),
     'text': (data(mean='0.5'), "mean: found '0.5', expected list"),
+    'another key': (lambda m: m.update({'\nput': 1}), r"found the key '\\nput', expected model, num_classes, data, "),
+    'key of an artifact': (lambda m: m['artifacts'][0].update({'\u2028put': 1}),
+                           r"found the key '\\u2028put', expected engine, precision, input, files, parity"),
+    'long key': (lambda m: m.update(attention={'x' * 9999: 1, 'parity': {}}),
+                 "found the key 'x{59}…, expected engine, "),
+    'long keys of data': (data(**{'\nx' * 999: 1}), r"found keys \['\\nx.{190,196}…, expected \['crop_pct', "),
+    'no engine': (lambda m: m['artifacts'][0].pop('engine'), r"\(no 'engine'\)"),
+    'no versions': (lambda m: m.pop('versions'), r"\(no 'versions'\)"),
 }
 
 
@@ -185,6 +193,7 @@ def test_metadata_that_cannot_be(copy, case):
     with pytest.raises(InputError, match=message) as error:
         Predictor(str(copy), 'paddle', Options())
     assert str(copy / metadata.FILE) in str(error.value) and '\n' not in str(error.value)
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize('text', ['', '[]', '3', '{"format": 1', '[' * 200_000, '{"format": ' + '9' * 5000 + '}',
