@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 
 class Campaign:
@@ -41,8 +41,14 @@ class Campaign:
             partial.write_text(f'[\n{text}\n]\n')
             partial.replace(self.path)  # hours of work, whole even if the process ends here
 
-    def summary(self, names: List[str]) -> str:
+    def summary(self, names: Sequence[str], kinds: Dict[str, Sequence[str]]) -> str:
+        """What these readers have had, and the seconds of that one of ``kinds`` which has had the least of those that
+        are among them as a whole."""
         rows = [self.row(name) for name in names if self.row(name)['turns']]
         found = sorted({one for row in rows for one in row['findings']})
+        whole = {kind: sum(map(self.seconds, parts)) for kind, parts in kinds.items() if set(parts) <= set(names)}
+        least = min(whole, key=whole.get, default=None)
         return (f'{sum(row["files"] for row in rows)} files, {sum(row["cpu_seconds"] for row in rows):.0f} s of the '
-                f'processor, {len(rows)} readers ({self.mutator}), findings: {", ".join(found) or "none"}')
+                f'processor, {len(rows)} readers ({self.mutator})'
+                + (f' of {len(whole)} kinds of file, each for {whole[least]:.0f} s at least ({least})' if whole else '')
+                + f', findings: {", ".join(found) or "none"}')

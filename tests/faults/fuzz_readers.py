@@ -245,7 +245,7 @@ def turn(args: argparse.Namespace, name: str, seconds: float, campaign: Campaign
 
 
 def main() -> int:
-    from tests.faults.readers import TARGETS
+    from tests.faults.readers import TARGETS, kinds
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('readers', nargs='*', help=f'default: all of {" ".join(TARGETS)}')
     flags.add_argument('--seconds', type=float, default=1200, help='of the processor, for each reader')
@@ -261,7 +261,7 @@ def main() -> int:
     args = flags.parse_args()
     if args.one:
         return one_reader(args)
-    mutator = 'atheris' if args.mutator != 'seeded' and _has_atheris() else 'seeded'
+    mutator = args.mutator if args.seconds == 0 or _has_atheris() else 'seeded'
     campaign = Campaign(Path(args.campaign) if args.campaign else None, mutator)
     names = args.readers or list(TARGETS)
     while True:
@@ -271,7 +271,7 @@ def main() -> int:
             break
         line = turn(args, name, min(left, args.portion), campaign)
         print(f'{name}: {line}', flush=True)
-    print(campaign.summary(names))
+    print(campaign.summary(names, kinds()))
     return 1 if any(campaign.row(name)['findings'] for name in names) else 0
 
 

@@ -11,7 +11,7 @@ import pickle
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 from PIL import Image
@@ -225,3 +225,25 @@ TARGETS: Dict[str, Target] = {
                           _at('train_list.txt', datasets.read_multi_label)),
     'request': Target(datasets.requests, datasets.read_request),
 }
+
+# A kind of file whose parts or forms are several targets: a zip and the pickle within it, a tar and its index, CSV and
+# JSONL of the same rows. Every other target is a kind by itself.
+PARTS: Dict[str, Tuple[str, ...]] = {
+    'torch': ('torch_zip', 'torch_pickle', 'torch_old'),
+    'npz': ('npz', 'npy'),
+    'safetensors': ('safetensors', 'safetensors_header', 'shards'),
+    'data_config': ('config_json', 'processor_json'),
+    'list': ('list', 'multi_label'),
+    'cifar': ('cifar', 'cifar_archive'),
+    'tar': ('tar', 'tar_index'),
+    'parquet': ('parquet', 'parquet_index'),
+    'results': ('results_csv', 'results_jsonl', 'results_record'),
+    'predictions': ('predictions_csv', 'predictions_jsonl'),
+    'run': ('run_config', 'run_records', 'run_log'),
+}
+
+
+def kinds() -> Dict[str, Tuple[str, ...]]:
+    """The targets of each kind of file."""
+    part_of = {name: kind for kind, names in PARTS.items() for name in names}
+    return {**PARTS, **{name: (name,) for name in TARGETS if name not in part_of}}
