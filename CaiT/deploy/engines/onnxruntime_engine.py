@@ -58,7 +58,7 @@ class Engine(BaseEngine):
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.log_severity_level = 3
-        # Without VNNI the products of int8 would overflow 16 bits: slower ones that do not. Ignored by other processors.
+        # Without VNNI products of int8 would overflow 16 bits: take slower ones. Other processors ignore it.
         settings.add_session_config_entry('session.x64quantprecision', '1')
         try:
             self.session = onnxruntime.InferenceSession(str(graph), settings, providers=['CPUExecutionProvider'])
