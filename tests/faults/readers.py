@@ -245,5 +245,5 @@ PARTS: Dict[str, Tuple[str, ...]] = {
 
 def kinds() -> Dict[str, Tuple[str, ...]]:
     """The targets of each kind of file."""
-    part_of = {name: kind for kind, names in PARTS.items() for name in names}
-    return {**PARTS, **{name: (name,) for name in TARGETS if name not in part_of}}
+    parts = {name for names in PARTS.values() for name in names}
+    return {**PARTS, **{name: (name,) for name in TARGETS if name not in parts}}
